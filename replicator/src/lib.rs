@@ -1,0 +1,10 @@
+//! The storage daemon: what carries out the core's effects, and what the outside world talks to.
+
+pub mod control;
+pub mod device;
+pub mod disk;
+pub mod engine;
+pub mod journal;
+pub mod store;
+pub mod telemetry;
+pub mod transport;
