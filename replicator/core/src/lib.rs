@@ -1,8 +1,25 @@
 //! The replication protocol of one volume on one node, as a sans-IO state machine.
 //!
-//! No clock, socket, file, thread or random number is in here: time and randomness come in with events, everything
-//! else goes out as effects. The daemon and the simulator drive this same code.
+//! No clock, socket, file, thread or random number is in here: time and randomness come in with [`api::Event`]s,
+//! everything else goes out as [`api::Effect`]s. The daemon and the simulator drive this same code, by
+//! [`volume::Volume`].
 
+pub mod api;
+mod candidate;
+mod change;
 pub mod codec;
+pub mod durable;
+pub mod history;
 pub mod ids;
+pub mod limits;
+pub mod message;
+pub mod overlay;
+mod peers;
+mod pipeline;
+pub mod primary;
+pub mod quorum;
 pub mod record;
+pub mod register;
+pub mod replica;
+pub mod tail;
+pub mod volume;

@@ -1,0 +1,297 @@
+//! What goes into the core and what comes out: events and effects.
+//!
+//! The driver calls [`crate::volume::Volume::handle`] for each event, [`crate::volume::Volume::flush`] when no more
+//! events wait, and carries the effects out in the order given. Journal effects must become durable in that order.
+
+use bytes::Bytes;
+
+use crate::durable::LogBase;
+use crate::history::History;
+use crate::ids::{Epoch, MemberId, Seq, SessionId, VolumeId};
+use crate::message::Message;
+use crate::overlay::Hit;
+use crate::record::{Origin, Record};
+use crate::register::{Configuration, DataRule, Member};
+
+/// Names a device request from submission to completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Names an operator's command from submission to its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandId(pub u64);
+
+/// Names a journal effect; [`Event::JournalDone`] brings it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Io {
+    Read { offset: u64, length: u32 },
+    Write { offset: u64, data: Bytes, fua: bool },
+    Flush,
+    Discard { offset: u64, length: u64 },
+    WriteZeroes { offset: u64, length: u64, fua: bool },
+}
+
+/// A device request. Ranges are whole 4 KiB blocks within the volume; writes carry at most
+/// [`crate::record::RECORD_PAYLOAD_MAX`] bytes, zeroing at most [`crate::record::RECORD_RANGE_MAX`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub id: RequestId,
+    pub io: Io,
+    pub origin: Origin,
+}
+
+/// Why a request failed. A single write never fails for lack of a quorum: it could commit later, and flip.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IoFault {
+    #[error("the device is fenced: {0}; attach it anew")]
+    Fenced(String),
+    #[error("the request lies outside the volume or is not whole 4 KiB blocks")]
+    Invalid,
+    #[error("more than {WAITING} requests wait", WAITING = crate::limits::WAITING_REQUESTS_MAX)]
+    Overload,
+    #[error("the data can't be read: {0}")]
+    Unreadable(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    Data(Bytes),
+    Fault(IoFault),
+}
+
+/// An operator's verb, or the attach of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Take the epoch. `writer` is 128 fresh random bits.
+    Promote { writer: u128, why: Promotion },
+    /// Open the device for `session` here; promotes first where that is needed. `writer` as above.
+    Attach { writer: u128, session: SessionId },
+    /// Close the device of `session` and free the volume for another node of the site.
+    Detach { session: SessionId },
+    /// Give the epoch up after everything appended is acked. The volume stays without primary.
+    Demote,
+    /// Like demote, but waits until everything is durable on `to`, which is to promote next.
+    Handover { to: MemberId },
+    /// Change members, votes, sync set, rule or size.
+    Change(Change),
+}
+
+/// Why a promotion starts; decides what it is checked against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promotion {
+    /// An operator's `promote`: refused while the present primary is heard by a voter.
+    Verb,
+    /// An operator's `failover`: takes over from a primary that may be alive.
+    Takeover,
+    /// A restarted daemon takes its own device back; refused unless the newest register names it.
+    Restart { session: SessionId },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Grow the device. Never shrinks.
+    Resize { size_bytes: u64 },
+    /// Add a member; a data member enters the sync set once it is whole.
+    Add { member: Member, incarnation: crate::ids::Incarnation, votes: u8 },
+    /// Take a member out of votes and sync set. Refused when the rule could not be met without it.
+    Remove { member: MemberId },
+    /// A member came back with a new disk: its new incarnation gets the vote, and the copy is made anew.
+    Readmit { member: MemberId, incarnation: crate::ids::Incarnation },
+    /// Change the rule (and its name).
+    Rule { policy: String, rule: DataRule },
+    /// Name or clear the node and session that may do I/O.
+    Attached { attached: Option<crate::register::Attachment> },
+    /// Put a member out of the sync set without touching its vote, with the rule reduced to `rule`.
+    Reduce { without: Vec<MemberId>, rule: DataRule },
+}
+
+/// A refused or failed command: which rule said no, why, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}; {remedy}")]
+pub struct Refusal {
+    pub rule: &'static str,
+    pub text: String,
+    pub remedy: String,
+}
+
+impl Refusal {
+    pub fn new(rule: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Refusal {
+        Refusal { rule, text: text.into(), remedy: remedy.into() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// From a member; the driver has checked that the sender is who `from` says.
+    Message(Message),
+    /// The link to a member came up or went down.
+    Link {
+        member: MemberId,
+        up: bool,
+    },
+    /// This effect and all before it are durable.
+    JournalDone {
+        token: Token,
+    },
+    /// The journal can't be trusted any more; this incarnation is burnt.
+    JournalFailed {
+        reason: String,
+    },
+    /// Answer to [`Effect::ReadLog`]. Empty with `from < floor` when the journal no longer holds it.
+    LogRead {
+        to: MemberId,
+        from: Seq,
+        floor: Seq,
+        records: Vec<Record>,
+    },
+    /// The store has applied everything up to `seq`.
+    Applied {
+        seq: Seq,
+    },
+    /// The store is durable up to `base`; the journal is needed only above it.
+    Checkpointed {
+        base: LogBase,
+    },
+    Io(Request),
+    /// The bytes that [`Effect::Read`] asked for, overlay already laid over them.
+    ReadDone {
+        id: RequestId,
+        result: Result<Bytes, String>,
+    },
+    Command {
+        id: CommandId,
+        command: Command,
+    },
+    /// A resync's image is staged completely; install it.
+    Staged {
+        base: LogBase,
+        history: History,
+    },
+    /// The store shows the staged image now.
+    ImageVisible,
+    /// [`Effect::Ship`] ended; the peer says where it stands when it is asked again.
+    Shipped {
+        to: MemberId,
+    },
+    Timer,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JournalOp {
+    Record(Record),
+    /// Hide every earlier record above `after`.
+    Truncate {
+        after: Seq,
+    },
+    /// The newest [`crate::durable::Durable`] blob.
+    Meta(Bytes),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    Journal {
+        token: Token,
+        ops: Vec<JournalOp>,
+    },
+    Send(Message),
+    /// Read records for `to` from the local journal, contiguous from `from`.
+    ReadLog {
+        to: MemberId,
+        from: Seq,
+        max_bytes: usize,
+    },
+    /// Apply journalled records up to `upto` to the store, in order.
+    Apply {
+        upto: Seq,
+    },
+    /// The journal need not keep records at or below this for redo.
+    Trim {
+        checkpoint: Seq,
+    },
+    /// Read from the store, lay `hits` over it, and bring it back as [`Event::ReadDone`].
+    Read {
+        id: RequestId,
+        offset: u64,
+        length: u32,
+        hits: Vec<Hit>,
+    },
+    Complete {
+        id: RequestId,
+        outcome: Outcome,
+    },
+    OpenDevice {
+        session: SessionId,
+    },
+    CloseDevice {
+        reason: String,
+    },
+    Resized {
+        size_bytes: u64,
+    },
+    Answer {
+        id: CommandId,
+        result: Result<(), Refusal>,
+    },
+    /// Send this member everything changed since `base` (its applied seq), as of the store's applied position.
+    Ship {
+        to: MemberId,
+        base: Seq,
+        history: History,
+    },
+    /// Make the staged image visible, then say [`Event::ImageVisible`].
+    InstallImage {
+        seq: Seq,
+    },
+    /// The configuration changed: who may speak, and where members live.
+    Configured(Box<Configuration>),
+    /// A state edge for the log: the rule's name and what happened.
+    Edge {
+        rule: &'static str,
+        text: String,
+    },
+}
+
+/// What every part of the core writes its effects to.
+pub type Effects = Vec<Effect>;
+
+/// Where a volume stands, for `status` and metrics. Derived, never stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    pub volume: VolumeId,
+    pub role: &'static str,
+    pub state: String,
+    pub epoch: Epoch,
+    pub config: Configuration,
+    pub appended: Seq,
+    pub durable: Seq,
+    pub acked: Seq,
+    pub applied: Seq,
+    pub lease_left_us: Option<u64>,
+    pub attached_here: bool,
+    pub members: Vec<MemberStatus>,
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    pub id: MemberId,
+    pub in_sync_set: bool,
+    pub state: &'static str,
+    pub durable: Seq,
+    pub applied: Seq,
+    pub heard_us_ago: Option<u64>,
+    pub lag_records: u64,
+    pub lag_bytes: u64,
+    pub lag_us: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    pub name: &'static str,
+    pub text: String,
+    pub remedy: String,
+}

@@ -1,0 +1,427 @@
+//! Winning an epoch: probe, promise, choose the donor, adopt its log (DESIGN "Promote").
+//!
+//! ```text
+//!  Probing ──enough answers──► Preparing ──control quorum + recovery rule──► Fetching ──own log = donor's──► primary
+//!     └── refused by a rule, rejected, or out of time ──► follower, with the reason
+//! ```
+//! The candidate's own replica is asked like every other, by a message to itself.
+
+use std::collections::BTreeMap;
+
+use crate::api::{CommandId, Effect, Effects, Promotion, Refusal};
+use crate::ids::{Epoch, MemberId, Seq, SessionId, Tick};
+use crate::limits::{APPEND_BYTES_MAX, LINGER_US, PROMOTE_TIMEOUT_US, RETRY_US};
+use crate::message::{Body, Message, Report};
+use crate::register::{Configuration, MemberKind};
+use crate::replica::Replica;
+
+type Answers = BTreeMap<MemberId, (Report, Tick)>;
+
+#[derive(Debug)]
+enum Phase {
+    Probing { nonce: u64, answers: Answers },
+    Preparing { epoch: Epoch, promises: Answers, enough_at: Option<Tick> },
+    Fetching { epoch: Epoch, promises: Answers, donor: MemberId, goal: Seq },
+}
+
+#[derive(Debug)]
+pub struct Candidate {
+    pub command: Option<CommandId>,
+    pub why: Promotion,
+    pub attach: Option<SessionId>,
+    writer: u128,
+    deadline: Tick,
+    retry_at: Tick,
+    phase: Phase,
+}
+
+/// What a candidate won: everything its first acts as primary need.
+#[derive(Debug)]
+pub struct Won {
+    pub epoch: Epoch,
+    /// The newest configuration found; it counts as pending until it is written anew.
+    pub found: Configuration,
+    /// Until then the holder of the last epoch may serve reads.
+    pub old_lease_until: Tick,
+}
+
+/// What came of a step.
+#[derive(Debug)]
+pub enum Verdict {
+    Waiting,
+    Won(Box<Won>),
+    Lost(Refusal),
+}
+
+impl Candidate {
+    pub fn start(
+        command: Option<CommandId>,
+        why: Promotion,
+        attach: Option<SessionId>,
+        writer: u128,
+        replica: &Replica,
+        now: Tick,
+        fx: &mut Effects,
+    ) -> Candidate {
+        let candidate = Candidate {
+            command,
+            why,
+            attach,
+            writer,
+            deadline: now.plus(PROMOTE_TIMEOUT_US),
+            retry_at: now.plus(RETRY_US),
+            phase: Phase::Probing { nonce: writer as u64, answers: Answers::new() },
+        };
+        candidate.ask(&replica.d.config, replica, fx);
+        candidate
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        match &self.phase {
+            Phase::Probing { .. } => Epoch::ZERO,
+            Phase::Preparing { epoch, .. } | Phase::Fetching { epoch, .. } => *epoch,
+        }
+    }
+
+    pub fn state(&self) -> &'static str {
+        match &self.phase {
+            Phase::Probing { .. } => "probing",
+            Phase::Preparing { .. } => "preparing",
+            Phase::Fetching { .. } => "fetching",
+        }
+    }
+
+    pub fn wakeup(&self) -> Tick {
+        match &self.phase {
+            Phase::Preparing { enough_at: Some(at), .. } => at.plus(LINGER_US).min(self.retry_at),
+            _ => self.retry_at,
+        }
+    }
+
+    fn answers(&self) -> &Answers {
+        match &self.phase {
+            Phase::Probing { answers, .. } => answers,
+            Phase::Preparing { promises, .. } | Phase::Fetching { promises, .. } => promises,
+        }
+    }
+
+    /// Asks every member that has not answered yet.
+    fn ask(&self, config: &Configuration, replica: &Replica, fx: &mut Effects) {
+        let body = match &self.phase {
+            Phase::Probing { nonce, .. } => Body::Probe { nonce: *nonce },
+            Phase::Preparing { epoch, .. } => Body::Prepare { epoch: *epoch },
+            Phase::Fetching { epoch, donor, .. } => {
+                let body =
+                    Body::Fetch { epoch: *epoch, from: replica.end().next(), max_bytes: APPEND_BYTES_MAX as u32 };
+                self.send(replica, *donor, body, fx);
+                return;
+            }
+        };
+        for member in config.members.iter().filter(|m| !self.answers().contains_key(&m.id)) {
+            self.send(replica, member.id, body.clone(), fx);
+        }
+    }
+
+    fn send(&self, replica: &Replica, to: MemberId, body: Body, fx: &mut Effects) {
+        let (volume, lineage, from) = (replica.volume, replica.d.lineage, replica.me());
+        fx.push(Effect::Send(Message { volume, lineage, from, to, body }));
+    }
+
+    /// The newest configuration that any answer, or our own disk, knows.
+    fn newest<'a>(&'a self, replica: &'a Replica) -> &'a Configuration {
+        self.answers()
+            .values()
+            .map(|(report, _)| &report.config)
+            .chain(std::iter::once(&replica.d.config))
+            .max_by_key(|c| c.version)
+            .expect("our own is among them")
+    }
+
+    pub fn on_answer(
+        &mut self,
+        from: MemberId,
+        nonce: u64,
+        report: Report,
+        replica: &Replica,
+        now: Tick,
+        fx: &mut Effects,
+    ) -> Verdict {
+        match &mut self.phase {
+            Phase::Probing { nonce: asked, answers } if *asked == nonce => {
+                answers.insert(from, (report, now));
+            }
+            _ => return Verdict::Waiting,
+        }
+        if let Some(refusal) = self.refuse_by_rule(replica) {
+            return Verdict::Lost(refusal);
+        }
+        if self.missing(replica).is_empty() {
+            let highest = self.answers().values().map(|(r, _)| r.promised.n.max(r.config.version.epoch.n)).max();
+            let n = highest.unwrap_or(0).max(replica.d.promised.n) + 1;
+            let epoch = Epoch { n, writer: self.writer };
+            let config = self.newest(replica).clone();
+            self.phase = Phase::Preparing { epoch, promises: Answers::new(), enough_at: None };
+            self.retry_at = now.plus(RETRY_US);
+            self.ask(&config, replica, fx);
+        } else {
+            // A newer configuration may name members that were not asked yet.
+            self.ask(&self.newest(replica).clone(), replica, fx);
+        }
+        Verdict::Waiting
+    }
+
+    pub fn on_promise(
+        &mut self,
+        from: MemberId,
+        epoch: Epoch,
+        report: Report,
+        replica: &mut Replica,
+        now: Tick,
+        fx: &mut Effects,
+    ) -> Verdict {
+        match &mut self.phase {
+            Phase::Preparing { epoch: asked, promises, .. } if *asked == epoch => {
+                promises.entry(from).or_insert((report, now));
+            }
+            _ => return Verdict::Waiting,
+        }
+        if let Some(refusal) = self.refuse_by_rule(replica) {
+            return Verdict::Lost(refusal);
+        }
+        self.settle(replica, now, fx)
+    }
+
+    pub fn on_reject(&mut self, promised: Epoch) -> Verdict {
+        if promised <= self.epoch() || matches!(self.phase, Phase::Probing { .. }) {
+            return Verdict::Waiting;
+        }
+        Verdict::Lost(Refusal::new(
+            "promote-overtaken",
+            format!("a member has promised epoch {promised}, above ours ({}): another site is promoting", self.epoch()),
+            "look at `farshore status`, then try again if this site shall still be primary",
+        ))
+    }
+
+    pub fn on_timer(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) -> Verdict {
+        if now >= self.deadline {
+            let missing = self.missing(replica);
+            return Verdict::Lost(Refusal::new(
+                "promote-no-quorum",
+                if missing.is_empty() {
+                    "the donor's log could not be fetched in time".to_string()
+                } else {
+                    format!("promotion lacks {}", missing.join("; "))
+                },
+                "restore contact with the members named, or `farshore promote --force` (which may lose what only they hold)",
+            ));
+        }
+        if now >= self.retry_at {
+            self.retry_at = now.plus(RETRY_US);
+            let config = self.newest(replica).clone();
+            self.ask(&config, replica, fx);
+        }
+        self.settle(replica, now, fx)
+    }
+
+    /// What the answers at hand still lack; empty when control quorum and recovery rule hold under all terms.
+    fn missing(&self, replica: &Replica) -> Vec<String> {
+        let config = self.newest(replica);
+        let answers = self.answers();
+        let silent = |voters: &mut dyn Iterator<Item = MemberId>| {
+            let names: Vec<String> = voters
+                .filter(|id| !answers.contains_key(id))
+                .map(|id| config.member(id).map_or_else(|| id.to_string(), |m| format!("{}/{}", m.site, m.node)))
+                .collect();
+            names.join(", ")
+        };
+        let mut missing = Vec::new();
+        for terms in config.all_terms() {
+            if !terms.control_quorum(|id, inc| answers.get(&id).is_some_and(|(r, _)| r.incarnation == inc)) {
+                let names = silent(&mut terms.votes.iter().map(|v| v.member));
+                missing.push(format!("a majority of votes (no answer from {names})"));
+            }
+            if !terms
+                .recovery(|m| answers.get(&m.member).is_some_and(|(r, _)| r.incarnation == m.incarnation && r.whole))
+            {
+                let names = silent(&mut terms.sync.iter().map(|s| s.member));
+                missing.push(format!("replicas that may hold acknowledged writes (no whole answer from {names})"));
+            }
+        }
+        missing.dedup();
+        missing
+    }
+
+    /// May this node promote at all, by what the newest register says?
+    fn refuse_by_rule(&self, replica: &Replica) -> Option<Refusal> {
+        let config = self.newest(replica);
+        let me = replica.me();
+        let site = config.site_of(me);
+        if config.member(me).is_none_or(|m| m.kind != MemberKind::Data)
+            || !config.all_terms().any(|t| t.in_sync(me, replica.d.incarnation))
+            || !replica.whole()
+        {
+            return Some(Refusal::new(
+                "promote-not-in-sync",
+                format!("the replica in {site} is not in the sync set, so it may lack acknowledged writes"),
+                "promote a site that `farshore status` lists in the sync set, or wait for the resync",
+            ));
+        }
+        let home = &config.current.primary_site;
+        match (self.why, self.attach) {
+            (Promotion::Restart { session }, _) => {
+                let named = config.attached.is_some_and(|a| a.member == me && a.session == session);
+                if !named || home != site || replica.d.ended >= config.version.epoch {
+                    return Some(Refusal::new(
+                        "restart-not-named",
+                        "the newest configuration names another session, or none",
+                        "attach the volume anew where it shall run",
+                    ));
+                }
+            }
+            (_, Some(session)) => {
+                if home != site {
+                    return Some(Refusal::new(
+                        "attach-other-site",
+                        format!("the volume's primary site is {home}, this is {site}"),
+                        format!("promote {site} first (`farshore promote`, `switchover` or `failover`)"),
+                    ));
+                }
+                if let Some(a) = config.attached
+                    && a.member != me
+                    && a.session != session
+                {
+                    return Some(Refusal::new(
+                        "attach-elsewhere",
+                        format!("the volume is attached at node {}", config.member(a.member).map_or("?", |m| &m.node)),
+                        "detach it there first",
+                    ));
+                }
+            }
+            (Promotion::Verb, None) => {
+                let alive = self.answers().iter().find(|(id, (r, _))| {
+                    **id != me && r.lease_left_us > 0 && r.config.attached.is_some() && home != site
+                });
+                if let Some((id, (report, _))) = alive {
+                    return Some(Refusal::new(
+                        "promote-primary-alive",
+                        format!(
+                            "{} heard the primary in {home} less than {} ms ago",
+                            config.site_of(*id),
+                            config.volume.lease_us.saturating_sub(report.lease_left_us) / 1000
+                        ),
+                        format!("use `farshore switchover`, or `farshore failover --from {home}` to take over anyway"),
+                    ));
+                }
+            }
+            (Promotion::Takeover, None) => {}
+        }
+        None
+    }
+
+    /// Moves on once the promises suffice: choose the donor, fetch what we lack, win.
+    fn settle(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) -> Verdict {
+        if matches!(self.phase, Phase::Preparing { .. }) && self.missing(replica).is_empty() {
+            let everyone = self.newest(replica).members.iter().all(|m| self.answers().contains_key(&m.id));
+            if let Phase::Preparing { enough_at, .. } = &mut self.phase {
+                let since = *enough_at.get_or_insert(now);
+                if !everyone && now < since.plus(LINGER_US) {
+                    return Verdict::Waiting;
+                }
+            }
+            if let Err(refusal) = self.choose_donor(replica, fx) {
+                return Verdict::Lost(refusal);
+            }
+            if matches!(&self.phase, Phase::Fetching { goal, .. } if replica.end() < *goal) {
+                self.retry_at = now.plus(RETRY_US);
+                self.ask(&replica.d.config.clone(), replica, fx);
+            }
+        }
+        match &self.phase {
+            Phase::Fetching { epoch, promises, goal, .. } if replica.end() >= *goal => {
+                let old_lease_until = promises
+                    .values()
+                    .map(|(report, at)| at.plus(Replica::with_drift(report.lease_left_us)))
+                    .max()
+                    .unwrap_or(now);
+                let (epoch, found) = (*epoch, self.newest(replica).clone());
+                Verdict::Won(Box::new(Won { epoch, found, old_lease_until }))
+            }
+            _ => Verdict::Waiting,
+        }
+    }
+
+    /// The donor is the greatest (epoch of the last durable record, durable seq) among whole replicas in a sync set.
+    fn choose_donor(&mut self, replica: &mut Replica, fx: &mut Effects) -> Result<(), Refusal> {
+        let config = self.newest(replica).clone();
+        let me = replica.me();
+        let Phase::Preparing { epoch, promises, .. } = &mut self.phase else { return Ok(()) };
+        let epoch = *epoch;
+        let promises = std::mem::take(promises);
+        let standing = |report: &Report| (report.history.last_epoch(), report.durable);
+        let donor = promises
+            .iter()
+            .filter(|(id, (r, _))| r.whole && config.all_terms().any(|t| t.in_sync(**id, r.incarnation)))
+            .max_by_key(|(id, (r, _))| (standing(r), **id == me))
+            .map(|(id, _)| *id);
+        let Some(donor) = donor else {
+            return Err(Refusal::new("promote-no-donor", "no whole replica of the sync set answered", "wait for one"));
+        };
+        let report = &promises[&donor].0;
+        let goal = report.durable;
+        let common = replica.history().common_point(replica.end(), &report.history, goal);
+        if common < replica.applied {
+            return Err(Refusal::new(
+                "promote-diverged",
+                format!(
+                    "our log parts from the donor's ({}) at {common}, below what we applied",
+                    config.site_of(donor)
+                ),
+                "promote that site instead, and resync this one",
+            ));
+        }
+        if donor != me && goal > common && report.floor > common.next() {
+            return Err(Refusal::new(
+                "promote-donor-floor",
+                format!("{} holds a longer log, but its journal begins above our end", config.site_of(donor)),
+                format!("promote {} instead", config.site_of(donor)),
+            ));
+        }
+        if common < replica.end() {
+            replica.truncate(common);
+        }
+        fx.push(Effect::Edge {
+            rule: "promote-donor",
+            text: format!(
+                "epoch {epoch}: donor {} with a log up to {goal}; ours agrees up to {common}",
+                config.site_of(donor)
+            ),
+        });
+        self.phase = Phase::Fetching { epoch, promises, donor, goal };
+        Ok(())
+    }
+
+    pub fn on_fetched(
+        &mut self,
+        from: MemberId,
+        epoch: Epoch,
+        records: Vec<crate::record::Record>,
+        replica: &mut Replica,
+        now: Tick,
+        fx: &mut Effects,
+    ) -> Verdict {
+        let Phase::Fetching { epoch: ours, donor, goal, .. } = &self.phase else { return Verdict::Waiting };
+        if *ours != epoch || *donor != from {
+            return Verdict::Waiting;
+        }
+        let before = replica.end();
+        if let Err(reason) = replica.adopt(records, *goal, now) {
+            fx.push(Effect::Edge { rule: "record-refused", text: format!("from donor {from}: {reason}") });
+            return Verdict::Waiting;
+        }
+        if replica.end() > before && replica.end() < *goal {
+            self.retry_at = now.plus(RETRY_US);
+            self.ask(&replica.d.config.clone(), replica, fx);
+        }
+        self.settle(replica, now, fx)
+    }
+}

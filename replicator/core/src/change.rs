@@ -1,0 +1,152 @@
+//! Changing the register: a new value holds the new terms and every earlier one until the change has taken effect,
+//! then a second write drops the earlier ones (DESIGN "Changing S or the rule").
+
+use crate::api::{Change, CommandId, Refusal};
+use crate::ids::{Epoch, Incarnation, MemberId};
+use crate::register::{Configuration, MemberKind, SyncMember, Terms, Vote};
+
+/// A register write on its way.
+#[derive(Debug)]
+pub struct Pending {
+    pub stage: Stage,
+    pub commands: Vec<CommandId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Not on the control quorum yet, or something acked is not on the new terms' data quorum yet: all terms hold.
+    Joint,
+    /// In effect; the value without the earlier terms is on its way.
+    Dropping,
+}
+
+/// The value that a candidate writes first: the terms it found, moved to its own site, with all it found kept as
+/// earlier ones.
+pub fn adopt(found: &Configuration, epoch: Epoch, site: &str) -> Configuration {
+    let mut next = found.clone();
+    next.version.epoch = epoch;
+    next.version.k = 0;
+    next.current.primary_site = site.to_string();
+    next.earlier = found.all_terms().filter(|t| **t != next.current).cloned().collect();
+    next.earlier.dedup();
+    next
+}
+
+/// The next value of the register with `change` made, or why it can't be.
+pub fn propose(config: &Configuration, change: &Change) -> Result<Configuration, Refusal> {
+    let mut next = config.clone();
+    next.version.k += 1;
+    match change {
+        Change::Resize { size_bytes } => {
+            if *size_bytes < config.volume.size_bytes {
+                return Err(Refusal::new(
+                    "resize-shrinks",
+                    format!("the volume has {} bytes; it can't shrink to {size_bytes}", config.volume.size_bytes),
+                    "create a smaller volume and copy the data",
+                ));
+            }
+            next.volume.size_bytes = *size_bytes;
+        }
+        Change::Add { member, incarnation, votes } => {
+            if config.members.iter().any(|m| m.id == member.id || (m.site == member.site && m.node == member.node)) {
+                return Err(Refusal::new(
+                    "member-exists",
+                    format!("{}/{} is a member already", member.site, member.node),
+                    "`farshore member replace` renews a member whose disk is gone",
+                ));
+            }
+            next.members.push(member.clone());
+            if *votes > 0 {
+                next.current.votes.push(Vote { member: member.id, incarnation: *incarnation, votes: *votes });
+            }
+        }
+        Change::Remove { member } => {
+            require(config, *member)?;
+            for leaving in next.members.iter_mut().filter(|m| m.id == *member) {
+                leaving.kind = MemberKind::Leaving;
+            }
+            next.current.votes.retain(|v| v.member != *member);
+            next.current.sync.retain(|s| s.member != *member);
+            if next.attached.is_some_and(|a| a.member == *member) {
+                return Err(Refusal::new("member-attached", "the volume is attached there", "detach it first"));
+            }
+        }
+        Change::Readmit { member, incarnation } => {
+            require(config, *member)?;
+            let Some(vote) = next.current.votes.iter_mut().find(|v| v.member == *member) else {
+                return Ok(next);
+            };
+            vote.incarnation = *incarnation;
+        }
+        Change::Rule { policy, rule } => {
+            next.volume.policy = policy.clone();
+            next.volume.rule = *rule;
+            next.current.rule = *rule;
+        }
+        Change::Attached { attached } => next.attached = *attached,
+        Change::Reduce { without, rule } => {
+            next.current.sync.retain(|s| !without.contains(&s.member));
+            next.current.rule = *rule;
+        }
+    }
+    check_satisfiable(&next.current)?;
+    keep_earlier(config, &mut next);
+    Ok(next)
+}
+
+/// The value in which `member` counts for acknowledgements with the disk it has now.
+pub fn grow(config: &Configuration, member: MemberId, incarnation: Incarnation) -> Option<Configuration> {
+    let site = config.member(member).filter(|m| m.kind == MemberKind::Data)?.site.clone();
+    let mut next = config.clone();
+    next.version.k += 1;
+    next.current.sync.retain(|s| s.member != member);
+    next.current.sync.push(SyncMember { member, incarnation, site });
+    // A reduced rule is restored as soon as the sync set can meet what the user asked for.
+    let asked = Terms { rule: config.volume.rule, ..next.current.clone() };
+    if check_satisfiable(&asked).is_ok() {
+        next.current.rule = config.volume.rule;
+    }
+    keep_earlier(config, &mut next);
+    Some(next)
+}
+
+/// The same value without the earlier terms.
+pub fn drop_earlier(config: &Configuration) -> Configuration {
+    let mut next = config.clone();
+    next.version.k += 1;
+    next.earlier.clear();
+    next.members.retain(|m| m.kind != MemberKind::Leaving);
+    next
+}
+
+fn keep_earlier(config: &Configuration, next: &mut Configuration) {
+    next.earlier = config.all_terms().filter(|t| **t != next.current).cloned().collect();
+}
+
+fn require(config: &Configuration, member: MemberId) -> Result<(), Refusal> {
+    if config.member(member).is_some() {
+        return Ok(());
+    }
+    Err(Refusal::new("member-unknown", format!("{member} is no member of this volume"), "see `farshore volume show`"))
+}
+
+/// Could the members of these terms, all present, acknowledge a write and change the register?
+pub fn check_satisfiable(terms: &Terms) -> Result<(), Refusal> {
+    if !terms.data_quorum(|_| true) {
+        return Err(Refusal::new(
+            "quorum-impossible",
+            format!(
+                "the rule needs {} replicas, {} of them remote sites{}; the sync set would have {} replicas",
+                terms.rule.w,
+                terms.rule.min_remote,
+                if terms.rule.local { ", one local" } else { "" },
+                terms.sync.len()
+            ),
+            "add a member first, or choose a policy that the remaining members can meet",
+        ));
+    }
+    if terms.votes.iter().all(|v| v.votes == 0) {
+        return Err(Refusal::new("votes-none", "no member would have a vote", "keep at least one voter"));
+    }
+    Ok(())
+}

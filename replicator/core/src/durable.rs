@@ -1,0 +1,130 @@
+//! What a replica or witness must never forget, and the blob it is kept in.
+//!
+//! "Persist, then say": a message promises only what is in here or in the journal before it. What may be lost at a
+//! crash lives elsewhere, in [`crate::replica`] and [`crate::primary`].
+
+use bytes::Bytes;
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::history::History;
+use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq};
+use crate::record::RecordHash;
+use crate::register::Configuration;
+
+/// The position that the store has checkpointed; the journal is needed only above it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogBase {
+    pub seq: Seq,
+    pub hash: RecordHash,
+}
+
+/// A resync's staged image is being made visible; until that is finished this replica counts in nothing but its vote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installing {
+    pub base: LogBase,
+    pub history: History,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durable {
+    pub me: MemberId,
+    pub lineage: LineageId,
+    pub incarnation: Incarnation,
+    /// The highest epoch promised; lower ones are closed here (I1, I3).
+    pub promised: Epoch,
+    /// An epoch that this node held and has ended; its device is not taken back.
+    pub ended: Epoch,
+    pub config: Configuration,
+    pub base: LogBase,
+    /// History of the records up to the moment this was written.
+    pub history: History,
+    /// The highest acked seq known when this was written.
+    pub acked: Seq,
+    pub installing: Option<Installing>,
+    /// This replica once held records up to here and can't read them any more (bit rot in the journal). Until it has
+    /// caught up with what is acked it answers for nothing but its vote.
+    pub holed: Option<Seq>,
+}
+
+const DURABLE_FORMAT: u16 = 1;
+
+impl Durable {
+    pub fn encode(&self) -> Bytes {
+        let mut w = Writer::default();
+        w.u16(DURABLE_FORMAT);
+        w.u16(self.me.0);
+        w.lineage(self.lineage);
+        w.u128(self.incarnation.0);
+        w.epoch(self.promised);
+        w.epoch(self.ended);
+        w.bytes(&self.config.encode());
+        put_base(&mut w, &self.base);
+        put_history(&mut w, &self.history);
+        w.seq(self.acked);
+        w.option(self.installing.as_ref(), |w, i| {
+            put_base(w, &i.base);
+            put_history(w, &i.history);
+        });
+        w.option(self.holed, Writer::seq);
+        let crc = crc32fast::hash(&w.out);
+        w.u32(crc);
+        w.finish()
+    }
+
+    pub fn decode(mut bytes: Bytes) -> Result<Durable, DecodeError> {
+        const WHAT: &str = "replica state";
+        if bytes.len() < 6 {
+            return Err(DecodeError::Short { what: WHAT, needed: 6, left: bytes.len() });
+        }
+        let crc = bytes.split_off(bytes.len() - 4);
+        let found = u32::from_le_bytes([crc[0], crc[1], crc[2], crc[3]]);
+        let computed = crc32fast::hash(&bytes);
+        if found != computed {
+            return Err(DecodeError::Checksum { what: WHAT, found, computed });
+        }
+        let mut r = Reader::new(WHAT, bytes);
+        let format = r.u16()?;
+        if format > DURABLE_FORMAT {
+            return Err(DecodeError::Newer { what: WHAT, found: format.into(), known: DURABLE_FORMAT.into() });
+        }
+        let durable = Durable {
+            me: r.member()?,
+            lineage: r.lineage()?,
+            incarnation: r.incarnation()?,
+            promised: r.epoch()?,
+            ended: r.epoch()?,
+            config: Configuration::decode(r.bytes()?)?,
+            base: get_base(&mut r)?,
+            history: get_history(&mut r)?,
+            acked: r.seq()?,
+            installing: r.option(|r| Ok(Installing { base: get_base(r)?, history: get_history(r)? }))?,
+            holed: r.option(Reader::seq)?,
+        };
+        r.end()?;
+        Ok(durable)
+    }
+}
+
+pub(crate) fn put_base(w: &mut Writer, base: &LogBase) {
+    w.seq(base.seq);
+    w.u128(base.hash.0);
+}
+
+pub(crate) fn get_base(r: &mut Reader) -> Result<LogBase, DecodeError> {
+    Ok(LogBase { seq: r.seq()?, hash: RecordHash(r.u128()?) })
+}
+
+pub(crate) fn put_history(w: &mut Writer, history: &History) {
+    w.list(&history.0, |w, (epoch, seq)| {
+        w.epoch(*epoch);
+        w.seq(*seq);
+    });
+}
+
+pub(crate) fn get_history(r: &mut Reader) -> Result<History, DecodeError> {
+    let history = History(r.list(|r| Ok((r.epoch()?, r.seq()?)))?);
+    if !history.is_ordered() {
+        return Err(DecodeError::Invalid { what: "epoch history", reason: "epochs or seqs do not increase" });
+    }
+    Ok(history)
+}

@@ -1,0 +1,39 @@
+//! Every bound of the core, in one place. Relations between them are asserted when this compiles.
+
+use crate::record::{RECORD_HEADER_BYTES, RECORD_PAYLOAD_MAX};
+
+/// Bytes sent to one peer and not yet acknowledged as appended. Twice 200 Mbit/s × 80 ms, so that a long fat link
+/// stays full.
+pub const PEER_INFLIGHT_BYTES_MAX: usize = 8 << 20;
+/// Record bytes in one message. Small enough that a lost packet does not hold up much, large enough to amortise.
+pub const APPEND_BYTES_MAX: usize = 2 << 20;
+/// Out-of-order records that a replica holds while it waits for the missing ones.
+pub const REORDER_BYTES_MAX: usize = 16 << 20;
+/// Record bytes that a replica has handed to its journal and that are not durable yet.
+pub const UNDURABLE_BYTES_MAX: u64 = 64 << 20;
+/// Un-acked bytes at the primary; beyond it the device waits.
+pub const UNACKED_BYTES_MAX: u64 = 32 << 20;
+/// Bytes appended and not applied to the primary's store (they are in memory); beyond it the device waits.
+pub const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;
+/// Requests that wait for room; a device never has more in flight.
+pub const WAITING_REQUESTS_MAX: usize = 4096;
+/// Hashes and sizes of recent records kept in memory, for truncation and for exact lag.
+pub const TAIL_ENTRIES_MAX: usize = 65_536;
+/// How often the holder of an epoch speaks to each member when it has nothing to send.
+pub const HEARTBEAT_US: u64 = 500_000;
+/// A peer whose appended position stands still this long, with records on their way, is sent them again.
+pub const RESEND_AFTER_US: u64 = 1_000_000;
+/// Questions of a candidate and register writes are repeated at this interval until they are answered.
+pub const RETRY_US: u64 = 200_000;
+/// A candidate that has not won within this time gives up and says what was missing.
+pub const PROMOTE_TIMEOUT_US: u64 = 15_000_000;
+/// A candidate that has what it needs still waits this long for stragglers, who may hold a longer log.
+pub const LINGER_US: u64 = 50_000;
+/// Clocks of two nodes may run apart by one part in this many (1 %).
+pub const DRIFT_DIVISOR: u64 = 100;
+
+const _: () = assert!(RECORD_PAYLOAD_MAX + RECORD_HEADER_BYTES <= APPEND_BYTES_MAX);
+const _: () = assert!(APPEND_BYTES_MAX <= PEER_INFLIGHT_BYTES_MAX);
+const _: () = assert!(PEER_INFLIGHT_BYTES_MAX <= REORDER_BYTES_MAX);
+const _: () = assert!(PEER_INFLIGHT_BYTES_MAX as u64 + (APPEND_BYTES_MAX as u64) < UNDURABLE_BYTES_MAX);
+const _: () = assert!(UNACKED_BYTES_MAX <= UNAPPLIED_BYTES_MAX);

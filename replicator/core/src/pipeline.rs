@@ -1,0 +1,232 @@
+//! From a device's request to its completion: the queue of un-acked records, the overlay, parked reads.
+//!
+//! Completions reach the device in seq order. Not here: who counts for an acknowledgement (primary).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::api::{Effect, Effects, Io, IoFault, Outcome, Request, RequestId};
+use crate::ids::{BLOCK_BYTES, Seq};
+use crate::limits::{UNACKED_BYTES_MAX, UNAPPLIED_BYTES_MAX, WAITING_REQUESTS_MAX};
+use crate::overlay::{Content, Overlay};
+use crate::record::{Kind, Origin, RECORD_PAYLOAD_MAX, RECORD_RANGE_MAX};
+
+/// A record to be made of a request.
+#[derive(Debug)]
+pub struct Draft {
+    pub id: RequestId,
+    pub kind: Kind,
+    pub offset: u64,
+    pub length: u64,
+    pub payload: Bytes,
+    pub origin: Origin,
+    pub fua: bool,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    seq: Seq,
+    id: RequestId,
+    /// Completes only when the data quorum has it, whatever the durability class.
+    quorum: bool,
+    bytes: u64,
+}
+
+/// How far the volume has come, by which completions are judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Reached {
+    /// Durable on the data quorum.
+    pub acked: Seq,
+    /// What a plain write needs: `acked` in class write, durable in the primary's site in class flush.
+    pub completed: Seq,
+    pub lease_valid: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Pipeline {
+    waiting: VecDeque<Request>,
+    in_flight: VecDeque<InFlight>,
+    unacked_bytes: u64,
+    flushes: VecDeque<(RequestId, Seq)>,
+    overlay: Overlay,
+    /// What the overlay holds, in seq order, so that applied records can be dropped from it.
+    overlaid: VecDeque<(Seq, u64, u64, u64)>,
+    unapplied_bytes: u64,
+    /// Reads that overlap a write that has not completed, by the seq they wait for.
+    parked: Vec<(Seq, RequestId, u64, u32)>,
+    /// Reads at the store.
+    reading: BTreeMap<RequestId, (u64, u32)>,
+    /// Reads whose bytes are here, waiting for a valid lease.
+    held: Vec<(RequestId, Bytes)>,
+    /// The highest seq whose completion has been told.
+    completed: Seq,
+}
+
+impl Pipeline {
+    pub fn starting_at(seq: Seq) -> Pipeline {
+        Pipeline { completed: seq, ..Pipeline::default() }
+    }
+
+    fn valid(io: &Io, size_bytes: u64) -> bool {
+        let range = |offset: u64, length: u64, max: u64| {
+            length > 0
+                && length <= max
+                && offset % BLOCK_BYTES == 0
+                && length % BLOCK_BYTES == 0
+                && offset.checked_add(length).is_some_and(|end| end <= size_bytes)
+        };
+        match io {
+            Io::Read { offset, length } => range(*offset, u64::from(*length), u64::from(u32::MAX)),
+            Io::Write { offset, data, .. } => range(*offset, data.len() as u64, RECORD_PAYLOAD_MAX as u64),
+            Io::Discard { offset, length } | Io::WriteZeroes { offset, length, .. } => {
+                range(*offset, *length, RECORD_RANGE_MAX)
+            }
+            Io::Flush => true,
+        }
+    }
+
+    /// Accepts a request into the queue, or fails it at once.
+    pub fn submit(&mut self, request: Request, size_bytes: u64, fx: &mut Effects) {
+        let fault = if !Self::valid(&request.io, size_bytes) {
+            Some(IoFault::Invalid)
+        } else if self.waiting.len() >= WAITING_REQUESTS_MAX {
+            Some(IoFault::Overload)
+        } else {
+            None
+        };
+        match fault {
+            Some(fault) => fx.push(Effect::Complete { id: request.id, outcome: Outcome::Fault(fault) }),
+            None => self.waiting.push_back(request),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.unacked_bytes < UNACKED_BYTES_MAX && self.unapplied_bytes < UNAPPLIED_BYTES_MAX
+    }
+
+    /// Takes the next request off the queue: reads and flushes are started here, a mutation comes back as a draft
+    /// for which the caller assigns the seq. `None` when nothing may start now.
+    pub fn next(&mut self, reached: Reached, fx: &mut Effects) -> Option<Draft> {
+        while let Some(front) = self.waiting.front() {
+            let mutates = !matches!(front.io, Io::Read { .. } | Io::Flush);
+            if mutates && !self.has_room() {
+                return None;
+            }
+            let Request { id, io, origin } = self.waiting.pop_front()?;
+            let draft = |kind, offset, length, payload, fua| Draft { id, kind, offset, length, payload, origin, fua };
+            match io {
+                Io::Read { offset, length } => self.start_read(id, offset, length, reached, fx),
+                Io::Flush => self.flushes.push_back((id, self.completed)),
+                Io::Write { offset, data, fua } => {
+                    let length = data.len() as u64;
+                    return Some(draft(Kind::Write, offset, length, data, fua));
+                }
+                Io::Discard { offset, length } => {
+                    return Some(draft(Kind::Discard, offset, length, Bytes::new(), false));
+                }
+                Io::WriteZeroes { offset, length, fua } => {
+                    return Some(draft(Kind::WriteZeroes, offset, length, Bytes::new(), fua));
+                }
+            }
+        }
+        None
+    }
+
+    /// The draft became the record at `seq`.
+    pub fn appended(&mut self, seq: Seq, draft: &Draft) {
+        let bytes = draft.payload.len() as u64 + BLOCK_BYTES;
+        self.in_flight.push_back(InFlight { seq, id: draft.id, quorum: draft.fua, bytes });
+        self.unacked_bytes += bytes;
+        self.unapplied_bytes += bytes;
+        let content = match draft.kind {
+            Kind::Write => Content::Data(draft.payload.clone()),
+            _ => Content::Zeroes,
+        };
+        self.overlay.insert(draft.offset, draft.length, seq, content);
+        self.overlaid.push_back((seq, draft.offset, draft.length, bytes));
+    }
+
+    fn start_read(&mut self, id: RequestId, offset: u64, length: u32, reached: Reached, fx: &mut Effects) {
+        match self.overlay.newest(offset, u64::from(length)) {
+            // An un-acked write must not be seen before it is irrevocable (P5).
+            Some(newest) if newest > reached.completed => self.parked.push((newest, id, offset, length)),
+            _ => {
+                let hits = self.overlay.hits(offset, u64::from(length));
+                self.reading.insert(id, (offset, length));
+                fx.push(Effect::Read { id, offset, length, hits });
+            }
+        }
+    }
+
+    pub fn on_read_done(&mut self, id: RequestId, result: Result<Bytes, String>, reached: Reached, fx: &mut Effects) {
+        if self.reading.remove(&id).is_none() {
+            return;
+        }
+        match result {
+            Err(text) => {
+                fx.push(Effect::Complete { id, outcome: Outcome::Fault(IoFault::Unreadable(text)) });
+            }
+            Ok(data) if reached.lease_valid => fx.push(Effect::Complete { id, outcome: Outcome::Data(data) }),
+            Ok(data) => self.held.push((id, data)),
+        }
+    }
+
+    /// Completes whatever may complete now.
+    pub fn advance(&mut self, reached: Reached, fx: &mut Effects) {
+        while let Some(front) = self.in_flight.front() {
+            let limit = if front.quorum { reached.acked } else { reached.completed };
+            if front.seq > limit {
+                break;
+            }
+            let done = self.in_flight.pop_front().expect("looked at");
+            self.unacked_bytes -= done.bytes;
+            self.completed = done.seq;
+            fx.push(Effect::Complete { id: done.id, outcome: Outcome::Done });
+        }
+        while self.flushes.front().is_some_and(|(_, upto)| *upto <= reached.acked) {
+            let (id, _) = self.flushes.pop_front().expect("looked at");
+            fx.push(Effect::Complete { id, outcome: Outcome::Done });
+        }
+        if reached.lease_valid {
+            for (id, data) in self.held.drain(..) {
+                fx.push(Effect::Complete { id, outcome: Outcome::Data(data) });
+            }
+        }
+        let (ready, parked) = self.parked.drain(..).partition(|(seq, ..)| *seq <= reached.completed);
+        self.parked = parked;
+        let ready: Vec<(Seq, RequestId, u64, u32)> = ready;
+        for (_, id, offset, length) in ready {
+            self.start_read(id, offset, length, reached, fx);
+        }
+    }
+
+    /// The store holds everything up to `seq`: the overlay need not.
+    pub fn on_applied(&mut self, applied: Seq) {
+        while self.overlaid.front().is_some_and(|(seq, ..)| *seq <= applied) {
+            if let Some((_, offset, length, bytes)) = self.overlaid.pop_front() {
+                self.overlay.forget(offset, length, applied);
+                self.unapplied_bytes -= bytes;
+            }
+        }
+    }
+
+    /// Nothing waits and nothing is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.reading.is_empty() && self.held.is_empty() && self.parked.is_empty()
+    }
+
+    /// Fails everything that has not completed: the whole device is gone, never a single write.
+    pub fn fence(&mut self, reason: &str, fx: &mut Effects) {
+        let mut ids: Vec<RequestId> = self.waiting.drain(..).map(|r| r.id).collect();
+        ids.extend(self.in_flight.drain(..).map(|f| f.id));
+        ids.extend(self.flushes.drain(..).map(|f| f.0));
+        ids.extend(self.parked.drain(..).map(|p| p.1));
+        ids.extend(std::mem::take(&mut self.reading).into_keys());
+        ids.extend(self.held.drain(..).map(|h| h.0));
+        for id in ids {
+            let outcome = Outcome::Fault(IoFault::Fenced(reason.to_string()));
+            fx.push(Effect::Complete { id, outcome });
+        }
+    }
+}

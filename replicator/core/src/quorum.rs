@@ -1,0 +1,144 @@
+//! The two quorums and the recovery rule, as pure predicates over [`Terms`].
+//!
+//! *Control quorum*: a majority of the voters' votes. *Data quorum*: the policy's rule over the sync set. The
+//! *recovery rule* joins them: a set of answers suffices if those who did not answer could not have formed a data
+//! quorum.
+
+use crate::ids::{Incarnation, MemberId};
+use crate::register::{SyncMember, Terms};
+
+impl Terms {
+    /// Do the voters for whom `answered` holds carry more than half of all votes?
+    pub fn control_quorum(&self, mut answered: impl FnMut(MemberId, Incarnation) -> bool) -> bool {
+        let total: u32 = self.votes.iter().map(|v| u32::from(v.votes)).sum();
+        let yes: u32 =
+            self.votes.iter().filter(|v| answered(v.member, v.incarnation)).map(|v| u32::from(v.votes)).sum();
+        yes * 2 > total
+    }
+
+    /// Do the sync members for whom `has` holds satisfy the data rule?
+    pub fn data_quorum(&self, mut has: impl FnMut(&SyncMember) -> bool) -> bool {
+        let mut count = 0_u32;
+        let mut local = false;
+        let mut remote_sites: Vec<&str> = Vec::new();
+        for member in &self.sync {
+            if !has(member) {
+                continue;
+            }
+            count += 1;
+            if member.site == self.primary_site {
+                local = true;
+            } else if !remote_sites.contains(&member.site.as_str()) {
+                remote_sites.push(&member.site);
+            }
+        }
+        count >= u32::from(self.rule.w)
+            && remote_sites.len() >= usize::from(self.rule.min_remote)
+            && (local || !self.rule.local)
+    }
+
+    /// Could those who did not answer *not* have formed a data quorum? Then the answers hold everything ever acked
+    /// under these terms.
+    pub fn recovery(&self, mut answered: impl FnMut(&SyncMember) -> bool) -> bool {
+        !self.data_quorum(|m| !answered(m))
+    }
+
+    /// The greatest value that a data quorum has reached: the acked position, or the instant a lease counts from.
+    pub fn quorum_value<T: Ord + Copy>(&self, mut value: impl FnMut(&SyncMember) -> Option<T>) -> Option<T> {
+        let values: Vec<Option<T>> = self.sync.iter().map(&mut value).collect();
+        let mut reached: Vec<T> = values.iter().flatten().copied().collect();
+        reached.sort_unstable_by(|a, b| b.cmp(a));
+        reached.into_iter().find(|&least| {
+            let mut index = 0;
+            self.data_quorum(|_| {
+                let has = values[index].is_some_and(|v| v >= least);
+                index += 1;
+                has
+            })
+        })
+    }
+
+    pub fn in_sync(&self, member: MemberId, incarnation: Incarnation) -> bool {
+        self.sync.iter().any(|s| s.member == member && s.incarnation == incarnation)
+    }
+
+    pub fn has_vote(&self, member: MemberId, incarnation: Incarnation) -> bool {
+        self.votes.iter().any(|v| v.member == member && v.incarnation == incarnation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::register::{DataRule, Vote};
+
+    fn terms(sites: &[&str], rule: DataRule, primary: &str) -> Terms {
+        Terms {
+            votes: (0..sites.len())
+                .map(|i| Vote { member: MemberId(i as u16), incarnation: Incarnation(i as u128), votes: 1 })
+                .collect(),
+            sync: sites
+                .iter()
+                .enumerate()
+                .map(|(i, s)| SyncMember {
+                    member: MemberId(i as u16),
+                    incarnation: Incarnation(i as u128),
+                    site: (*s).to_string(),
+                })
+                .collect(),
+            rule,
+            primary_site: primary.to_string(),
+        }
+    }
+
+    /// Every recovery quorum intersects every data quorum, for every rule, primary site and subset (I19).
+    #[test]
+    fn recovery_intersects_every_data_quorum() {
+        for sites in [&["a", "b", "c"][..], &["a", "a", "b", "c"], &["a", "a", "b", "b", "c"]] {
+            for w in 1..=sites.len() as u8 {
+                for min_remote in 0..=2 {
+                    for local in [false, true] {
+                        for primary in ["a", "b", "c"] {
+                            let t = terms(sites, DataRule { w, min_remote, local }, primary);
+                            let n = sites.len();
+                            for acked in 0..1_u32 << n {
+                                if !t.data_quorum(|m| acked >> m.member.0 & 1 == 1) {
+                                    continue;
+                                }
+                                for answers in 0..1_u32 << n {
+                                    if t.recovery(|m| answers >> m.member.0 & 1 == 1) {
+                                        assert!(acked & answers != 0, "{t:?} {acked:b} {answers:b}");
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn quorum_value_is_the_greatest_position_a_quorum_has() {
+        let t = terms(&["a", "b", "c"], DataRule { w: 2, min_remote: 1, local: false }, "a");
+        let at = |values: [Option<u64>; 3]| t.quorum_value(|m| values[m.member.0 as usize]);
+        assert_eq!(at([Some(9), Some(4), Some(2)]), Some(4));
+        assert_eq!(at([Some(9), None, None]), None, "one copy is no quorum");
+        assert_eq!(at([None, Some(7), Some(5)]), Some(5));
+        let local = terms(&["a", "a", "b"], DataRule { w: 2, min_remote: 1, local: true }, "a");
+        assert_eq!(
+            local.quorum_value(|m| [Some(9), Some(8), Some(3)][m.member.0 as usize]),
+            Some(3),
+            "needs the remote"
+        );
+    }
+
+    #[test]
+    fn control_quorum_wants_more_than_half() {
+        let mut t = terms(&["a", "b"], DataRule { w: 2, min_remote: 1, local: false }, "a");
+        assert!(!t.control_quorum(|m, _| m.0 == 0), "half is not more than half");
+        t.votes[0].votes = 2;
+        assert!(t.control_quorum(|m, _| m.0 == 0));
+        assert!(!t.control_quorum(|m, _| m.0 == 1));
+    }
+}

@@ -1,0 +1,414 @@
+//! One volume on one node: routes events to the accepting side and to whatever role the node plays.
+//!
+//! ```text
+//!              command / restart            won
+//!  Follower ─────────────────────► Candidate ───► Primary
+//!     ▲               lost │                         │ fenced or released
+//!     └────────────────────┴─────────────────────────┘
+//! ```
+//! Messages to ourselves never leave: they are fed back in before `handle` returns.
+
+use crate::api::{Change, Command, CommandId, Effect, Effects, Event, IoFault, Outcome, Promotion, Refusal};
+use crate::candidate::{Candidate, Verdict};
+use crate::ids::{Epoch, MemberId, SessionId, Tick, VolumeId};
+use crate::limits::{APPEND_BYTES_MAX, DRIFT_DIVISOR};
+use crate::message::{Body, Message};
+use crate::primary::{Next, Primary};
+use crate::replica::{Recovered, Replica};
+
+pub(crate) enum Role {
+    Follower,
+    Candidate(Box<Candidate>),
+    Primary(Box<Primary>),
+}
+
+pub struct Volume {
+    pub(crate) replica: Replica,
+    pub(crate) role: Role,
+    /// Why the last role ended, for status.
+    pub(crate) last_end: Option<String>,
+}
+
+impl Volume {
+    /// Comes back from what is on disk, as a follower that owes a full lease.
+    pub fn recover(volume: VolumeId, recovered: Recovered, now: Tick, fx: &mut Effects) -> Volume {
+        Volume { replica: Replica::recover(volume, recovered, now, fx), role: Role::Follower, last_end: None }
+    }
+
+    pub fn id(&self) -> VolumeId {
+        self.replica.volume
+    }
+
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    pub fn primary(&self) -> Option<&Primary> {
+        match &self.role {
+            Role::Primary(primary) => Some(primary),
+            _ => None,
+        }
+    }
+
+    /// The epoch that this node holds or tries to win.
+    pub fn role_epoch(&self) -> Epoch {
+        match &self.role {
+            Role::Follower => Epoch::ZERO,
+            Role::Candidate(c) => c.epoch(),
+            Role::Primary(p) => p.epoch,
+        }
+    }
+
+    /// Until when this node may serve reads as primary.
+    pub fn lease_until(&self) -> Option<Tick> {
+        self.primary().and_then(Primary::lease_until)
+    }
+
+    pub fn handle(&mut self, now: Tick, event: Event, fx: &mut Effects) {
+        let begin = fx.len();
+        self.step(now, event, fx);
+        self.settle(now, begin, fx);
+    }
+
+    /// To be called when no more events wait: hands the journal and the peers what was collected.
+    pub fn flush(&mut self, now: Tick, fx: &mut Effects) {
+        loop {
+            let begin = fx.len();
+            if let Role::Primary(primary) = &mut self.role {
+                let next = primary.flush(&mut self.replica, now, fx);
+                self.follow_up(next, fx);
+            }
+            self.replica.flush(now, fx);
+            self.settle(now, begin, fx);
+            if !self.replica.has_batch() {
+                return;
+            }
+        }
+    }
+
+    /// When the core wants to see [`Event::Timer`] next, if nothing else happens.
+    pub fn wakeup(&self, now: Tick) -> Option<Tick> {
+        match &self.role {
+            Role::Follower => None,
+            Role::Candidate(c) => Some(c.wakeup()),
+            Role::Primary(p) => Some(p.wakeup(now)),
+        }
+    }
+
+    /// Feeds messages to ourselves back in, then lets the role look at where things stand.
+    fn settle(&mut self, now: Tick, begin: usize, fx: &mut Effects) {
+        loop {
+            let me = self.replica.me();
+            let own = fx[begin..].iter().position(|e| matches!(e, Effect::Send(m) if m.to == me));
+            match own {
+                Some(at) => {
+                    if let Effect::Send(message) = fx.remove(begin + at) {
+                        self.on_message(now, message, fx);
+                    }
+                }
+                None => {
+                    let len = fx.len();
+                    self.look(now, fx);
+                    if !fx[len..].iter().any(|e| matches!(e, Effect::Send(m) if m.to == me)) {
+                        break;
+                    }
+                }
+            }
+        }
+        self.check_invariants();
+    }
+
+    fn look(&mut self, now: Tick, fx: &mut Effects) {
+        let promised = self.replica.d.promised;
+        let failed = self.replica.failed.clone();
+        match &mut self.role {
+            Role::Follower => {}
+            Role::Candidate(candidate) => {
+                if let Some(reason) = failed {
+                    let refusal = Refusal::new("journal-poisoned", reason, "replace the disk, then restart the daemon");
+                    self.lose(refusal, fx);
+                } else if candidate.epoch() > Epoch::ZERO && promised > candidate.epoch() {
+                    let verdict = candidate.on_reject(promised);
+                    self.judge(verdict, now, fx);
+                }
+            }
+            Role::Primary(primary) => {
+                let next = if let Some(reason) = failed {
+                    Next::Fenced(format!("the journal failed: {reason}"))
+                } else if promised > primary.epoch {
+                    Next::Fenced(format!("epoch {promised} was promised to another"))
+                } else {
+                    primary.progress(&mut self.replica, now, fx)
+                };
+                self.follow_up(next, fx);
+            }
+        }
+    }
+
+    fn follow_up(&mut self, next: Next, fx: &mut Effects) {
+        let reason = match next {
+            Next::Stay => return,
+            Next::Fenced(reason) => {
+                fx.push(Effect::Edge { rule: "primary-fenced", text: reason.clone() });
+                reason
+            }
+            Next::Released => "released".to_string(),
+        };
+        if let Role::Primary(primary) = &mut self.role {
+            primary.fence(&reason, fx);
+        }
+        self.last_end = Some(reason);
+        self.role = Role::Follower;
+    }
+
+    fn judge(&mut self, verdict: Verdict, now: Tick, fx: &mut Effects) {
+        match verdict {
+            Verdict::Waiting => {}
+            Verdict::Lost(refusal) => self.lose(refusal, fx),
+            Verdict::Won(won) => {
+                let Role::Candidate(candidate) = &mut self.role else { return };
+                let text = format!("epoch {} won", won.epoch);
+                fx.push(Effect::Edge { rule: "epoch-won", text });
+                let (attach, command) = (candidate.attach, candidate.command);
+                let primary = Primary::start(*won, attach, command, &mut self.replica, now, fx);
+                self.role = Role::Primary(Box::new(primary));
+            }
+        }
+    }
+
+    fn lose(&mut self, refusal: Refusal, fx: &mut Effects) {
+        if let Role::Candidate(candidate) = &self.role {
+            fx.push(Effect::Edge { rule: refusal.rule, text: refusal.text.clone() });
+            self.last_end = Some(refusal.to_string());
+            if let Some(id) = candidate.command {
+                fx.push(Effect::Answer { id, result: Err(refusal) });
+            }
+            self.role = Role::Follower;
+        }
+    }
+
+    fn step(&mut self, now: Tick, event: Event, fx: &mut Effects) {
+        match event {
+            Event::Message(message) => self.on_message(now, message, fx),
+            Event::Link { member, up } => {
+                if let Role::Primary(primary) = &mut self.role {
+                    primary.on_link(member, up, &self.replica, now, fx);
+                }
+            }
+            Event::JournalDone { token } => self.replica.on_journal_done(token, now, fx),
+            Event::JournalFailed { reason } => self.replica.on_journal_failed(reason, fx),
+            Event::LogRead { to, from, floor, records } => {
+                self.replica.floor = floor.max(self.replica.floor);
+                if let Role::Primary(primary) = &mut self.role {
+                    primary.on_log_read(to, (from, floor), records, &self.replica, now, fx);
+                } else {
+                    let epoch = self.replica.d.promised;
+                    self.send(to, Body::Fetched { epoch, from, floor, records }, fx);
+                }
+            }
+            Event::Applied { seq } => {
+                self.replica.on_applied(seq, fx);
+                if let Role::Primary(primary) = &mut self.role {
+                    primary.submit(Event::Applied { seq }, now, fx);
+                }
+            }
+            Event::Checkpointed { base } => self.replica.on_checkpointed(base),
+            Event::Staged { base, history } => self.replica.on_staged(base, history, fx),
+            Event::ImageVisible => self.replica.on_image_visible(fx),
+            Event::Shipped { to } => {
+                if let Role::Primary(primary) = &mut self.role {
+                    primary.on_shipped(to, &self.replica, fx);
+                }
+            }
+            Event::Io(request) => match &mut self.role {
+                Role::Primary(primary) if primary.device_open() => primary.submit(Event::Io(request), now, fx),
+                _ => {
+                    let reason = self.last_end.clone().unwrap_or_else(|| "not attached here".to_string());
+                    let outcome = Outcome::Fault(IoFault::Fenced(reason));
+                    fx.push(Effect::Complete { id: request.id, outcome });
+                }
+            },
+            Event::ReadDone { id, result } => {
+                if let Role::Primary(primary) = &mut self.role {
+                    primary.submit(Event::ReadDone { id, result }, now, fx);
+                }
+            }
+            Event::Command { id, command } => self.on_command(now, id, command, fx),
+            Event::Timer => match &mut self.role {
+                Role::Follower => {}
+                Role::Candidate(candidate) => {
+                    let verdict = candidate.on_timer(&mut self.replica, now, fx);
+                    self.judge(verdict, now, fx);
+                }
+                Role::Primary(primary) => primary.on_timer(&mut self.replica, now, fx),
+            },
+        }
+    }
+
+    fn send(&self, to: MemberId, body: Body, fx: &mut Effects) {
+        let (volume, lineage, from) = (self.replica.volume, self.replica.d.lineage, self.replica.me());
+        fx.push(Effect::Send(Message { volume, lineage, from, to, body }));
+    }
+
+    fn on_message(&mut self, now: Tick, message: Message, fx: &mut Effects) {
+        // Nothing is promised, acknowledged, counted or truncated across lineages.
+        if message.volume != self.replica.volume
+            || message.lineage != self.replica.d.lineage
+            || message.to != self.replica.me()
+        {
+            return;
+        }
+        let from = message.from;
+        let held = self.role_epoch();
+        match message.body {
+            Body::Probe { nonce } => self.replica.on_probe(nonce, from, now, fx),
+            Body::Prepare { epoch } => self.replica.on_prepare(epoch, from, fx),
+            Body::PutConfig { epoch, config } => self.replica.on_put_config(epoch, *config, from, now, fx),
+            Body::Elect { epoch, history, end } => self.replica.on_elect(epoch, (&history, end), from, now, fx),
+            Body::Append { epoch, acked, end: _, sent, records } => {
+                self.replica.on_append(epoch, acked, sent, records, from, now, fx);
+            }
+            Body::Release { epoch } => self.replica.on_release(epoch, now),
+            Body::Fetch { epoch, from: seq, max_bytes } => {
+                if epoch == self.replica.d.promised && self.replica.failed.is_none() {
+                    let max_bytes = (max_bytes as usize).min(APPEND_BYTES_MAX);
+                    fx.push(Effect::ReadLog { to: from, from: seq, max_bytes });
+                }
+            }
+            Body::Answer { nonce, report } => {
+                if let Role::Candidate(candidate) = &mut self.role {
+                    let verdict = candidate.on_answer(from, nonce, *report, &self.replica, now, fx);
+                    self.judge(verdict, now, fx);
+                }
+            }
+            Body::Promise { epoch, report } => {
+                if let Role::Candidate(candidate) = &mut self.role {
+                    let verdict = candidate.on_promise(from, epoch, *report, &mut self.replica, now, fx);
+                    self.judge(verdict, now, fx);
+                }
+            }
+            Body::Fetched { epoch, records, .. } => {
+                if let Role::Candidate(candidate) = &mut self.role {
+                    let verdict = candidate.on_fetched(from, epoch, records, &mut self.replica, now, fx);
+                    self.judge(verdict, now, fx);
+                }
+            }
+            Body::Reject { asked, promised } if asked == held => match &mut self.role {
+                Role::Follower => {}
+                Role::Candidate(candidate) => {
+                    let verdict = candidate.on_reject(promised);
+                    self.judge(verdict, now, fx);
+                }
+                Role::Primary(_) => {
+                    let text = format!("{from} has promised epoch {promised}, above ours");
+                    self.follow_up(Next::Fenced(text), fx);
+                }
+            },
+            Body::Reject { .. } => {}
+            Body::ConfigOk { epoch, version } if epoch == held => {
+                if let Role::Primary(primary) = &mut self.role {
+                    primary.on_config_ok(from, version);
+                }
+            }
+            Body::ElectOk { epoch, incarnation, durable, applied } if epoch == held => {
+                if let Role::Primary(primary) = &mut self.role {
+                    primary.on_elect_ok(from, incarnation, (durable, applied), now);
+                }
+            }
+            Body::Ack { epoch, incarnation, appended, durable, applied, echo } if epoch == held => {
+                if let Role::Primary(primary) = &mut self.role {
+                    primary.on_ack(from, incarnation, (appended, durable, applied), echo, now);
+                }
+            }
+            Body::NeedElect { epoch } => {
+                if let Role::Primary(primary) = &mut self.role {
+                    primary.on_need_elect(from, epoch, &self.replica, fx);
+                }
+            }
+            // Answers to an epoch that we do not hold any more.
+            Body::ConfigOk { .. } | Body::ElectOk { .. } | Body::Ack { .. } => {}
+        }
+    }
+
+    fn on_command(&mut self, now: Tick, id: CommandId, command: Command, fx: &mut Effects) {
+        if let Some(reason) = &self.replica.failed {
+            let refusal = Refusal::new("journal-poisoned", reason.clone(), "replace the disk, then restart the daemon");
+            fx.push(Effect::Answer { id, result: Err(refusal) });
+            return;
+        }
+        match (&mut self.role, command) {
+            (Role::Candidate(_), _) => {
+                let refusal =
+                    Refusal::new("promote-running", "a promotion is running on this node", "wait for its end");
+                fx.push(Effect::Answer { id, result: Err(refusal) });
+            }
+            (Role::Primary(_), Command::Promote { .. }) => fx.push(Effect::Answer { id, result: Ok(()) }),
+            (Role::Primary(primary), Command::Attach { session, .. }) => {
+                primary.attach(id, session, &mut self.replica, now, fx);
+            }
+            (Role::Primary(primary), Command::Detach { session }) => {
+                primary.detach(id, session, &mut self.replica, now, fx);
+            }
+            (Role::Primary(primary), Command::Demote) => primary.hand_over(id, None, fx),
+            (Role::Primary(primary), Command::Handover { to }) => primary.hand_over(id, Some(to), fx),
+            (Role::Primary(primary), Command::Change(change)) => {
+                if matches!(&change, Change::Remove { member } if *member == self.replica.me()) {
+                    let refusal = Refusal::new(
+                        "member-primary",
+                        "this node holds the epoch",
+                        "switch over to another site first",
+                    );
+                    fx.push(Effect::Answer { id, result: Err(refusal) });
+                } else {
+                    primary.change(id, &change, &mut self.replica, now, fx);
+                }
+            }
+            (Role::Follower, Command::Promote { writer, why }) => {
+                let attach = match why {
+                    Promotion::Restart { session } => Some(session),
+                    Promotion::Verb | Promotion::Takeover => None,
+                };
+                self.run_for(Some(id), why, attach, writer, now, fx);
+            }
+            (Role::Follower, Command::Attach { writer, session }) => {
+                self.run_for(Some(id), Promotion::Verb, Some(session), writer, now, fx);
+            }
+            // Nothing is held here: there is nothing to give up.
+            (Role::Follower, Command::Detach { .. } | Command::Demote) => {
+                fx.push(Effect::Answer { id, result: Ok(()) });
+            }
+            (Role::Follower, Command::Handover { .. } | Command::Change(_)) => {
+                let refusal =
+                    Refusal::new("not-primary", "this node does not hold the epoch", "ask the primary's node");
+                fx.push(Effect::Answer { id, result: Err(refusal) });
+            }
+        }
+    }
+
+    fn run_for(
+        &mut self,
+        id: Option<CommandId>,
+        why: Promotion,
+        attach: Option<SessionId>,
+        writer: u128,
+        now: Tick,
+        fx: &mut Effects,
+    ) {
+        let candidate = Candidate::start(id, why, attach, writer, &self.replica, now, fx);
+        self.role = Role::Candidate(Box::new(candidate));
+    }
+
+    fn check_invariants(&self) {
+        let r = &self.replica;
+        assert!(r.applied <= r.acked || r.applied <= r.d.base.seq, "I12: applied {} > acked {}", r.applied, r.acked);
+        if let Role::Primary(primary) = &self.role {
+            assert!(primary.acked <= r.end(), "acked {} beyond our own log {}", primary.acked, r.end());
+        }
+    }
+
+    /// What a lease of this volume may be trusted for by its holder, in microseconds.
+    pub fn lease_trusted_us(&self) -> u64 {
+        let lease_us = self.replica.d.config.volume.lease_us;
+        lease_us - lease_us / DRIFT_DIVISOR
+    }
+}
