@@ -21,5 +21,6 @@ pub mod quorum;
 pub mod record;
 pub mod register;
 pub mod replica;
+mod status;
 pub mod tail;
 pub mod volume;

@@ -704,6 +704,17 @@ impl Primary {
         &self.config
     }
 
+    /// Every member of the sync set follows our log.
+    pub fn everyone_counts(&self) -> bool {
+        self.config
+            .current
+            .sync
+            .iter()
+            .all(|m| self.counted(m.member, m.incarnation).is_some_and(|p| p.feed != Feed::Silent))
+            && self.config.current.sync.len()
+                >= self.config.members.iter().filter(|m| m.kind == MemberKind::Data).count()
+    }
+
     pub fn is_open(&self) -> bool {
         self.opened
     }
