@@ -173,6 +173,8 @@ pub enum Event {
     },
     /// The store shows the staged image now.
     ImageVisible,
+    /// The staged image is gone (a crash before it was made visible); the old one stands.
+    ImageLost,
     /// [`Effect::Ship`] ended; the peer says where it stands when it is asked again.
     Shipped {
         to: MemberId,

@@ -611,6 +611,15 @@ impl Replica {
         self.persist_meta();
     }
 
+    /// The staged image did not survive; log and old image are as they were.
+    pub fn on_image_lost(&mut self, fx: &mut Effects) {
+        if self.d.installing.take().is_some() {
+            let text = "the staged image was lost in a crash; the old one stands".to_string();
+            fx.push(Effect::Edge { rule: "install-lost", text });
+            self.persist_meta();
+        }
+    }
+
     /// How much longer than its nominal length a lease must be waited for, since clocks drift.
     pub fn with_drift(us: u64) -> u64 {
         us + us / DRIFT_DIVISOR

@@ -215,6 +215,7 @@ impl Volume {
             Event::Checkpointed { base } => self.replica.on_checkpointed(base),
             Event::Staged { base, history } => self.replica.on_staged(base, history, fx),
             Event::ImageVisible => self.replica.on_image_visible(fx),
+            Event::ImageLost => self.replica.on_image_lost(fx),
             Event::Shipped { to } => {
                 if let Role::Primary(primary) = &mut self.role {
                     primary.on_shipped(to, &self.replica, fx);

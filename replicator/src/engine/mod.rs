@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The engine: one owner task per volume drives the core and carries its effects out; the node holds the volumes,
+//! speaks to its peers, and serves the verbs.
+//!
+//! Not here: what is decided (core), and how bytes reach disk, wire or client (journal, store, transport, device).
+
+mod applier;
+mod attachments;
+mod catalog;
+mod checkpointer;
+mod clock;
+mod create;
+mod driver;
+mod effects;
+mod inbox;
+mod members;
+mod metrics;
+mod node;
+mod operations;
+mod recovery;
+mod roles;
+mod rpc;
+mod ship;
+mod view;
+mod volume_device;
+
+pub use node::{Node, NodeError};

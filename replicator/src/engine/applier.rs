@@ -1,0 +1,146 @@
+//! Applies acked records from the journal to the store, one batch after the other, and remembers the hashes at batch
+//! ends so that a checkpoint can name where the log goes on.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use farshore_core::api::Event;
+use farshore_core::durable::LogBase;
+use farshore_core::ids::{Seq, VolumeId};
+use farshore_core::record::Record;
+
+use super::driver::lock;
+use super::inbox::Inbox;
+use super::node::Shared;
+use crate::journal::ReadError;
+use crate::store::StoreError;
+
+/// Record bytes applied in one go.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Batch ends remembered; a checkpoint looks the newest up.
+const ENDS_MAX: usize = 1024;
+/// Pause before a batch that failed (disk full) is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+#[derive(Default)]
+struct State {
+    /// Ends of applied batches, oldest first.
+    ends: VecDeque<LogBase>,
+    applied: Seq,
+    wanted: Seq,
+    running: bool,
+    stopped: Option<String>,
+}
+
+pub struct Applier {
+    volume: VolumeId,
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    state: Mutex<State>,
+}
+
+impl Applier {
+    pub fn new(volume: VolumeId, shared: Arc<Shared>, inbox: Arc<Inbox>, applied: Seq) -> Applier {
+        Applier { volume, shared, inbox, state: Mutex::new(State { applied, wanted: applied, ..State::default() }) }
+    }
+
+    /// Witnesses have no store.
+    pub fn has_store(&self) -> bool {
+        self.shared.store.volumes().iter().any(|v| v.volume == self.volume)
+    }
+
+    /// Why applying stands still, if it does.
+    pub fn stopped(&self) -> Option<String> {
+        lock(&self.state).stopped.clone()
+    }
+
+    pub fn apply(self: &Arc<Self>, upto: Seq) {
+        let mut state = lock(&self.state);
+        state.wanted = state.wanted.max(upto);
+        if !state.running {
+            state.running = true;
+            drop(state);
+            let applier = self.clone();
+            tokio::task::spawn_blocking(move || applier.run());
+        }
+    }
+
+    /// The image was replaced as a whole.
+    pub fn jump_to(&self, seq: Seq) {
+        let mut state = lock(&self.state);
+        state.applied = seq;
+        state.wanted = seq;
+        state.ends.clear();
+    }
+
+    /// Where the log goes on after the batch that ended at `seq`.
+    pub fn end_at(&self, seq: Seq) -> Option<LogBase> {
+        lock(&self.state).ends.iter().find(|end| end.seq == seq).copied()
+    }
+
+    fn run(&self) {
+        loop {
+            let (from, upto) = {
+                let mut state = lock(&self.state);
+                if state.applied >= state.wanted {
+                    state.running = false;
+                    return;
+                }
+                (state.applied.next(), state.wanted)
+            };
+            match self.batch(from, upto) {
+                Ok(applied) => {
+                    lock(&self.state).stopped = None;
+                    self.inbox.event(Event::Applied { seq: applied });
+                }
+                Err(Stop::Retry(reason)) => {
+                    let news = lock(&self.state).stopped.replace(reason.clone()).is_none();
+                    if news {
+                        tracing::warn!(volume = %self.volume, reason, "applying waits");
+                    }
+                    std::thread::sleep(RETRY);
+                }
+                Err(Stop::For(reason)) => {
+                    tracing::error!(volume = %self.volume, reason, "applying stopped");
+                    let mut state = lock(&self.state);
+                    state.stopped = Some(reason.clone());
+                    state.running = false;
+                    drop(state);
+                    self.inbox.event(Event::JournalFailed { reason });
+                    return;
+                }
+            }
+        }
+    }
+
+    fn batch(&self, from: Seq, upto: Seq) -> Result<Seq, Stop> {
+        let mut records = self.shared.journal.read(self.volume, from, BATCH_BYTES_MAX).map_err(|error| match error {
+            ReadError::BelowFloor { .. } => Stop::For(format!("record {from} is no longer in the journal")),
+            other => Stop::Retry(other.to_string()),
+        })?;
+        records.retain(|r| r.seq <= upto);
+        let Some(last) = records.last() else { return Err(Stop::Retry(format!("record {from} is not readable yet"))) };
+        let last_seq = last.seq;
+        let applied = self.shared.store.apply(self.volume, &records).map_err(|error| match error {
+            StoreError::Full { .. } | StoreError::Staging { .. } => Stop::Retry(error.to_string()),
+            other => Stop::For(other.to_string()),
+        })?;
+        let mut state = lock(&self.state);
+        if let Some(end) = records.iter().find(|r| r.seq == applied) {
+            state.ends.push_back(LogBase { seq: end.seq, hash: Record::hash(end) });
+            if state.ends.len() > ENDS_MAX {
+                state.ends.pop_front();
+            }
+        }
+        state.applied = applied.min(last_seq).max(state.applied);
+        Ok(state.applied)
+    }
+}
+
+enum Stop {
+    /// The same batch may succeed later.
+    Retry(String),
+    /// This incarnation is over.
+    For(String),
+}

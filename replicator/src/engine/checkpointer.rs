@@ -1,0 +1,43 @@
+//! Makes what was applied durable from time to time, so that the journal can let go of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_core::api::Event;
+
+use super::node::Node;
+
+/// Between two checkpoints. Redo after a crash covers at most what was applied meanwhile.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+pub async fn run(node: Arc<Node>) {
+    let mut quiet = 0_u64;
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        let shared = node.shared.clone();
+        super::ship::expire(&shared);
+        let before: u64 = shared.store.volumes().iter().map(|v| v.applied_seq.0).sum();
+        if before == quiet {
+            continue;
+        }
+        let result = tokio::task::spawn_blocking(move || {
+            let positions = shared.store.checkpoint()?;
+            shared.store.sweep()?;
+            Ok::<_, crate::store::StoreError>(positions)
+        })
+        .await;
+        match result {
+            Ok(Ok(positions)) => {
+                quiet = before;
+                for (volume, seq) in positions {
+                    let Some(handle) = node.volume(volume) else { continue };
+                    if let Some(base) = handle.applier.end_at(seq) {
+                        handle.inbox.event(Event::Checkpointed { base });
+                    }
+                }
+            }
+            Ok(Err(error)) => tracing::error!(%error, "checkpoint failed"),
+            Err(error) => tracing::error!(%error, "checkpoint task ended"),
+        }
+    }
+}

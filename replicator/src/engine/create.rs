@@ -1,0 +1,320 @@
+//! Making and unmaking replicas: a volume's creation on all its members, and what each of them does for it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use farshore_core::durable::{Durable, LogBase};
+use farshore_core::history::History;
+use farshore_core::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, VolumeId};
+use farshore_core::register::{
+    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
+    Terms, Vote,
+};
+use farshore_core::replica::Recovered;
+use farshore_proto::v1 as api;
+
+use super::clock::random_u128;
+use super::driver::VolumeHandle;
+use super::node::Node;
+use super::recovery;
+use super::rpc::Call;
+use crate::control::OpError;
+use crate::journal::Entry;
+use crate::transport::PeerName;
+
+const JOIN_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Node {
+    /// Creates the volume on every member, or on none.
+    pub(super) async fn create(self: &std::sync::Arc<Self>, request: api::CreateVolumeRequest) -> Result<VolumeId, OpError> {
+        if let Some(existing) = self.catalog.find(&request.name) {
+            return self.same_as(&existing, &request);
+        }
+        let members = self.choose_members(&request.members)?;
+        let config = first_configuration(&request, &members)?;
+        let volume = VolumeId(random_u128());
+        let lineage = LineageId { generation: 1, uuid: random_u128() };
+        let mut joined: Vec<PeerName> = Vec::new();
+        for (member, incarnation) in &members {
+            let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
+            let durable = first_state(member.id, *incarnation, lineage, config.clone());
+            let result = self.join(&peer, volume, &durable).await;
+            match result {
+                Ok(()) => joined.push(peer),
+                Err(error) => {
+                    for peer in joined {
+                        let _ = self.ask_forget(&peer, volume).await;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        tracing::info!(volume = %request.name, id = %volume, "volume created");
+        Ok(volume)
+    }
+
+    fn same_as(&self, existing: &VolumeHandle, request: &api::CreateVolumeRequest) -> Result<VolumeId, OpError> {
+        let config = existing.config.borrow().clone();
+        let asked: Vec<_> = request.members.iter().map(|m| m.site.as_str()).collect();
+        let held: Vec<_> = config.members.iter().map(|m| m.site.as_str()).collect();
+        let policy = request.policy.as_ref().map_or("majority", |p| p.quorum.as_str());
+        if config.volume.size_bytes == request.size_bytes && asked == held && config.volume.policy == policy {
+            return Ok(existing.id);
+        }
+        Err(OpError::already_exists(
+            format!("volume {} exists with another size, members or policy", request.name),
+            "choose another name, or see `farshore volume show`",
+        ))
+    }
+
+    pub(super) async fn join(
+        self: &std::sync::Arc<Self>,
+        peer: &PeerName,
+        volume: VolumeId,
+        durable: &Durable,
+    ) -> Result<(), OpError> {
+        if *peer == self.shared.me {
+            return self.install(volume, durable.clone()).await;
+        }
+        let call = Call::Join { volume, durable: durable.encode() };
+        self.shared.calls.call(&self.shared.transport, peer, &call, JOIN_PATIENCE).await.map(drop)
+    }
+
+    pub(super) async fn ask_forget(
+        self: &std::sync::Arc<Self>,
+        peer: &PeerName,
+        volume: VolumeId,
+    ) -> Result<(), OpError> {
+        if *peer == self.shared.me {
+            return match self.catalog.get(volume) {
+                Some(handle) => self.forget(&handle).await,
+                None => Ok(()),
+            };
+        }
+        let call = Call::Forget { volume };
+        self.shared.calls.call(&self.shared.transport, peer, &call, JOIN_PATIENCE).await.map(drop)
+    }
+
+    /// Begins to hold a member of a volume: durable before it answers.
+    pub(super) async fn install(&self, volume: VolumeId, durable: Durable) -> Result<(), OpError> {
+        let name = durable.config.volume.name.clone();
+        if let Some(existing) = self.catalog.get(volume) {
+            return Err(OpError::already_exists(
+                format!("{} holds a replica of {name} already (as {})", self.shared.me, existing.me),
+                "`farshore member replace` renews it after its data directory was wiped",
+            ));
+        }
+        if self.catalog.find(&name).is_some() {
+            return Err(OpError::already_exists(
+                format!("{} holds another volume named {name}", self.shared.me),
+                "choose another name, or delete that volume",
+            ));
+        }
+        let me = durable.me;
+        let kind = durable.config.member(me).map(|m| m.kind).ok_or_else(|| {
+            OpError::invalid(format!("volume {name} does not list member {me}"), "run the same version on all nodes")
+        })?;
+        if kind != MemberKind::Witness {
+            let (shared, size_bytes) = (self.shared.clone(), durable.config.volume.size_bytes);
+            tokio::task::spawn_blocking(move || {
+                // What an earlier, half-made creation left behind.
+                shared.store.remove(volume)?;
+                shared.store.create(volume, size_bytes)
+            })
+            .await
+            .map_err(|e| OpError::internal("making the replica's store").because(e))?
+            .map_err(|e| OpError::unavailable(format!("{} could not make room for {name}", self.shared.me), "see its log").because(e))?;
+        }
+        self.persist(Entry::Meta { volume, blob: durable.encode() }).await?;
+        let last = LogBase::default();
+        let recovered =
+            Recovered { durable, last, epochs: Vec::new(), floor: Seq(1), lost_upto: None, applied: Seq::ZERO };
+        self.catalog.insert(recovery::start(&self.shared, volume, recovered));
+        Ok(())
+    }
+
+    /// Stops holding a member of a volume, durably. Its space is freed in the background.
+    pub(super) async fn forget(&self, handle: &VolumeHandle) -> Result<(), OpError> {
+        self.attachments.close(handle.id, true).await?;
+        self.catalog.remove(handle.id);
+        handle.stop().await;
+        self.persist(Entry::Forget { volume: handle.id }).await?;
+        let (shared, volume) = (self.shared.clone(), handle.id);
+        let removed = tokio::task::spawn_blocking(move || shared.store.remove(volume)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(%volume, %error, "the store could not remove the volume");
+        }
+        Ok(())
+    }
+
+    async fn persist(&self, entry: Entry) -> Result<(), OpError> {
+        let (sender, done) = tokio::sync::oneshot::channel();
+        self.shared.journal.append(
+            vec![entry],
+            Box::new(move |result| {
+                let _ = sender.send(result);
+            }),
+        );
+        match done.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(OpError::unavailable(
+                format!("the journal of {} failed", self.shared.me),
+                "replace the disk, then restart the daemon",
+            )
+            .because(error)),
+            Err(_) => Err(OpError::internal("the journal stopped before it answered")),
+        }
+    }
+
+    /// Fills in nodes and ids. The first data member's site is the first primary's.
+    fn choose_members(&self, specs: &[api::MemberSpec]) -> Result<Vec<(Member, Incarnation)>, OpError> {
+        let mut members: Vec<(Member, Incarnation)> = Vec::new();
+        for (index, spec) in specs.iter().enumerate() {
+            let node = self.choose_node(&spec.site, &spec.node)?;
+            let kind = member_kind(spec);
+            if members.iter().any(|(m, _)| m.site == spec.site && m.node == node) {
+                return Err(OpError::invalid(format!("{}/{node} is named twice", spec.site), "name each member once"));
+            }
+            let id = MemberId(index as u16 + 1);
+            let member = Member { id, site: spec.site.clone(), node, kind };
+            members.push((member, Incarnation(random_u128())));
+        }
+        Ok(members)
+    }
+
+    /// The node that is meant by a site, or the one that was named.
+    pub(super) fn choose_node(&self, site: &str, node: &str) -> Result<String, OpError> {
+        let me = &self.shared.me;
+        let known = std::iter::once((me.site.clone(), me.node.clone()))
+            .chain(self.config.peers.iter().map(|p| (p.site.clone(), p.node.clone())));
+        let nodes: Vec<String> = known.filter(|(s, _)| s == site).map(|(_, n)| n).collect();
+        let sites = || {
+            let mut sites: Vec<&str> = self.config.peers.iter().map(|p| p.site.as_str()).chain([me.site.as_str()]).collect();
+            sites.sort_unstable();
+            sites.dedup();
+            sites.join(", ")
+        };
+        match (nodes.as_slice(), node) {
+            ([], _) => Err(OpError::invalid(format!("site {site} is not known here"), format!("known sites: {}", sites()))),
+            ([only, ..], "") => Ok(only.clone()),
+            (nodes, named) if nodes.iter().any(|n| n == named) => Ok(named.to_string()),
+            (nodes, named) => {
+                Err(OpError::invalid(format!("site {site} has no node {named}"), format!("its nodes: {}", nodes.join(", "))))
+            }
+        }
+    }
+}
+
+pub(super) fn name_error(error: crate::transport::NameError) -> OpError {
+    OpError::invalid(error.to_string(), "use lower-case letters, digits and '-'")
+}
+
+pub(super) fn member_kind(spec: &api::MemberSpec) -> MemberKind {
+    match spec.kind() {
+        api::MemberKind::Witness => MemberKind::Witness,
+        api::MemberKind::Observer => MemberKind::Observer,
+        api::MemberKind::Data | api::MemberKind::Unspecified => MemberKind::Data,
+    }
+}
+
+pub(super) fn first_state(me: MemberId, incarnation: Incarnation, lineage: LineageId, config: Configuration) -> Durable {
+    Durable {
+        me,
+        lineage,
+        incarnation,
+        promised: Epoch::ZERO,
+        ended: Epoch::ZERO,
+        config,
+        base: LogBase::default(),
+        history: History::default(),
+        acked: Seq::ZERO,
+        installing: None,
+        holed: None,
+    }
+}
+
+/// The rule's numbers, fixed from the policy over the sync members asked for.
+pub(super) fn rule_of(policy: &api::Policy, data_sites: &[&str], primary_site: &str) -> Result<DataRule, OpError> {
+    let n = data_sites.len() as u8;
+    let mut sites: Vec<&str> = data_sites.to_vec();
+    sites.sort_unstable();
+    sites.dedup();
+    let remotes = sites.iter().filter(|s| **s != primary_site).count() as u8;
+    let min_remote = remotes.min(1);
+    let rule = match policy.quorum.as_str() {
+        "" | "majority" => DataRule { w: n / 2 + 1, min_remote, local: false },
+        "nearest-remote" => DataRule { w: 2.min(n), min_remote, local: true },
+        // Every remote site and nothing else: any one survivor then has everything.
+        "all-remotes" => DataRule { w: remotes.max(1), min_remote: remotes, local: false },
+        "all" => DataRule { w: n, min_remote: remotes, local: true },
+        _ => DataRule { w: policy.w as u8, min_remote: policy.min_remote as u8, local: policy.local_required },
+    };
+    Ok(rule)
+}
+
+fn first_configuration(
+    request: &api::CreateVolumeRequest,
+    members: &[(Member, Incarnation)],
+) -> Result<Configuration, OpError> {
+    let policy = request.policy.clone().unwrap_or_default();
+    let data: Vec<&(Member, Incarnation)> = members.iter().filter(|(m, _)| m.kind == MemberKind::Data).collect();
+    let Some((first, _)) = data.first() else {
+        return Err(OpError::invalid("no member would hold data", "name at least one site that is not a witness"));
+    };
+    let sites: Vec<&str> = data.iter().map(|(m, _)| m.site.as_str()).collect();
+    let rule = rule_of(&policy, &sites, &first.site)?;
+    let votes = members
+        .iter()
+        .zip(&request.members)
+        .filter(|((m, _), _)| m.kind != MemberKind::Observer)
+        .map(|((m, inc), spec)| Vote { member: m.id, incarnation: *inc, votes: (spec.votes.max(1)).min(255) as u8 })
+        .collect();
+    let sync = data
+        .iter()
+        .map(|(m, inc)| SyncMember { member: m.id, incarnation: *inc, site: m.site.clone() })
+        .collect();
+    let current = Terms { votes, sync, rule, primary_site: first.site.clone() };
+    if !current.data_quorum(|_| true) {
+        return Err(OpError::invalid(
+            format!(
+                "policy {} needs {} copies and {} remote sites; {} data members in {} sites were named",
+                policy.quorum,
+                rule.w,
+                rule.min_remote,
+                data.len(),
+                sites.len()
+            ),
+            "name more members, or choose a policy that these can meet",
+        ));
+    }
+    let lease_ms = if policy.lease_ms == 0 { crate::control::validate::LEASE_MS_DEFAULT } else { policy.lease_ms };
+    let volume = Descriptor {
+        name: request.name.clone(),
+        size_bytes: request.size_bytes,
+        logical_block_bytes: if request.block_size_bytes == 0 { 4096 } else { request.block_size_bytes },
+        durability: match policy.durability() {
+            api::Durability::Flush => Durability::Flush,
+            _ => Durability::Write,
+        },
+        lease_us: lease_ms * 1000,
+        on_quorum_loss: match policy.on_quorum_loss() {
+            api::QuorumLoss::Fence => OnQuorumLoss::Fence { after_us: policy.fence_after_ms * 1000 },
+            _ => OnQuorumLoss::Freeze,
+        },
+        policy: if policy.quorum.is_empty() { "majority".into() } else { policy.quorum.clone() },
+        rule,
+    };
+    Ok(Configuration {
+        version: ConfigVersion { epoch: Epoch::ZERO, k: 1 },
+        volume,
+        members: members.iter().map(|(m, _)| m.clone()).collect(),
+        current,
+        earlier: Vec::new(),
+        attached: None,
+    })
+}
+
+/// An encoded empty answer.
+pub(super) fn nothing() -> Bytes {
+    Bytes::new()
+}

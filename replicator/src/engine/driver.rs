@@ -1,0 +1,176 @@
+//! The owner task of one volume: takes inputs off the inbox, drives the core, hands its effects on.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use farshore_core::api::{CommandId, Effects, Event, Outcome, Refusal, Request, RequestId, Status};
+use farshore_core::ids::{MemberId, SessionId, VolumeId};
+use farshore_core::record::Origin;
+use farshore_core::register::Configuration;
+use farshore_core::volume::Volume;
+use tokio::sync::{oneshot, watch};
+
+use super::applier::Applier;
+use super::clock;
+use super::inbox::{Inbox, Input};
+use super::node::Shared;
+use super::volume_device::VolumeDevice;
+
+/// What happened to the volume's device, as the core decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceState {
+    Closed { reason: String },
+    Open { session: SessionId },
+}
+
+/// The rest of the engine's hold on a volume.
+pub struct VolumeHandle {
+    pub id: VolumeId,
+    pub me: MemberId,
+    pub inbox: Arc<Inbox>,
+    pub config: watch::Receiver<Arc<Configuration>>,
+    pub device: watch::Receiver<DeviceState>,
+    pub block: Arc<VolumeDevice>,
+    pub applier: Arc<Applier>,
+}
+
+impl VolumeHandle {
+    pub async fn command(&self, command: farshore_core::api::Command) -> Result<(), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.push(Input::Command { command, reply });
+        answer.await.unwrap_or_else(|_| {
+            Err(Refusal::new("stopped", "the volume's owner stopped before it answered", "see the daemon's log"))
+        })
+    }
+
+    pub async fn status(&self) -> Option<Status> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.push(Input::Status { reply });
+        answer.await.ok()
+    }
+
+    pub async fn stop(&self) {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.push(Input::Stop { reply });
+        let _ = answer.await;
+    }
+
+    pub fn name(&self) -> String {
+        self.config.borrow().volume.name.clone()
+    }
+}
+
+/// What the owner task keeps beside the core.
+pub struct Driver {
+    pub(super) volume: Volume,
+    pub(super) shared: Arc<Shared>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) applier: Arc<Applier>,
+    pub(super) block: Arc<VolumeDevice>,
+    pub(super) config: watch::Sender<Arc<Configuration>>,
+    pub(super) device: watch::Sender<DeviceState>,
+    pub(super) requests: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
+    pub(super) commands: BTreeMap<CommandId, oneshot::Sender<Result<(), Refusal>>>,
+    next_id: u64,
+}
+
+impl Driver {
+    /// Starts the owner task; `fx` are the effects of recovery.
+    pub fn spawn(volume: Volume, fx: Effects, shared: &Arc<Shared>, inbox: Arc<Inbox>) -> Arc<VolumeHandle> {
+        let id = volume.id();
+        let durable = &volume.replica().d;
+        let (config, config_seen) = watch::channel(Arc::new(durable.config.clone()));
+        let (device, device_seen) = watch::channel(DeviceState::Closed { reason: "not attached".into() });
+        let applier = Arc::new(Applier::new(id, shared.clone(), inbox.clone(), volume.replica().applied));
+        let block = Arc::new(VolumeDevice::new(inbox.clone(), &durable.config.volume));
+        let handle = Arc::new(VolumeHandle {
+            id,
+            me: durable.me,
+            inbox: inbox.clone(),
+            config: config_seen,
+            device: device_seen,
+            block: block.clone(),
+            applier: applier.clone(),
+        });
+        let driver = Driver {
+            volume,
+            shared: shared.clone(),
+            inbox,
+            applier,
+            block,
+            config,
+            device,
+            requests: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            next_id: 0,
+        };
+        tokio::spawn(driver.run(fx));
+        handle
+    }
+
+    async fn run(mut self, recovered: Effects) {
+        self.carry_out(recovered);
+        self.flush();
+        loop {
+            let now = clock::now();
+            let inputs = match self.volume.wakeup(now) {
+                Some(at) => {
+                    let wait = Duration::from_micros(at.since(now).max(1000));
+                    tokio::time::timeout(wait, self.inbox.take()).await.unwrap_or_default()
+                }
+                None => self.inbox.take().await,
+            };
+            let mut fx = Effects::new();
+            for input in inputs {
+                if let Input::Stop { reply } = input {
+                    self.inbox.close();
+                    let _ = reply.send(());
+                    return;
+                }
+                self.take(input, &mut fx);
+            }
+            let now = clock::now();
+            if self.volume.wakeup(now).is_some_and(|at| at <= now) {
+                self.volume.handle(now, Event::Timer, &mut fx);
+            }
+            self.volume.flush(now, &mut fx);
+            self.carry_out(fx);
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut fx = Effects::new();
+        self.volume.flush(clock::now(), &mut fx);
+        self.carry_out(fx);
+    }
+
+    fn take(&mut self, input: Input, fx: &mut Effects) {
+        let now = clock::now();
+        match input {
+            Input::Event(event) => self.volume.handle(now, event, fx),
+            Input::Io { io, reply } => {
+                self.next_id += 1;
+                let id = RequestId(self.next_id);
+                self.requests.insert(id, reply);
+                let request = Request { id, io, origin: Origin::default() };
+                self.volume.handle(now, Event::Io(request), fx);
+            }
+            Input::Command { command, reply } => {
+                self.next_id += 1;
+                let id = CommandId(self.next_id);
+                self.commands.insert(id, reply);
+                self.volume.handle(now, Event::Command { id, command }, fx);
+            }
+            Input::Status { reply } => {
+                let _ = reply.send(self.volume.status(now));
+            }
+            Input::Stop { .. } => {}
+        }
+    }
+}
+
+/// Locks a mutex whose holders never panic half-way.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

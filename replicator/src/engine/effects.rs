@@ -1,0 +1,177 @@
+//! Carrying the core's effects out: journal, wire, store, device. Nothing here decides anything.
+
+use bytes::{Bytes, BytesMut};
+use farshore_core::api::{Effect, Effects, Event, JournalOp, Token};
+use farshore_core::ids::{MemberId, Seq};
+use farshore_core::message::Message;
+use farshore_core::overlay::{Content, Hit};
+
+use super::driver::{DeviceState, Driver};
+use super::rpc;
+use super::ship;
+use crate::journal::{Entry, ReadError};
+use crate::transport::{Lane, SendError};
+
+impl Driver {
+    pub(super) fn carry_out(&mut self, effects: Effects) {
+        for effect in effects {
+            match effect {
+                Effect::Journal { token, ops } => self.journal(token, ops),
+                Effect::Send(message) => self.send(message),
+                Effect::ReadLog { to, from, max_bytes } => self.read_log(to, from, max_bytes),
+                Effect::Apply { upto } => self.applier.apply(upto),
+                Effect::Trim { checkpoint } => self.shared.journal.set_checkpoint(self.volume.id(), checkpoint),
+                Effect::Read { id, offset, length, hits } => {
+                    let (shared, inbox, volume) = (self.shared.clone(), self.inbox.clone(), self.volume.id());
+                    if covers(&hits, offset, length) {
+                        let data = overlaid(None, offset, length as usize, &hits);
+                        inbox.event(Event::ReadDone { id, result: Ok(data) });
+                        continue;
+                    }
+                    tokio::task::spawn_blocking(move || {
+                        let result = shared
+                            .store
+                            .read(volume, offset, length as usize)
+                            .map(|stored| overlaid(Some(stored), offset, length as usize, &hits))
+                            .map_err(|error| error.to_string());
+                        inbox.event(Event::ReadDone { id, result });
+                    });
+                }
+                Effect::Complete { id, outcome } => {
+                    if let Some(reply) = self.requests.remove(&id) {
+                        let _ = reply.send(outcome);
+                    }
+                }
+                Effect::Answer { id, result } => {
+                    if let Some(reply) = self.commands.remove(&id) {
+                        let _ = reply.send(result);
+                    }
+                }
+                Effect::OpenDevice { session } => {
+                    self.device.send_replace(DeviceState::Open { session });
+                }
+                Effect::CloseDevice { reason } => {
+                    self.device.send_replace(DeviceState::Closed { reason });
+                }
+                Effect::Resized { size_bytes } => self.resized(size_bytes),
+                Effect::Configured(config) => {
+                    self.resized(config.volume.size_bytes);
+                    self.config.send_replace(std::sync::Arc::new(*config));
+                }
+                Effect::Ship { to, base, history } => {
+                    ship::send(self.shared.clone(), self.inbox.clone(), self.volume.id(), self.address(to), to, base, history);
+                }
+                Effect::InstallImage { seq } => {
+                    ship::install(self.shared.clone(), self.inbox.clone(), self.applier.clone(), self.volume.id(), seq);
+                }
+                Effect::Edge { rule, text } => {
+                    let name = &self.volume.replica().d.config.volume.name;
+                    tracing::info!(volume = %name, rule, "{text}");
+                }
+            }
+        }
+    }
+
+    fn resized(&self, size_bytes: u64) {
+        self.block.resized(size_bytes);
+        if !self.applier.has_store() {
+            return;
+        }
+        if let Err(error) = self.shared.store.resize(self.volume.id(), size_bytes) {
+            tracing::warn!(volume = %self.volume.id(), %error, "the store could not take the volume's new size");
+        }
+    }
+
+    fn journal(&self, token: Token, ops: Vec<JournalOp>) {
+        let volume = self.volume.id();
+        let entries = ops
+            .into_iter()
+            .map(|op| match op {
+                JournalOp::Record(record) => Entry::Record(record),
+                JournalOp::Truncate { after } => Entry::Truncate { volume, after },
+                JournalOp::Meta(blob) => Entry::Meta { volume, blob },
+            })
+            .collect();
+        let inbox = self.inbox.clone();
+        self.shared.journal.append(
+            entries,
+            Box::new(move |result| {
+                inbox.event(match result {
+                    Ok(()) => Event::JournalDone { token },
+                    Err(error) => Event::JournalFailed { reason: error.to_string() },
+                });
+            }),
+        );
+    }
+
+    fn address(&self, member: MemberId) -> Option<crate::transport::PeerName> {
+        let status_config = self.volume.primary().map_or(&self.volume.replica().d.config, |p| p.config());
+        let member = status_config.member(member)?;
+        crate::transport::PeerName::new(&member.site, &member.node).ok()
+    }
+
+    fn send(&self, message: Message) {
+        let to = message.to;
+        let Some(peer) = self.address(to) else { return };
+        let lane = if message.body.carries_records() { Lane::Records } else { Lane::Control };
+        let parts = rpc::volume_message(message);
+        if let Err(SendError::Full) = self.shared.transport.send(&peer, lane, parts) {
+            // What was not sent is asked for again as soon as the lane has room.
+            let (transport, inbox) = (self.shared.transport.clone(), self.inbox.clone());
+            tokio::spawn(async move {
+                if transport.ready(&peer, lane).await.is_ok() {
+                    inbox.event(Event::Link { member: to, up: true });
+                }
+            });
+        }
+    }
+
+    fn read_log(&self, to: MemberId, from: Seq, max_bytes: usize) {
+        let (shared, inbox, volume) = (self.shared.clone(), self.inbox.clone(), self.volume.id());
+        tokio::task::spawn_blocking(move || {
+            let (floor, records) = match shared.journal.read(volume, from, max_bytes) {
+                Ok(records) => (shared.journal.floor(volume).min(from), records),
+                Err(ReadError::BelowFloor { floor }) => (floor, Vec::new()),
+                Err(error) => {
+                    tracing::warn!(%volume, %from, %error, "a record could not be read from the journal");
+                    (Seq(from.0 + 1), Vec::new())
+                }
+            };
+            inbox.event(Event::LogRead { to, from, floor, records });
+        });
+    }
+}
+
+fn covers(hits: &[Hit], offset: u64, length: u32) -> bool {
+    let mut at = offset;
+    for hit in hits {
+        if hit.offset != at {
+            return false;
+        }
+        at += hit.length;
+    }
+    at == offset + u64::from(length)
+}
+
+/// Lays newer bytes over what the store holds.
+fn overlaid(stored: Option<Bytes>, offset: u64, length: usize, hits: &[Hit]) -> Bytes {
+    match (stored, hits) {
+        (Some(stored), []) => stored,
+        (None, [Hit { content: Content::Data(data), .. }]) => data.clone(),
+        (stored, hits) => {
+            let mut out = match stored {
+                Some(stored) => BytesMut::from(&stored[..]),
+                None => BytesMut::zeroed(length),
+            };
+            for hit in hits {
+                let at = (hit.offset - offset) as usize;
+                let target = &mut out[at..at + hit.length as usize];
+                match &hit.content {
+                    Content::Data(data) => target.copy_from_slice(data),
+                    Content::Zeroes => target.fill(0),
+                }
+            }
+            out.freeze()
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The queue in front of a volume's owner task. Taken as a whole, so that what came meanwhile is handled as one
+//! batch: group commit and message coalescing without added delay.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use farshore_core::api::{Command, Event, Io, Outcome, Refusal, Status};
+use tokio::sync::{Notify, oneshot};
+
+/// Messages of peers that wait for the owner; more are dropped, as if the network had lost them.
+const MESSAGES_MAX: usize = 8192;
+
+/// What the owner task takes off its inbox.
+pub enum Input {
+    /// Completions of effects; bounded by what the core has outstanding.
+    Event(Event),
+    Io { io: Io, reply: oneshot::Sender<Outcome> },
+    Command { command: Command, reply: oneshot::Sender<Result<(), Refusal>> },
+    Status { reply: oneshot::Sender<Status> },
+    Stop { reply: oneshot::Sender<()> },
+}
+
+#[derive(Default)]
+struct Queue {
+    inputs: VecDeque<Input>,
+    messages: usize,
+    closed: bool,
+}
+
+#[derive(Default)]
+pub struct Inbox {
+    queue: Mutex<Queue>,
+    wake: Notify,
+}
+
+impl Inbox {
+    /// Accepts an input unless the owner is gone or a peer sends more than can be handled.
+    pub fn push(&self, input: Input) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = matches!(input, Input::Event(Event::Message(_)));
+        if queue.closed || (message && queue.messages >= MESSAGES_MAX) {
+            return;
+        }
+        queue.messages += usize::from(message);
+        queue.inputs.push_back(input);
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    pub fn event(&self, event: Event) {
+        self.push(Input::Event(event));
+    }
+
+    /// Everything that waits, in order; waits until there is something.
+    pub async fn take(&self) -> VecDeque<Input> {
+        loop {
+            {
+                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                if !queue.inputs.is_empty() {
+                    queue.messages = 0;
+                    return std::mem::take(&mut queue.inputs);
+                }
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// Nothing more is accepted; what waits is dropped, which its senders see.
+    pub fn close(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.closed = true;
+        queue.inputs.clear();
+    }
+}
+
+/// Bytes that read as zero, for holes laid over a read.
+pub fn zeroes(len: usize) -> Bytes {
+    Bytes::from(vec![0; len])
+}

@@ -1,0 +1,306 @@
+//! The node: opens journal and store, brings its volumes back, and routes what peers say.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use farshore_core::api::{Command, Event, Promotion};
+use farshore_core::durable::Durable;
+use farshore_core::ids::{MemberId, VolumeId};
+use farshore_core::message::Message;
+use tokio::sync::mpsc;
+
+use super::attachments::Attachments;
+use super::catalog::Catalog;
+use super::clock;
+use super::driver::{VolumeHandle, lock};
+use super::rpc::{self, Arrival, Call, Calls};
+use super::ship::Incoming;
+use super::{checkpointer, recovery, ship};
+use crate::config::Config;
+use crate::control::{OpError, Operations};
+use crate::journal::{Journal, JournalConfig};
+use crate::store::{NodeIdentity, Store, StoreConfig};
+use crate::transport::{
+    Congestion, Lane, Limits, PeerConfig, PeerName, Transport, TransportConfig, TransportError, TransportEvent,
+};
+
+/// Events of the transport that wait to be routed; while they do, peers are held back.
+const TRANSPORT_EVENTS_MAX: usize = 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("the journal: {0}")]
+    Journal(#[from] crate::journal::JournalError),
+    #[error("the store: {0}")]
+    Store(#[from] crate::store::StoreError),
+    #[error("the transport: {0}")]
+    Transport(#[from] TransportError),
+    #[error("devices: {0}")]
+    Device(#[from] crate::device::DeviceError),
+    #[error("{what} {}: {source}", .path.display())]
+    Io { what: &'static str, path: std::path::PathBuf, source: std::io::Error },
+    #[error("the node's name: {0}")]
+    Name(#[from] crate::transport::NameError),
+}
+
+/// What every part of the engine uses.
+pub struct Shared {
+    pub me: PeerName,
+    pub journal: Journal,
+    pub store: Store,
+    pub transport: Transport,
+    pub calls: Calls,
+    /// Images being received.
+    pub incoming: Mutex<Vec<Incoming>>,
+}
+
+pub struct Node {
+    pub shared: Arc<Shared>,
+    pub catalog: Catalog,
+    pub config: Config,
+    pub(super) attachments: Attachments,
+    pub(super) started: Instant,
+    /// Replicas that could not be brought back, with the reason, for status.
+    pub(super) broken: Mutex<Vec<(VolumeId, String)>>,
+    /// Peers that spoke for volumes which do not list them: told about once.
+    strangers: Mutex<BTreeSet<(PeerName, VolumeId)>>,
+    connected: Mutex<BTreeSet<PeerName>>,
+}
+
+impl Node {
+    /// Opens everything and starts to serve peers. Volumes that were attached here are taken back in the background.
+    pub async fn start(config: Config) -> Result<Arc<Node>, NodeError> {
+        let me = PeerName::new(&config.node.site, &config.node.node)?;
+        for dir in [&config.node.data_dir, &config.node.runtime_dir] {
+            std::fs::create_dir_all(dir)
+                .map_err(|source| NodeError::Io { what: "creating", path: dir.clone(), source })?;
+        }
+        let (journal, found, store) = open_disks(&config, &me).await?;
+        let (sender, events) = mpsc::channel(TRANSPORT_EVENTS_MAX);
+        let transport = Transport::start(transport_config(&config, &me)?, sender).await?;
+        let shared = Arc::new(Shared {
+            me,
+            journal,
+            store,
+            transport,
+            calls: Calls::default(),
+            incoming: Mutex::default(),
+        });
+        let attachments = Attachments::start(&config).await?;
+        let node = Arc::new(Node {
+            shared: shared.clone(),
+            catalog: Catalog::default(),
+            config,
+            attachments,
+            started: Instant::now(),
+            broken: Mutex::default(),
+            strangers: Mutex::default(),
+            connected: Mutex::default(),
+        });
+        let stored = shared.store.volumes();
+        for recovered in found {
+            let applied = stored.iter().find(|v| v.volume == recovered.volume).map(|v| v.applied_seq);
+            match recovery::plan(&recovered, applied) {
+                Ok(plan) => node.catalog.insert(recovery::start(&shared, recovered.volume, plan)),
+                Err(error) => {
+                    tracing::error!(volume = %recovered.volume, %error, "this replica is not brought back");
+                    lock(&node.broken).push((recovered.volume, error.to_string()));
+                }
+            }
+        }
+        node.attachments.serve(&node);
+        tokio::spawn(node.clone().route(events));
+        tokio::spawn(checkpointer::run(node.clone()));
+        tokio::spawn(node.clone().take_devices_back());
+        Ok(node)
+    }
+
+    pub fn volume(&self, id: VolumeId) -> Option<Arc<VolumeHandle>> {
+        self.catalog.get(id)
+    }
+
+    pub fn is_connected(&self, peer: &PeerName) -> bool {
+        *peer == self.shared.me || lock(&self.connected).contains(peer)
+    }
+
+    /// A restarted daemon takes its devices back, if the newest register still names their sessions.
+    async fn take_devices_back(self: Arc<Self>) {
+        for handle in self.catalog.all() {
+            let attached = handle.config.borrow().attached;
+            let Some(attached) = attached.filter(|a| a.member == handle.me) else { continue };
+            let node = self.clone();
+            tokio::spawn(async move {
+                let why = Promotion::Restart { session: attached.session };
+                loop {
+                    let writer = clock::random_u128();
+                    match handle.command(Command::Promote { writer, why }).await {
+                        Ok(()) => break,
+                        Err(refusal) if refusal.rule == "promote-no-quorum" || refusal.rule == "promote-overtaken" => {
+                            tokio::time::sleep(Duration::from_secs(1)).await;
+                        }
+                        Err(refusal) => {
+                            tracing::info!(volume = %handle.name(), rule = refusal.rule, "device not taken back: {}", refusal.text);
+                            return;
+                        }
+                    }
+                }
+                node.attachments.reopen(&node, &handle).await;
+            });
+        }
+    }
+
+    async fn route(self: Arc<Self>, mut events: mpsc::Receiver<TransportEvent>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                TransportEvent::PeerUp { peer, .. } => {
+                    tracing::info!(%peer, "peer is up");
+                    lock(&self.connected).insert(peer.clone());
+                    self.link(&peer, true);
+                }
+                TransportEvent::PeerDown { peer, reason } => {
+                    tracing::info!(%peer, reason, "peer is down");
+                    lock(&self.connected).remove(&peer);
+                    self.shared.calls.lost(&peer);
+                    self.link(&peer, false);
+                }
+                TransportEvent::Message { peer, lane, message } => self.arrived(peer, lane, message),
+                _ => {}
+            }
+        }
+    }
+
+    fn link(&self, peer: &PeerName, up: bool) {
+        for handle in self.catalog.all() {
+            let config = handle.config.borrow().clone();
+            for member in config.members.iter().filter(|m| m.site == peer.site && m.node == peer.node) {
+                handle.inbox.event(Event::Link { member: member.id, up });
+            }
+        }
+    }
+
+    fn arrived(self: &Arc<Self>, peer: PeerName, lane: Lane, bytes: Bytes) {
+        match rpc::decode(bytes) {
+            Ok(Arrival::Volume(message)) => self.volume_message(&peer, message),
+            Ok(Arrival::Answer { nonce, result }) => self.shared.calls.answered(&peer, nonce, result),
+            Ok(Arrival::Call { nonce, call }) => {
+                let node = self.clone();
+                tokio::spawn(async move {
+                    let result = node.on_call(&peer, call).await;
+                    let bytes = rpc::encode_answer(nonce, &result);
+                    if let Err(error) = node.shared.transport.send(&peer, Lane::Control, vec![bytes]) {
+                        tracing::debug!(%peer, %error, "an answer could not be sent");
+                    }
+                });
+            }
+            Err(error) => tracing::warn!(%peer, ?lane, %error, "a peer's message does not decode; it is dropped"),
+        }
+    }
+
+    /// A peer may speak only for volumes that list it, and only as the member that it is.
+    fn volume_message(&self, peer: &PeerName, message: Message) {
+        let Some(handle) = self.catalog.get(message.volume) else {
+            self.stranger(peer, message.volume, "this node holds no member of the volume");
+            return;
+        };
+        let listed = is_member(&handle, peer, Some(message.from));
+        if listed {
+            handle.inbox.event(Event::Message(message));
+        } else {
+            self.stranger(peer, message.volume, "the volume's configuration does not list it as that member");
+        }
+    }
+
+    fn stranger(&self, peer: &PeerName, volume: VolumeId, why: &str) {
+        let mut strangers = lock(&self.strangers);
+        if strangers.len() < 4096 && strangers.insert((peer.clone(), volume)) {
+            tracing::warn!(%peer, %volume, why, "refused to talk about a volume");
+        }
+    }
+
+    async fn on_call(self: &Arc<Self>, peer: &PeerName, call: Call) -> Result<Bytes, OpError> {
+        match call {
+            Call::Join { volume, durable } => {
+                let durable = Durable::decode(durable)
+                    .map_err(|e| OpError::invalid(format!("a peer's description of {volume} does not decode"), "run the same version on all nodes").because(e))?;
+                let listed = durable.config.members.iter().any(|m| m.site == peer.site && m.node == peer.node);
+                if !listed {
+                    return Err(OpError::invalid(format!("{peer} is no member of volume {volume}"), "ask a member"));
+                }
+                self.install(volume, durable).await?;
+                Ok(Bytes::new())
+            }
+            Call::Forget { volume } => {
+                if let Some(handle) = self.catalog.get(volume) {
+                    if !is_member(&handle, peer, None) {
+                        return Err(OpError::invalid(format!("{peer} is no member of volume {volume}"), "ask a member"));
+                    }
+                    self.forget(&handle).await?;
+                }
+                Ok(Bytes::new())
+            }
+            Call::Forward { method, request } => {
+                let operations: Arc<dyn Operations> = self.clone();
+                super::operations::serve_forwarded(operations.as_ref(), &method, request).await
+            }
+            Call::ShipBegin { volume, .. } | Call::ShipPage { volume, .. } | Call::ShipEnd { volume, .. } => {
+                let handle = self.catalog.get(volume).filter(|h| is_member(h, peer, None)).ok_or_else(|| {
+                    OpError::not_found(format!("volume {volume} is not held here for {peer}"), "see `farshore volume show`")
+                })?;
+                ship::receive(self.shared.clone(), handle, call).await
+            }
+        }
+    }
+}
+
+pub(super) fn is_member(handle: &VolumeHandle, peer: &PeerName, id: Option<MemberId>) -> bool {
+    let config = handle.config.borrow();
+    config.members.iter().any(|m| m.site == peer.site && m.node == peer.node && id.is_none_or(|id| m.id == id))
+}
+
+async fn open_disks(
+    config: &Config,
+    me: &PeerName,
+) -> Result<(Journal, Vec<crate::journal::RecoveredVolume>, Store), NodeError> {
+    let journal_config = JournalConfig {
+        dir: config.node.data_dir.join("journal"),
+        segment_bytes: config.journal.segment_bytes.0,
+        budget_bytes: config.journal.budget_bytes.0,
+        engine: config.journal.engine.into(),
+    };
+    let store_config = StoreConfig::new(
+        config.node.data_dir.join("store"),
+        NodeIdentity { site: me.site.clone(), node: me.node.clone() },
+        config.store.capacity_bytes.map(|b| b.0),
+    );
+    let opened = tokio::task::spawn_blocking(move || {
+        let (journal, found) = Journal::open(journal_config)?;
+        let store = Store::open(store_config)?;
+        Ok::<_, NodeError>((journal, found, store))
+    });
+    opened.await.expect("opening does not panic")
+}
+
+fn transport_config(config: &Config, me: &PeerName) -> Result<TransportConfig, NodeError> {
+    let section = &config.transport;
+    let mut transport = TransportConfig::new(
+        me.clone(),
+        section.listen,
+        section.ca.clone(),
+        section.cert.clone(),
+        section.key.clone(),
+    );
+    for peer in &config.peers {
+        let name = PeerName::new(&peer.site, &peer.node)?;
+        transport.peers.push(PeerConfig { name, address: peer.address.clone() });
+    }
+    transport.congestion = match section.congestion {
+        crate::config::Congestion::Cubic => Congestion::Cubic,
+        crate::config::Congestion::Bbr => Congestion::Bbr,
+        crate::config::Congestion::Fixed => Congestion::Fixed { bytes: section.window_bytes.0 },
+    };
+    let idle_timeout_ms = section.idle_timeout_ms;
+    transport.limits = Limits { idle_timeout_ms, keep_alive_ms: (idle_timeout_ms / 6).max(50), ..Limits::default() };
+    Ok(transport)
+}

@@ -1,0 +1,261 @@
+//! Resync: shipping everything that changed since a seq to a replica that the journal can no longer serve.
+//!
+//! Source: pin the applied image, list what changed since the target's applied seq, send it page by page on the bulk
+//! connection, each page answered. Target: stage it beside the visible image; only when all of it is there does the
+//! core install it. The target's old image stays consistent and visible until then.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use farshore_core::api::Event;
+use farshore_core::durable::LogBase;
+use farshore_core::history::History;
+use farshore_core::ids::{BLOCK_BYTES, MemberId, Seq, VolumeId};
+
+use super::applier::Applier;
+use super::clock::random_u128;
+use super::create::nothing;
+use super::driver::{VolumeHandle, lock};
+use super::inbox::Inbox;
+use super::node::Shared;
+use super::rpc::{Call, ShippedRun};
+use crate::control::OpError;
+use crate::store::{BLOCKS_PER_EXTENT, ChangedExtent, Cursor, EXTENT_BYTES, StageData, StoreError};
+use crate::transport::PeerName;
+
+/// Extents listed at a time, and so the most that one page carries (4 MiB).
+const PAGE_EXTENTS: usize = 64;
+/// Patience with one page: the target writes it before it answers.
+const PAGE_PATIENCE: Duration = Duration::from_secs(30);
+/// A shipment whose source is silent this long is given up.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// An image being received.
+pub struct Incoming {
+    volume: VolumeId,
+    ship: u128,
+    image: LogBase,
+    history: History,
+    heard: Instant,
+}
+
+/// Ships in the background; tells the core when it ended, well or not (the core asks the target where it stands).
+pub fn send(
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    volume: VolumeId,
+    peer: Option<PeerName>,
+    to: MemberId,
+    base: Seq,
+    history: History,
+) {
+    tokio::spawn(async move {
+        let ship = random_u128();
+        let pin = format!("ship-{ship:032x}");
+        if let Some(peer) = peer {
+            let started = Instant::now();
+            match ship_pinned(&shared, &inbox, volume, &peer, ship, &pin, base, history).await {
+                Ok(bytes) => {
+                    let ms = started.elapsed().as_millis() as u64;
+                    tracing::info!(%volume, %peer, bytes, ms, "resync: image shipped");
+                }
+                Err(error) => tracing::warn!(%volume, %peer, %error, "resync: shipment failed, it will be tried again"),
+            }
+        }
+        let unpinned = shared.clone();
+        let _ = tokio::task::spawn_blocking(move || unpinned.store.unpin(volume, &pin)).await;
+        // A target that refused must not be asked again at once.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        inbox.event(Event::Shipped { to });
+    });
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, OpError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| OpError::internal("a store task ended").because(e))?
+        .map_err(|e| OpError::unavailable("the store could not do its part of a resync", "see the daemon's log").because(e))
+}
+
+#[allow(clippy::too_many_arguments)] // one call site; a struct would only rename them
+async fn ship_pinned(
+    shared: &Arc<Shared>,
+    inbox: &Arc<Inbox>,
+    volume: VolumeId,
+    peer: &PeerName,
+    ship: u128,
+    pin: &str,
+    base: Seq,
+    mut history: History,
+) -> Result<u64, OpError> {
+    let (store, name) = (shared.clone(), pin.to_string());
+    let seq = blocking(move || store.store.pin(volume, &name)).await?;
+    let image = base_at(shared, inbox, volume, seq).await?;
+    history.truncate(seq);
+    let (store, name) = (shared.clone(), pin.to_string());
+    let known = (base > Seq::ZERO).then_some(base);
+    let probe = blocking(move || match store.store.changed_since(volume, known, &name, Cursor::default(), 1) {
+        Err(StoreError::BelowFloor { .. }) => Ok(None),
+        Err(error) => Err(error),
+        Ok(_) => Ok(known),
+    });
+    // Below the changed-floor only a full copy helps, which also clears what we lack.
+    let base = probe.await?;
+    let begin = Call::ShipBegin { volume, ship, base: base.unwrap_or(Seq::ZERO), image, history };
+    shared.calls.call(&shared.transport, peer, &begin, PAGE_PATIENCE).await?;
+    let mut cursor = Some(Cursor::default());
+    let mut sent_bytes = 0;
+    while let Some(at) = cursor {
+        let (store, name) = (shared.clone(), pin.to_string());
+        let (runs, next) = blocking(move || {
+            let page = store.store.changed_since(volume, base, &name, at, PAGE_EXTENTS)?;
+            let mut runs = Vec::new();
+            for extent in &page.extents {
+                read_runs(&store, volume, &name, extent, &mut runs)?;
+            }
+            Ok((runs, page.next))
+        })
+        .await?;
+        sent_bytes += runs.iter().map(|r| r.data.as_ref().map_or(0, |d| d.len() as u64)).sum::<u64>();
+        if !runs.is_empty() {
+            let page = Call::ShipPage { volume, ship, runs };
+            shared.calls.call(&shared.transport, peer, &page, PAGE_PATIENCE).await?;
+        }
+        cursor = next;
+    }
+    let end = Call::ShipEnd { volume, ship };
+    shared.calls.call(&shared.transport, peer, &end, PAGE_PATIENCE).await?;
+    Ok(sent_bytes)
+}
+
+/// The hash of the record at the pinned seq, from our own journal or the applier's memory.
+async fn base_at(shared: &Arc<Shared>, _inbox: &Arc<Inbox>, volume: VolumeId, seq: Seq) -> Result<LogBase, OpError> {
+    let journal = shared.clone();
+    let records = tokio::task::spawn_blocking(move || journal.journal.read(volume, seq, 1)).await;
+    match records {
+        Ok(Ok(records)) if records.first().is_some_and(|r| r.seq == seq) => Ok(LogBase { seq, hash: records[0].hash() }),
+        _ => Err(OpError::unavailable(
+            format!("record {seq} is not in the journal, so an image at it can't be continued"),
+            "it is tried again after the next write",
+        )),
+    }
+}
+
+fn read_runs(
+    shared: &Shared,
+    volume: VolumeId,
+    pin: &str,
+    extent: &ChangedExtent,
+    runs: &mut Vec<ShippedRun>,
+) -> Result<(), StoreError> {
+    let kind = |block: usize| {
+        let bit = 1_u16 << block;
+        if extent.changed & bit == 0 { None } else { Some(extent.holes & bit != 0) }
+    };
+    let mut block = 0;
+    while block < BLOCKS_PER_EXTENT {
+        let Some(hole) = kind(block) else {
+            block += 1;
+            continue;
+        };
+        let first = block;
+        while block < BLOCKS_PER_EXTENT && kind(block) == Some(hole) {
+            block += 1;
+        }
+        let offset = extent.extent * EXTENT_BYTES + first as u64 * BLOCK_BYTES;
+        let length = (block - first) as u64 * BLOCK_BYTES;
+        let data = if hole { None } else { Some(shared.store.read_at(volume, pin, offset, length as usize)?) };
+        runs.push(ShippedRun { offset, length, data });
+    }
+    Ok(())
+}
+
+/// The target's side of one call.
+pub async fn receive(shared: Arc<Shared>, handle: Arc<VolumeHandle>, call: Call) -> Result<Bytes, OpError> {
+    match call {
+        Call::ShipBegin { volume, ship, base, image, history } => {
+            let store = shared.clone();
+            let base = (base > Seq::ZERO).then_some(base);
+            blocking(move || store.store.stage_begin(volume, ship, base, image.seq)).await?;
+            let mut incoming = lock(&shared.incoming);
+            incoming.retain(|i| i.volume != volume);
+            incoming.push(Incoming { volume, ship, image, history, heard: Instant::now() });
+        }
+        Call::ShipPage { volume, ship, runs } => {
+            heard(&shared, volume, ship)?;
+            let store = shared.clone();
+            blocking(move || {
+                for run in runs {
+                    let data = match run.data {
+                        Some(data) => StageData::Data(data),
+                        None => StageData::Hole { len: run.length },
+                    };
+                    store.store.stage_write(volume, ship, run.offset, data)?;
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        Call::ShipEnd { volume, ship } => {
+            heard(&shared, volume, ship)?;
+            let mut incoming = lock(&shared.incoming);
+            if let Some(at) = incoming.iter().position(|i| i.volume == volume && i.ship == ship) {
+                let Incoming { image, history, .. } = incoming.remove(at);
+                handle.inbox.event(Event::Staged { base: image, history });
+            }
+        }
+        _ => {}
+    }
+    Ok(nothing())
+}
+
+fn heard(shared: &Shared, volume: VolumeId, ship: u128) -> Result<(), OpError> {
+    let mut incoming = lock(&shared.incoming);
+    match incoming.iter_mut().find(|i| i.volume == volume && i.ship == ship) {
+        Some(found) => {
+            found.heard = Instant::now();
+            Ok(())
+        }
+        None => Err(OpError::failed_precondition("this shipment is not under way here", "begin it anew")),
+    }
+}
+
+/// Gives up what sources have abandoned, so that applying goes on.
+pub fn expire(shared: &Shared) {
+    let stale: Vec<(VolumeId, u128)> = {
+        let mut incoming = lock(&shared.incoming);
+        let stale = incoming.iter().filter(|i| i.heard.elapsed() > IDLE_MAX).map(|i| (i.volume, i.ship)).collect();
+        incoming.retain(|i| i.heard.elapsed() <= IDLE_MAX);
+        stale
+    };
+    for (volume, ship) in stale {
+        if let Err(error) = shared.store.stage_abort(volume, ship) {
+            tracing::warn!(%volume, %error, "an abandoned shipment could not be dropped");
+        }
+    }
+}
+
+/// Makes the staged image visible. After a crash it may be so already.
+pub fn install(shared: Arc<Shared>, inbox: Arc<Inbox>, applier: Arc<Applier>, volume: VolumeId, seq: Seq) {
+    tokio::task::spawn_blocking(move || {
+        let result = match shared.store.stage(volume) {
+            Ok(Some(stage)) if stage.target_seq == seq => shared.store.stage_commit(volume, stage.ship_id).map(|_| true),
+            Ok(_) => Ok(shared.store.volumes().iter().any(|v| v.volume == volume && v.applied_seq == seq)),
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(true) => {
+                applier.jump_to(seq);
+                inbox.event(Event::ImageVisible);
+            }
+            Ok(false) => inbox.event(Event::ImageLost),
+            Err(error) => {
+                tracing::error!(%volume, %error, "the staged image could not be made visible");
+                inbox.event(Event::JournalFailed { reason: format!("installing a resync's image: {error}") });
+            }
+        }
+    });
+}

@@ -1,0 +1,140 @@
+//! A volume as a block device: turns requests into inputs of its owner task, in the order of the calls.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use farshore_core::api::{Io, IoFault, Outcome};
+use farshore_core::record::{RECORD_PAYLOAD_MAX, RECORD_RANGE_MAX};
+use farshore_core::register::{Descriptor, Durability};
+use futures_util::future::BoxFuture;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::inbox::{Inbox, Input};
+use crate::device::{BlockDevice, Geometry, IoError};
+
+/// Requests of one device that wait for the core; below what the core accepts, so that it never has to refuse one.
+const REQUESTS_MAX: usize = 2048;
+const _: () = assert!(REQUESTS_MAX < farshore_core::limits::WAITING_REQUESTS_MAX);
+
+pub struct VolumeDevice {
+    inbox: Arc<Inbox>,
+    size_bytes: AtomicU64,
+    volatile_cache: bool,
+    permits: Semaphore,
+}
+
+impl VolumeDevice {
+    pub fn new(inbox: Arc<Inbox>, volume: &Descriptor) -> VolumeDevice {
+        VolumeDevice {
+            inbox,
+            size_bytes: AtomicU64::new(volume.size_bytes),
+            volatile_cache: volume.durability == Durability::Flush,
+            permits: Semaphore::new(REQUESTS_MAX),
+        }
+    }
+
+    pub fn resized(&self, size_bytes: u64) {
+        self.size_bytes.fetch_max(size_bytes, Ordering::Relaxed);
+    }
+
+    fn push(&self, io: Io) -> oneshot::Receiver<Outcome> {
+        let (reply, outcome) = oneshot::channel();
+        self.inbox.push(Input::Io { io, reply });
+        outcome
+    }
+
+    /// Pushes at the first poll, so that the order of calls is the order of seqs, then waits for the outcomes.
+    async fn submit(&self, parts: Vec<Io>) -> Result<Bytes, IoError> {
+        // All at once: requests that each held a part of what they need would wait for each other for ever.
+        let permits = self.permits.acquire_many(parts.len() as u32).await;
+        let _permits = permits.map_err(|_| IoError::Fenced("the device is closed".into()))?;
+        let waiting: Vec<_> = parts.into_iter().map(|io| self.push(io)).collect();
+        let mut data = Bytes::new();
+        for outcome in waiting {
+            match outcome.await {
+                Ok(Outcome::Done) => {}
+                Ok(Outcome::Data(bytes)) => data = bytes,
+                Ok(Outcome::Fault(fault)) => return Err(error(fault)),
+                Err(_) => return Err(IoError::Fenced("the volume's owner stopped".into())),
+            }
+        }
+        Ok(data)
+    }
+}
+
+fn error(fault: IoFault) -> IoError {
+    match fault {
+        IoFault::Fenced(reason) => IoError::Fenced(reason),
+        IoFault::Invalid => IoError::OutOfRange,
+        IoFault::Overload => IoError::Io("too many requests wait".into()),
+        IoFault::Unreadable(text) => IoError::Io(text),
+    }
+}
+
+/// Cuts a range into pieces of at most `max` bytes.
+fn pieces(offset: u64, len: u64, max: u64) -> impl Iterator<Item = (u64, u64)> {
+    (0..len.div_ceil(max)).map(move |i| (offset + i * max, max.min(len - i * max)))
+}
+
+impl BlockDevice for VolumeDevice {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            size_bytes: self.size_bytes.load(Ordering::Relaxed),
+            // Sectors of 512 bytes are an adapter's business; the core speaks whole blocks.
+            logical_block_bytes: 4096,
+            volatile_cache: self.volatile_cache,
+            read_only: false,
+        }
+    }
+
+    fn read(&self, offset: u64, len: u32) -> BoxFuture<'_, Result<Bytes, IoError>> {
+        Box::pin(async move {
+            self.geometry().check(offset, u64::from(len))?;
+            if len == 0 {
+                return Ok(Bytes::new());
+            }
+            let data = self.submit(vec![Io::Read { offset, length: len }]).await?;
+            if data.len() == len as usize { Ok(data) } else { Err(IoError::Io("short read".into())) }
+        })
+    }
+
+    fn write(&self, offset: u64, data: Bytes, fua: bool) -> BoxFuture<'_, Result<(), IoError>> {
+        Box::pin(async move {
+            self.geometry().check_change(offset, data.len() as u64)?;
+            let parts = pieces(0, data.len() as u64, RECORD_PAYLOAD_MAX as u64)
+                .map(|(at, len)| Io::Write {
+                    offset: offset + at,
+                    data: data.slice(at as usize..(at + len) as usize),
+                    fua,
+                })
+                .collect();
+            self.submit(parts).await.map(drop)
+        })
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), IoError>> {
+        Box::pin(async move { self.submit(vec![Io::Flush]).await.map(drop) })
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<(), IoError>> {
+        Box::pin(async move {
+            self.geometry().check_change(offset, len)?;
+            let parts =
+                pieces(offset, len, RECORD_RANGE_MAX).map(|(offset, length)| Io::Discard { offset, length }).collect();
+            self.submit(parts).await.map(drop)
+        })
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool, fua: bool) -> BoxFuture<'_, Result<(), IoError>> {
+        // A hole reads as zeroes and thin space is not reserved either way.
+        let _ = unmap;
+        Box::pin(async move {
+            self.geometry().check_change(offset, len)?;
+            let parts = pieces(offset, len, RECORD_RANGE_MAX)
+                .map(|(offset, length)| Io::WriteZeroes { offset, length, fua })
+                .collect();
+            self.submit(parts).await.map(drop)
+        })
+    }
+}
