@@ -276,6 +276,8 @@ pub struct Status {
     pub checkpointed: Seq,
     pub lease_left_us: Option<u64>,
     pub attached_here: bool,
+    /// The holder of the epoch that this node follows, if it does.
+    pub leader: Option<MemberId>,
     pub members: Vec<MemberStatus>,
     pub conditions: Vec<Condition>,
 }

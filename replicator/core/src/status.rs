@@ -39,6 +39,7 @@ impl Volume {
             checkpointed: replica.d.base.seq,
             lease_left_us: primary.map(|p| p.lease_until().map_or(0, |until| until.since(now))),
             attached_here: primary.is_some_and(Primary::device_open),
+            leader: replica.leader().map(|(_, member)| member),
             members,
             conditions: self.conditions(now),
         }

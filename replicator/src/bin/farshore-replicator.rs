@@ -1,1 +1,87 @@
-fn main() {}
+//! The storage daemon of a node.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use farshore_replicator::config::{CONFIG_PATH, Config};
+use farshore_replicator::control::ControlServer;
+use farshore_replicator::engine::Node;
+use farshore_replicator::telemetry::{self, HttpServer};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Holds replicas, runs the primaries of volumes attached on this node, and speaks to its peers.
+#[derive(Parser)]
+#[command(name = "farshore-replicator", version)]
+struct Arguments {
+    /// The configuration file.
+    #[arg(long, default_value = CONFIG_PATH)]
+    config: PathBuf,
+    /// Only check the configuration, then exit.
+    #[arg(long)]
+    check_config: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => return fail(&error),
+    };
+    if arguments.check_config {
+        println!("{}: ok", arguments.config.display());
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = telemetry::log::set_up(&config.log) {
+        return fail(&error);
+    }
+    farshore_replicator::device::become_io_flusher();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    match runtime.block_on(serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error.as_ref()),
+    }
+}
+
+fn fail(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
+    eprintln!("farshore-replicator: {error}");
+    ExitCode::FAILURE
+}
+
+async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    let socket = config.control.socket.clone();
+    let http = config.http.listen;
+    let node = Node::start(config).await?;
+    let mut control = ControlServer::start(&socket, node.clone()).await?;
+    let metrics = HttpServer::start(http, node.clone()).await?;
+    tracing::info!(socket = %socket.display(), %http, "ready");
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut reload = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = reload.recv() => reload_certificates(&node).await,
+            ended = control.ended() => {
+                ended?;
+                break;
+            }
+        }
+    }
+    tracing::info!("stopping");
+    control.stop().await?;
+    metrics.stop().await;
+    node.stop().await;
+    Ok(())
+}
+
+async fn reload_certificates(node: &Arc<Node>) {
+    if let Err(error) = node.shared.transport.reload_certificates().await {
+        tracing::error!(%error, "certificates not reloaded; the old ones stay in use");
+    }
+}

@@ -115,10 +115,11 @@ impl Applier {
     }
 
     fn batch(&self, from: Seq, upto: Seq) -> Result<Seq, Stop> {
-        let mut records = self.shared.journal.read(self.volume, from, BATCH_BYTES_MAX).map_err(|error| match error {
-            ReadError::BelowFloor { .. } => Stop::For(format!("record {from} is no longer in the journal")),
-            other => Stop::Retry(other.to_string()),
-        })?;
+        let mut records =
+            self.shared.journal.read(self.volume, from, BATCH_BYTES_MAX).map_err(|error| match error {
+                ReadError::BelowFloor { .. } => Stop::For(format!("record {from} is no longer in the journal")),
+                other => Stop::Retry(other.to_string()),
+            })?;
         records.retain(|r| r.seq <= upto);
         let Some(last) = records.last() else { return Err(Stop::Retry(format!("record {from} is not readable yet"))) };
         let last_seq = last.seq;

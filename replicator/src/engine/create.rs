@@ -26,7 +26,10 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Node {
     /// Creates the volume on every member, or on none.
-    pub(super) async fn create(self: &std::sync::Arc<Self>, request: api::CreateVolumeRequest) -> Result<VolumeId, OpError> {
+    pub(super) async fn create(
+        self: &std::sync::Arc<Self>,
+        request: api::CreateVolumeRequest,
+    ) -> Result<VolumeId, OpError> {
         if let Some(existing) = self.catalog.find(&request.name) {
             return self.same_as(&existing, &request);
         }
@@ -123,7 +126,10 @@ impl Node {
             })
             .await
             .map_err(|e| OpError::internal("making the replica's store").because(e))?
-            .map_err(|e| OpError::unavailable(format!("{} could not make room for {name}", self.shared.me), "see its log").because(e))?;
+            .map_err(|e| {
+                OpError::unavailable(format!("{} could not make room for {name}", self.shared.me), "see its log")
+                    .because(e)
+            })?;
         }
         self.persist(Entry::Meta { volume, blob: durable.encode() }).await?;
         let last = LogBase::default();
@@ -189,18 +195,22 @@ impl Node {
             .chain(self.config.peers.iter().map(|p| (p.site.clone(), p.node.clone())));
         let nodes: Vec<String> = known.filter(|(s, _)| s == site).map(|(_, n)| n).collect();
         let sites = || {
-            let mut sites: Vec<&str> = self.config.peers.iter().map(|p| p.site.as_str()).chain([me.site.as_str()]).collect();
+            let mut sites: Vec<&str> =
+                self.config.peers.iter().map(|p| p.site.as_str()).chain([me.site.as_str()]).collect();
             sites.sort_unstable();
             sites.dedup();
             sites.join(", ")
         };
         match (nodes.as_slice(), node) {
-            ([], _) => Err(OpError::invalid(format!("site {site} is not known here"), format!("known sites: {}", sites()))),
+            ([], _) => {
+                Err(OpError::invalid(format!("site {site} is not known here"), format!("known sites: {}", sites())))
+            }
             ([only, ..], "") => Ok(only.clone()),
             (nodes, named) if nodes.iter().any(|n| n == named) => Ok(named.to_string()),
-            (nodes, named) => {
-                Err(OpError::invalid(format!("site {site} has no node {named}"), format!("its nodes: {}", nodes.join(", "))))
-            }
+            (nodes, named) => Err(OpError::invalid(
+                format!("site {site} has no node {named}"),
+                format!("its nodes: {}", nodes.join(", ")),
+            )),
         }
     }
 }
@@ -217,7 +227,12 @@ pub(super) fn member_kind(spec: &api::MemberSpec) -> MemberKind {
     }
 }
 
-pub(super) fn first_state(me: MemberId, incarnation: Incarnation, lineage: LineageId, config: Configuration) -> Durable {
+pub(super) fn first_state(
+    me: MemberId,
+    incarnation: Incarnation,
+    lineage: LineageId,
+    config: Configuration,
+) -> Durable {
     Durable {
         me,
         lineage,
@@ -269,10 +284,8 @@ fn first_configuration(
         .filter(|((m, _), _)| m.kind != MemberKind::Observer)
         .map(|((m, inc), spec)| Vote { member: m.id, incarnation: *inc, votes: (spec.votes.max(1)).min(255) as u8 })
         .collect();
-    let sync = data
-        .iter()
-        .map(|(m, inc)| SyncMember { member: m.id, incarnation: *inc, site: m.site.clone() })
-        .collect();
+    let sync =
+        data.iter().map(|(m, inc)| SyncMember { member: m.id, incarnation: *inc, site: m.site.clone() }).collect();
     let current = Terms { votes, sync, rule, primary_site: first.site.clone() };
     if !current.data_quorum(|_| true) {
         return Err(OpError::invalid(

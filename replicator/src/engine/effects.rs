@@ -59,7 +59,15 @@ impl Driver {
                     self.config.send_replace(std::sync::Arc::new(*config));
                 }
                 Effect::Ship { to, base, history } => {
-                    ship::send(self.shared.clone(), self.inbox.clone(), self.volume.id(), self.address(to), to, base, history);
+                    ship::send(
+                        self.shared.clone(),
+                        self.inbox.clone(),
+                        self.volume.id(),
+                        self.address(to),
+                        to,
+                        base,
+                        history,
+                    );
                 }
                 Effect::InstallImage { seq } => {
                     ship::install(self.shared.clone(), self.inbox.clone(), self.applier.clone(), self.volume.id(), seq);

@@ -15,10 +15,20 @@ const MESSAGES_MAX: usize = 8192;
 pub enum Input {
     /// Completions of effects; bounded by what the core has outstanding.
     Event(Event),
-    Io { io: Io, reply: oneshot::Sender<Outcome> },
-    Command { command: Command, reply: oneshot::Sender<Result<(), Refusal>> },
-    Status { reply: oneshot::Sender<Status> },
-    Stop { reply: oneshot::Sender<()> },
+    Io {
+        io: Io,
+        reply: oneshot::Sender<Outcome>,
+    },
+    Command {
+        command: Command,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    Status {
+        reply: oneshot::Sender<Status>,
+    },
+    Stop {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 #[derive(Default)]

@@ -1,7 +1,7 @@
 //! The node: opens journal and store, brings its volumes back, and routes what peers say.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,8 +18,9 @@ use super::driver::{VolumeHandle, lock};
 use super::rpc::{self, Arrival, Call, Calls};
 use super::ship::Incoming;
 use super::{checkpointer, recovery, ship};
-use crate::config::Config;
-use crate::control::{OpError, Operations};
+use crate::config::{Config, JournalEngine};
+use crate::control::OpError;
+use crate::disk::EngineChoice;
 use crate::journal::{Journal, JournalConfig};
 use crate::store::{NodeIdentity, Store, StoreConfig};
 use crate::transport::{
@@ -67,6 +68,8 @@ pub struct Node {
     /// Peers that spoke for volumes which do not list them: told about once.
     strangers: Mutex<BTreeSet<(PeerName, VolumeId)>>,
     connected: Mutex<BTreeSet<PeerName>>,
+    /// For verbs, which run in tasks of their own.
+    pub(super) myself: Weak<Node>,
 }
 
 impl Node {
@@ -74,22 +77,20 @@ impl Node {
     pub async fn start(config: Config) -> Result<Arc<Node>, NodeError> {
         let me = PeerName::new(&config.node.site, &config.node.node)?;
         for dir in [&config.node.data_dir, &config.node.runtime_dir] {
-            std::fs::create_dir_all(dir)
-                .map_err(|source| NodeError::Io { what: "creating", path: dir.clone(), source })?;
+            std::fs::create_dir_all(dir).map_err(|source| NodeError::Io {
+                what: "creating",
+                path: dir.clone(),
+                source,
+            })?;
         }
         let (journal, found, store) = open_disks(&config, &me).await?;
         let (sender, events) = mpsc::channel(TRANSPORT_EVENTS_MAX);
         let transport = Transport::start(transport_config(&config, &me)?, sender).await?;
-        let shared = Arc::new(Shared {
-            me,
-            journal,
-            store,
-            transport,
-            calls: Calls::default(),
-            incoming: Mutex::default(),
-        });
+        let shared =
+            Arc::new(Shared { me, journal, store, transport, calls: Calls::default(), incoming: Mutex::default() });
         let attachments = Attachments::start(&config).await?;
-        let node = Arc::new(Node {
+        let node = Arc::new_cyclic(|myself| Node {
+            myself: myself.clone(),
             shared: shared.clone(),
             catalog: Catalog::default(),
             config,
@@ -110,7 +111,6 @@ impl Node {
                 }
             }
         }
-        node.attachments.serve(&node);
         tokio::spawn(node.clone().route(events));
         tokio::spawn(checkpointer::run(node.clone()));
         tokio::spawn(node.clone().take_devices_back());
@@ -222,8 +222,13 @@ impl Node {
     async fn on_call(self: &Arc<Self>, peer: &PeerName, call: Call) -> Result<Bytes, OpError> {
         match call {
             Call::Join { volume, durable } => {
-                let durable = Durable::decode(durable)
-                    .map_err(|e| OpError::invalid(format!("a peer's description of {volume} does not decode"), "run the same version on all nodes").because(e))?;
+                let durable = Durable::decode(durable).map_err(|e| {
+                    OpError::invalid(
+                        format!("a peer's description of {volume} does not decode"),
+                        "run the same version on all nodes",
+                    )
+                    .because(e)
+                })?;
                 let listed = durable.config.members.iter().any(|m| m.site == peer.site && m.node == peer.node);
                 if !listed {
                     return Err(OpError::invalid(format!("{peer} is no member of volume {volume}"), "ask a member"));
@@ -234,19 +239,22 @@ impl Node {
             Call::Forget { volume } => {
                 if let Some(handle) = self.catalog.get(volume) {
                     if !is_member(&handle, peer, None) {
-                        return Err(OpError::invalid(format!("{peer} is no member of volume {volume}"), "ask a member"));
+                        return Err(OpError::invalid(
+                            format!("{peer} is no member of volume {volume}"),
+                            "ask a member",
+                        ));
                     }
                     self.forget(&handle).await?;
                 }
                 Ok(Bytes::new())
             }
-            Call::Forward { method, request } => {
-                let operations: Arc<dyn Operations> = self.clone();
-                super::operations::serve_forwarded(operations.as_ref(), &method, request).await
-            }
+            Call::Forward { method, request } => super::operations::serve_forwarded(self, &method, request).await,
             Call::ShipBegin { volume, .. } | Call::ShipPage { volume, .. } | Call::ShipEnd { volume, .. } => {
                 let handle = self.catalog.get(volume).filter(|h| is_member(h, peer, None)).ok_or_else(|| {
-                    OpError::not_found(format!("volume {volume} is not held here for {peer}"), "see `farshore volume show`")
+                    OpError::not_found(
+                        format!("volume {volume} is not held here for {peer}"),
+                        "see `farshore volume show`",
+                    )
                 })?;
                 ship::receive(self.shared.clone(), handle, call).await
             }
@@ -267,13 +275,17 @@ async fn open_disks(
         dir: config.node.data_dir.join("journal"),
         segment_bytes: config.journal.segment_bytes.0,
         budget_bytes: config.journal.budget_bytes.0,
-        engine: config.journal.engine.into(),
+        engine: match config.journal.engine {
+            JournalEngine::Auto => EngineChoice::Auto,
+            JournalEngine::IoUring => EngineChoice::IoUring,
+            JournalEngine::Threads => EngineChoice::Threads,
+        },
     };
     let store_config = StoreConfig::new(
         config.node.data_dir.join("store"),
-        NodeIdentity { site: me.site.clone(), node: me.node.clone() },
-        config.store.capacity_bytes.map(|b| b.0),
+        NodeIdentity { name: me.to_string(), uuid: node_uuid(me) },
     );
+    let store_config = StoreConfig { capacity_bytes: config.store.capacity_bytes.map(|b| b.0), ..store_config };
     let opened = tokio::task::spawn_blocking(move || {
         let (journal, found) = Journal::open(journal_config)?;
         let store = Store::open(store_config)?;
@@ -284,13 +296,8 @@ async fn open_disks(
 
 fn transport_config(config: &Config, me: &PeerName) -> Result<TransportConfig, NodeError> {
     let section = &config.transport;
-    let mut transport = TransportConfig::new(
-        me.clone(),
-        section.listen,
-        section.ca.clone(),
-        section.cert.clone(),
-        section.key.clone(),
-    );
+    let mut transport =
+        TransportConfig::new(me.clone(), section.listen, section.ca.clone(), section.cert.clone(), section.key.clone());
     for peer in &config.peers {
         let name = PeerName::new(&peer.site, &peer.node)?;
         transport.peers.push(PeerConfig { name, address: peer.address.clone() });
@@ -303,4 +310,32 @@ fn transport_config(config: &Config, me: &PeerName) -> Result<TransportConfig, N
     let idle_timeout_ms = section.idle_timeout_ms;
     transport.limits = Limits { idle_timeout_ms, keep_alive_ms: (idle_timeout_ms / 6).max(50), ..Limits::default() };
     Ok(transport)
+}
+
+/// A node is its name: the same one comes back to its own directory after a reinstallation.
+fn node_uuid(me: &PeerName) -> u128 {
+    let digest = blake3::hash(me.to_string().as_bytes());
+    let mut low = [0; 16];
+    low.copy_from_slice(&digest.as_bytes()[..16]);
+    u128::from_le_bytes(low)
+}
+
+impl Node {
+    /// An orderly end: devices closed, volumes stopped, disks synced. The next start takes the devices back.
+    pub async fn stop(&self) {
+        self.attachments.suspend().await;
+        for handle in self.catalog.all() {
+            handle.stop().await;
+        }
+        self.shared.transport.shutdown().await;
+        let shared = self.shared.clone();
+        let stopped = tokio::task::spawn_blocking(move || {
+            let result = shared.store.checkpoint();
+            shared.journal.close();
+            result
+        });
+        if let Ok(Err(error)) = stopped.await {
+            tracing::warn!(%error, "the last checkpoint failed; the journal has what it lacks");
+        }
+    }
 }

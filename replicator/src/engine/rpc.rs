@@ -39,15 +39,36 @@ pub struct ShippedRun {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     /// Hold a member of this volume from now on; the blob is the replica's first durable state.
-    Join { volume: VolumeId, durable: Bytes },
+    Join {
+        volume: VolumeId,
+        durable: Bytes,
+    },
     /// The volume is deleted, or this member was taken out of it.
-    Forget { volume: VolumeId },
+    Forget {
+        volume: VolumeId,
+    },
     /// A verb for this node's control plane: gRPC method and request, by name.
-    Forward { method: String, request: Bytes },
+    Forward {
+        method: String,
+        request: Bytes,
+    },
     /// An image follows: everything changed since `base`, as of `image`.
-    ShipBegin { volume: VolumeId, ship: u128, base: Seq, image: LogBase, history: History },
-    ShipPage { volume: VolumeId, ship: u128, runs: Vec<ShippedRun> },
-    ShipEnd { volume: VolumeId, ship: u128 },
+    ShipBegin {
+        volume: VolumeId,
+        ship: u128,
+        base: Seq,
+        image: LogBase,
+        history: History,
+    },
+    ShipPage {
+        volume: VolumeId,
+        ship: u128,
+        runs: Vec<ShippedRun>,
+    },
+    ShipEnd {
+        volume: VolumeId,
+        ship: u128,
+    },
 }
 
 /// What arrived, sorted by its first byte.

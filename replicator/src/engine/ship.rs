@@ -74,10 +74,9 @@ pub fn send(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, OpError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| OpError::internal("a store task ended").because(e))?
-        .map_err(|e| OpError::unavailable("the store could not do its part of a resync", "see the daemon's log").because(e))
+    tokio::task::spawn_blocking(work).await.map_err(|e| OpError::internal("a store task ended").because(e))?.map_err(
+        |e| OpError::unavailable("the store could not do its part of a resync", "see the daemon's log").because(e),
+    )
 }
 
 #[allow(clippy::too_many_arguments)] // one call site; a struct would only rename them
@@ -136,7 +135,9 @@ async fn base_at(shared: &Arc<Shared>, _inbox: &Arc<Inbox>, volume: VolumeId, se
     let journal = shared.clone();
     let records = tokio::task::spawn_blocking(move || journal.journal.read(volume, seq, 1)).await;
     match records {
-        Ok(Ok(records)) if records.first().is_some_and(|r| r.seq == seq) => Ok(LogBase { seq, hash: records[0].hash() }),
+        Ok(Ok(records)) if records.first().is_some_and(|r| r.seq == seq) => {
+            Ok(LogBase { seq, hash: records[0].hash() })
+        }
         _ => Err(OpError::unavailable(
             format!("record {seq} is not in the journal, so an image at it can't be continued"),
             "it is tried again after the next write",
@@ -242,7 +243,9 @@ pub fn expire(shared: &Shared) {
 pub fn install(shared: Arc<Shared>, inbox: Arc<Inbox>, applier: Arc<Applier>, volume: VolumeId, seq: Seq) {
     tokio::task::spawn_blocking(move || {
         let result = match shared.store.stage(volume) {
-            Ok(Some(stage)) if stage.target_seq == seq => shared.store.stage_commit(volume, stage.ship_id).map(|_| true),
+            Ok(Some(stage)) if stage.target_seq == seq => {
+                shared.store.stage_commit(volume, stage.ship_id).map(|_| true)
+            }
             Ok(_) => Ok(shared.store.volumes().iter().any(|v| v.volume == volume && v.applied_seq == seq)),
             Err(error) => Err(error),
         };

@@ -1,0 +1,223 @@
+//! The devices of this node: NBD exports and FUSE files under loop devices, and what to bring back after a restart.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use farshore_core::ids::{SessionId, VolumeId};
+use farshore_proto::v1 as api;
+
+use super::driver::{DeviceState, VolumeHandle, lock};
+use super::node::{Node, NodeError};
+use crate::config::Config;
+use crate::control::OpError;
+use crate::device::{BlockDevice, DeviceError, Exports, FuseDevice, NbdListen, NbdServer, SectorDevice};
+
+/// The NBD exports, by volume name.
+#[derive(Default)]
+struct ExportTable {
+    devices: Mutex<BTreeMap<String, Arc<dyn BlockDevice>>>,
+}
+
+impl Exports for ExportTable {
+    fn open(&self, name: &str) -> Option<Arc<dyn BlockDevice>> {
+        lock(&self.devices).get(name).cloned()
+    }
+
+    fn list(&self) -> Vec<String> {
+        lock(&self.devices).keys().cloned().collect()
+    }
+}
+
+struct Attached {
+    session: SessionId,
+    name: String,
+    status: api::DeviceStatus,
+    fuse: Option<FuseDevice>,
+}
+
+pub struct Attachments {
+    exports: Arc<ExportTable>,
+    /// Kept for their sockets.
+    _servers: Vec<NbdServer>,
+    socket: PathBuf,
+    runtime_dir: PathBuf,
+    /// One file per volume with the kind of its device.
+    state_dir: PathBuf,
+    attached: tokio::sync::Mutex<BTreeMap<VolumeId, Attached>>,
+}
+
+impl Attachments {
+    pub async fn start(config: &Config) -> Result<Attachments, NodeError> {
+        let runtime_dir = config.node.runtime_dir.clone();
+        let state_dir = config.node.data_dir.join("attachments");
+        std::fs::create_dir_all(&state_dir).map_err(|source| NodeError::Io {
+            what: "creating",
+            path: state_dir.clone(),
+            source,
+        })?;
+        for stale in FuseDevice::cleanup_stale(&runtime_dir).await? {
+            tracing::info!(?stale, "removed what an earlier life of the daemon left");
+        }
+        let exports = Arc::new(ExportTable::default());
+        let socket = config.nbd.socket.clone();
+        let mut servers = vec![NbdServer::start(NbdListen::Unix(socket.clone()), exports.clone()).await?];
+        if let Some(address) = config.nbd.tcp {
+            servers.push(NbdServer::start(NbdListen::Tcp { address, tls: None }, exports.clone()).await?);
+        }
+        let attached = tokio::sync::Mutex::default();
+        Ok(Attachments { exports, _servers: servers, socket, runtime_dir, state_dir, attached })
+    }
+
+    /// Removes a volume's device when the core closes it: fenced, handed over, or detached.
+    fn watch(node: Arc<Node>, handle: Arc<VolumeHandle>) {
+        let mut device = handle.device.clone();
+        tokio::spawn(async move {
+            let closed = device.wait_for(|state| matches!(state, DeviceState::Closed { .. })).await;
+            let reason = match closed.map(|s| s.clone()) {
+                Ok(DeviceState::Closed { reason }) => reason,
+                _ => "the volume is gone".into(),
+            };
+            if node.attachments.is_open(handle.id).await {
+                tracing::warn!(volume = %handle.name(), reason, "the device is closed");
+                if let Err(error) = node.attachments.close(handle.id, true).await {
+                    tracing::error!(volume = %handle.name(), %error, "the device could not be removed");
+                }
+            }
+        });
+    }
+
+    pub async fn is_open(&self, volume: VolumeId) -> bool {
+        self.attached.lock().await.contains_key(&volume)
+    }
+
+    pub async fn describe(&self, volume: VolumeId) -> Option<(SessionId, api::DeviceStatus)> {
+        self.attached.lock().await.get(&volume).map(|a| (a.session, a.status.clone()))
+    }
+
+    /// Makes the device that users open. The core has granted the session.
+    pub async fn open(
+        &self,
+        node: &Arc<Node>,
+        handle: &Arc<VolumeHandle>,
+        session: SessionId,
+        kind: api::DeviceKind,
+    ) -> Result<api::DeviceStatus, OpError> {
+        let mut attached = self.attached.lock().await;
+        if let Some(existing) = attached.get(&handle.id) {
+            return Ok(existing.status.clone());
+        }
+        let (name, sectors) = {
+            let config = handle.config.borrow();
+            (config.volume.name.clone(), config.volume.logical_block_bytes == 512)
+        };
+        let device: Arc<dyn BlockDevice> = handle.block.clone();
+        let device = if sectors { Arc::new(SectorDevice::new(device)) as Arc<dyn BlockDevice> } else { device };
+        let kind = choose(kind)?;
+        let mut status = api::DeviceStatus { kind: kind.into(), ..api::DeviceStatus::default() };
+        // Userland clients reach every attached volume over NBD too.
+        lock(&self.exports.devices).insert(name.clone(), device.clone());
+        status.socket = self.socket.display().to_string();
+        status.export = name.clone();
+        let mut fuse = None;
+        if kind == api::DeviceKind::Fuse {
+            match FuseDevice::attach(&name, device, &self.runtime_dir).await {
+                Ok(opened) => {
+                    status.path = opened.loop_path().display().to_string();
+                    fuse = Some(opened);
+                }
+                Err(error) => {
+                    lock(&self.exports.devices).remove(&name);
+                    return Err(device_error(&name, error));
+                }
+            }
+        }
+        self.remember(handle.id, kind);
+        attached.insert(handle.id, Attached { session, name, status: status.clone(), fuse });
+        drop(attached);
+        Self::watch(node.clone(), handle.clone());
+        Ok(status)
+    }
+
+    /// Removes the device. Refuses while somebody has it open, unless `force`.
+    pub async fn close(&self, volume: VolumeId, force: bool) -> Result<(), OpError> {
+        let mut attached = self.attached.lock().await;
+        let Some(mut found) = attached.remove(&volume) else { return Ok(()) };
+        if let Some(fuse) = found.fuse.take() {
+            let result = if force { fuse.detach_forced().await } else { fuse.detach().await };
+            if let Err((fuse, error)) = result {
+                let error = device_error(&found.name, error);
+                found.fuse = fuse;
+                if !force {
+                    attached.insert(volume, found);
+                    return Err(error);
+                }
+                tracing::warn!(volume = %found.name, %error, "the device is removed although it is in use");
+            }
+        }
+        lock(&self.exports.devices).remove(&found.name);
+        let _ = std::fs::remove_file(self.file(volume));
+        Ok(())
+    }
+
+    /// After a restart: the core has taken the epoch back, so the device comes back too.
+    pub async fn reopen(&self, node: &Arc<Node>, handle: &Arc<VolumeHandle>) {
+        let DeviceState::Open { session } = handle.device.borrow().clone() else { return };
+        let kind = self.remembered(handle.id);
+        match self.open(node, handle, session, kind).await {
+            Ok(status) => tracing::info!(volume = %handle.name(), path = status.path, "device taken back"),
+            Err(error) => tracing::error!(volume = %handle.name(), %error, "device not taken back"),
+        }
+    }
+
+    /// The daemon stops: its devices end with it, and are remembered.
+    pub async fn suspend(&self) {
+        let mut attached = self.attached.lock().await;
+        for (volume, mut found) in std::mem::take(&mut *attached) {
+            if let Some(fuse) = found.fuse.take()
+                && let Err((_, error)) = fuse.detach_forced().await
+            {
+                tracing::warn!(%volume, %error, "a device could not be removed");
+            }
+        }
+    }
+
+    fn file(&self, volume: VolumeId) -> PathBuf {
+        self.state_dir.join(volume.to_string())
+    }
+
+    fn remember(&self, volume: VolumeId, kind: api::DeviceKind) {
+        if let Err(error) = std::fs::write(self.file(volume), kind.as_str_name()) {
+            tracing::warn!(%volume, %error, "the kind of its device could not be noted; after a restart it is chosen anew");
+        }
+    }
+
+    fn remembered(&self, volume: VolumeId) -> api::DeviceKind {
+        std::fs::read_to_string(self.file(volume))
+            .ok()
+            .and_then(|name| api::DeviceKind::from_str_name(name.trim()))
+            .unwrap_or(api::DeviceKind::Unspecified)
+    }
+}
+
+/// The best device this machine can do, or the one that was named.
+fn choose(kind: api::DeviceKind) -> Result<api::DeviceKind, OpError> {
+    let real = Path::new("/dev/fuse").exists() && Path::new("/dev/loop-control").exists();
+    match kind {
+        api::DeviceKind::Unspecified if real => Ok(api::DeviceKind::Fuse),
+        api::DeviceKind::Unspecified => Ok(api::DeviceKind::Nbd),
+        api::DeviceKind::Ublk => Err(OpError::unsupported(
+            "ublk devices are not supported by this version",
+            "use --device auto, nbd or fuse",
+        )),
+        other => Ok(other),
+    }
+}
+
+fn device_error(name: &str, error: DeviceError) -> OpError {
+    OpError::failed_precondition(
+        format!("the device of {name} could not be changed"),
+        "stop what uses the device (umount it), or see `farshore doctor`",
+    )
+    .because(error)
+}

@@ -1,0 +1,150 @@
+//! Who holds a copy: add, remove, replace, resize. All of it at the epoch's holder, as changes of the register.
+
+use std::sync::Arc;
+
+use farshore_core::api::{Change, Command};
+use farshore_core::ids::{Incarnation, MemberId};
+use farshore_core::register::{Configuration, DataRule, Member, MemberKind};
+use farshore_proto::v1 as api;
+
+use super::clock::random_u128;
+use super::create::{first_state, member_kind, name_error, rule_of};
+use super::driver::VolumeHandle;
+use super::node::Node;
+use super::roles::refused;
+use crate::control::OpError;
+use crate::transport::PeerName;
+
+/// A change waits this long for the one before it.
+const PENDING_RETRIES: usize = 50;
+const PENDING_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+impl Node {
+    /// One change of the register, after those that are on their way.
+    pub(super) async fn change(&self, handle: &VolumeHandle, change: Change) -> Result<(), OpError> {
+        for _ in 0..PENDING_RETRIES {
+            match handle.command(Command::Change(change.clone())).await {
+                Err(refusal) if refusal.rule == "change-pending" => tokio::time::sleep(PENDING_PAUSE).await,
+                other => return other.map_err(refused),
+            }
+        }
+        Err(OpError::unavailable("another change of the configuration does not end", "see `farshore status`"))
+    }
+
+    /// Is the epoch held here? Else the name of the node to ask.
+    pub(super) async fn elsewhere(&self, handle: &VolumeHandle) -> Result<Option<PeerName>, OpError> {
+        match self.holder(handle).await {
+            Some(holder) if holder == handle.me => Ok(None),
+            Some(holder) => self.peer_of(handle, holder).map(Some),
+            None => Err(OpError::unavailable("no primary is known", "promote a site first")),
+        }
+    }
+
+    pub(super) async fn add_member(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        spec: &api::MemberSpec,
+    ) -> Result<(), OpError> {
+        let config = handle.config.borrow().clone();
+        let node = self.choose_node(&spec.site, &spec.node)?;
+        let id = MemberId(config.members.iter().map(|m| m.id.0).max().unwrap_or(0) + 1);
+        let member = Member { id, site: spec.site.clone(), node, kind: member_kind(spec) };
+        if config.members.iter().any(|m| m.site == member.site && m.node == member.node) {
+            return Err(OpError::already_exists(
+                format!("{}/{} is a member already", member.site, member.node),
+                "`farshore member replace` renews a member whose disk is gone",
+            ));
+        }
+        let votes = if member.kind == MemberKind::Observer { 0 } else { spec.votes.clamp(1, 255) as u8 };
+        let incarnation = Incarnation(random_u128());
+        let peer = self.join_as(handle, &member, incarnation).await?;
+        if let Err(error) = self.change(handle, Change::Add { member: member.clone(), incarnation, votes }).await {
+            let _ = self.ask_forget(&peer, handle.id).await;
+            return Err(error);
+        }
+        self.refit_rule(handle, |_| true).await
+    }
+
+    async fn join_as(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        member: &Member,
+        incarnation: Incarnation,
+    ) -> Result<PeerName, OpError> {
+        let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
+        let mut config = status.config.clone();
+        if config.member(member.id).is_none() {
+            config.members.push(member.clone());
+        }
+        let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
+        let durable = first_state(member.id, incarnation, status.lineage, config);
+        self.join(&peer, handle.id, &durable).await?;
+        Ok(peer)
+    }
+
+    /// A named policy's numbers follow the members that were asked for.
+    async fn refit_rule(&self, handle: &VolumeHandle, keep: impl Fn(&Member) -> bool) -> Result<(), OpError> {
+        let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
+        let Some(rule) = refitted(&status.config, keep)? else { return Ok(()) };
+        let policy = status.config.volume.policy.clone();
+        self.change(handle, Change::Rule { policy, rule }).await
+    }
+
+    pub(super) async fn remove_member(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        site: &str,
+        node: &str,
+    ) -> Result<(), OpError> {
+        let config = handle.config.borrow().clone();
+        let member = find_member(&config, site, node)?;
+        self.refit_rule(handle, |m| m.id != member.id).await?;
+        self.change(handle, Change::Remove { member: member.id }).await?;
+        let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
+        if let Err(error) = self.ask_forget(&peer, handle.id).await {
+            tracing::warn!(%peer, %error, "the removed member could not be told; its copy stays until it is deleted there");
+        }
+        Ok(())
+    }
+
+    pub(super) async fn replace_member(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        request: &api::ReplaceMemberRequest,
+    ) -> Result<(), OpError> {
+        let config = handle.config.borrow().clone();
+        let member = find_member(&config, &request.site, &request.node)?;
+        if let Some(with) = request.with.as_ref().filter(|w| !w.site.is_empty() && w.site != member.site) {
+            // Another place: the new copy is whole before the old one goes.
+            self.add_member(handle, with).await?;
+            return self.remove_member(handle, &member.site, &member.node).await;
+        }
+        let incarnation = Incarnation(random_u128());
+        self.join_as(handle, &member, incarnation).await?;
+        self.change(handle, Change::Readmit { member: member.id, incarnation }).await
+    }
+}
+
+pub(super) fn find_member(config: &Configuration, site: &str, node: &str) -> Result<Member, OpError> {
+    config.members.iter().find(|m| m.site == site && (node.is_empty() || m.node == node)).cloned().ok_or_else(|| {
+        OpError::not_found(
+            format!("volume {} has no member in {site}", config.volume.name),
+            "see `farshore volume show` for its members",
+        )
+    })
+}
+
+fn refitted(config: &Configuration, keep: impl Fn(&Member) -> bool) -> Result<Option<DataRule>, OpError> {
+    let sites: Vec<&str> =
+        config.members.iter().filter(|m| m.kind == MemberKind::Data && keep(m)).map(|m| m.site.as_str()).collect();
+    let rule = config.volume.rule;
+    let policy = api::Policy {
+        quorum: config.volume.policy.clone(),
+        w: rule.w.into(),
+        min_remote: rule.min_remote.into(),
+        local_required: rule.local,
+        ..api::Policy::default()
+    };
+    let next = rule_of(&policy, &sites, &config.current.primary_site)?;
+    Ok((next != rule).then_some(next))
+}

@@ -1,0 +1,53 @@
+//! What `/metrics`, `/healthz` and `/readyz` read from the engine.
+
+use farshore_proto::v1 as api;
+use futures_util::future::BoxFuture;
+
+use super::node::Node;
+use crate::control::Operations;
+use crate::telemetry::{Health, JournalReading, MetricsSource, NodeReading, Readings, StoreReading, VolumeReading};
+
+impl MetricsSource for Node {
+    fn readings(&self) -> BoxFuture<'_, Readings> {
+        Box::pin(async move {
+            let volumes: Vec<api::VolumeStatus> = self.list_volumes().await.unwrap_or_default();
+            let journal = self.shared.journal.status();
+            let space = self.shared.store.space();
+            Readings {
+                node: NodeReading {
+                    site: self.shared.me.site.clone(),
+                    node: self.shared.me.node.clone(),
+                    journal: JournalReading {
+                        engine: journal.engine.to_string(),
+                        used_bytes: journal.used_bytes,
+                        budget_bytes: journal.budget_bytes,
+                        poisoned: journal.poisoned.is_some(),
+                        ..JournalReading::default()
+                    },
+                    store: StoreReading {
+                        capacity_bytes: space.capacity_bytes,
+                        used_bytes: space.used_bytes,
+                        ..StoreReading::default()
+                    },
+                    conditions: self.node_conditions(),
+                },
+                volumes: volumes
+                    .into_iter()
+                    .map(|status| VolumeReading { status, ..VolumeReading::default() })
+                    .collect(),
+                peers: self.peer_views(),
+            }
+        })
+    }
+
+    fn health(&self) -> Health {
+        match self.shared.journal.status().poisoned {
+            Some(reason) => Err(format!("the journal is poisoned: {reason}")),
+            None => Ok(()),
+        }
+    }
+
+    fn readiness(&self) -> Health {
+        self.health()
+    }
+}

@@ -1,0 +1,320 @@
+//! The control plane's verbs, each where it belongs: here, or on the node that holds what it needs.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use farshore_core::api::{Command, Promotion};
+use farshore_proto::v1 as api;
+use prost::Message;
+
+use super::driver::{VolumeHandle, lock};
+use super::node::Node;
+use super::roles::refused;
+use crate::control::{OpError, OpFuture, Operations};
+
+impl Node {
+    async fn by_name(self: &Arc<Self>, volume: &str) -> Result<api::VolumeStatus, OpError> {
+        let handle = self.find(volume)?;
+        self.view(&handle).await
+    }
+
+    async fn views(self: &Arc<Self>) -> Vec<api::VolumeStatus> {
+        let mut out = Vec::new();
+        for handle in self.catalog.all() {
+            if let Ok(view) = self.view(&handle).await {
+                out.push(view);
+            }
+        }
+        out.sort_by(|a, b| a.name.cmp(&b.name));
+        out
+    }
+
+    /// Runs a verb here when the epoch is held here, else sends it to the holder.
+    async fn at_holder<Q: Message, R: Message + Default>(
+        self: &Arc<Self>,
+        volume: &str,
+        method: &str,
+        request: &Q,
+    ) -> Result<(Arc<VolumeHandle>, Option<R>), OpError> {
+        let handle = self.find(volume)?;
+        match self.elsewhere(&handle).await? {
+            None => Ok((handle, None)),
+            Some(peer) if peer == self.shared.me => Err(OpError::failed_precondition(
+                "no node holds the epoch of the volume",
+                "promote a site, or attach it",
+            )),
+            Some(peer) => {
+                let answer = self.forward(&peer, method, request).await?;
+                Ok((handle, Some(answer)))
+            }
+        }
+    }
+}
+
+/// Wraps an async block that needs the node, as the trait wants it.
+macro_rules! verb {
+    ($self:ident, $body:expr) => {{
+        let $self: Arc<Node> = $self.arc();
+        // In a task of its own: a caller that hangs up does not leave a verb half-done.
+        let task = tokio::spawn($body);
+        Box::pin(
+            async move { task.await.unwrap_or_else(|e| Err(OpError::internal("the verb's task ended").because(e))) },
+        )
+    }};
+}
+
+impl Node {
+    fn arc(&self) -> Arc<Node> {
+        self.myself.upgrade().expect("a node that serves verbs is alive")
+    }
+}
+
+impl Operations for Node {
+    fn create_volume(&self, request: api::CreateVolumeRequest) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, async move {
+            let name = request.name.clone();
+            let id = self.create(request).await?;
+            if self.catalog.get(id).is_none() {
+                // No member of it is on this node.
+                return Ok(api::VolumeStatus { id: id.to_string(), name, ..api::VolumeStatus::default() });
+            }
+            self.by_name(&id.to_string()).await
+        })
+    }
+
+    fn list_volumes(&self) -> OpFuture<'_, Vec<api::VolumeStatus>> {
+        verb!(self, async move { Ok(self.views().await) })
+    }
+
+    fn get_volume(&self, volume: String) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, async move { self.by_name(&volume).await })
+    }
+
+    fn delete_volume(&self, volume: String) -> OpFuture<'_, ()> {
+        verb!(self, async move {
+            let handle = self.find(&volume)?;
+            self.delete(&handle).await
+        })
+    }
+
+    fn attach_volume(&self, request: api::AttachVolumeRequest) -> OpFuture<'_, api::AttachVolumeResponse> {
+        verb!(self, async move {
+            if !request.node.is_empty() && request.node != self.shared.me.node {
+                let peer = crate::transport::PeerName::new(&self.shared.me.site, &request.node)
+                    .map_err(super::create::name_error)?;
+                return self.forward(&peer, "attach", &request).await;
+            }
+            let handle = self.find(&request.volume)?;
+            let (session, device) = self.attach(&handle, &request).await?;
+            let volume = Some(self.view(&handle).await?);
+            Ok(api::AttachVolumeResponse { session: format!("{:032x}", session.0), device: Some(device), volume })
+        })
+    }
+
+    fn detach_volume(&self, request: api::DetachVolumeRequest) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, async move {
+            let handle = self.find(&request.volume)?;
+            self.detach(&handle, &request).await?;
+            self.view(&handle).await
+        })
+    }
+
+    fn resize_volume(&self, request: api::ResizeVolumeRequest) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, async move {
+            let (handle, done) =
+                self.at_holder::<_, api::ResizeVolumeResponse>(&request.volume, "resize", &request).await?;
+            if done.is_none() {
+                let size_bytes = request.size_bytes;
+                self.change(&handle, farshore_core::api::Change::Resize { size_bytes }).await?;
+            }
+            self.view(&handle).await
+        })
+    }
+
+    fn add_member(&self, request: api::AddMemberRequest) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, async move {
+            let (handle, done) =
+                self.at_holder::<_, api::AddMemberResponse>(&request.volume, "add-member", &request).await?;
+            if done.is_none() {
+                Node::add_member(&self, &handle, &request.member.unwrap_or_default()).await?;
+            }
+            self.view(&handle).await
+        })
+    }
+
+    fn remove_member(&self, request: api::RemoveMemberRequest) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, async move {
+            let (handle, done) =
+                self.at_holder::<_, api::RemoveMemberResponse>(&request.volume, "remove-member", &request).await?;
+            if done.is_none() {
+                Node::remove_member(&self, &handle, &request.site, &request.node).await?;
+            }
+            self.view(&handle).await
+        })
+    }
+
+    fn replace_member(&self, request: api::ReplaceMemberRequest) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, async move {
+            let (handle, done) =
+                self.at_holder::<_, api::ReplaceMemberResponse>(&request.volume, "replace-member", &request).await?;
+            if done.is_none() {
+                Node::replace_member(&self, &handle, &request).await?;
+            }
+            self.view(&handle).await
+        })
+    }
+
+    fn promote(&self, request: api::PromoteRequest) -> OpFuture<'_, api::PromoteResponse> {
+        verb!(self, async move {
+            if request.force {
+                return Err(OpError::unsupported(
+                    "forced promotion is not supported by this version",
+                    "restore contact with a control quorum, then promote without --force",
+                ));
+            }
+            let handle = self.find(&request.volume)?;
+            self.promote_here(&handle, Promotion::Verb).await?;
+            Ok(api::PromoteResponse { volume: Some(self.view(&handle).await?), plan: None })
+        })
+    }
+
+    fn demote(&self, volume: String) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, async move {
+            let handle = self.find(&volume)?;
+            self.attachments.close(handle.id, false).await?;
+            handle.command(Command::Demote).await.map_err(refused)?;
+            self.view(&handle).await
+        })
+    }
+
+    fn switchover(&self, request: api::SwitchoverRequest) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, async move {
+            let handle = self.find(&request.volume)?;
+            self.switch_over(&handle, &request).await?;
+            self.view(&handle).await
+        })
+    }
+
+    fn failover(&self, request: api::FailoverRequest) -> OpFuture<'_, Vec<api::VolumeResult>> {
+        verb!(self, async move { self.fail_over(request).await })
+    }
+
+    fn resync(&self, request: api::ResyncRequest) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, async move {
+            if request.discard {
+                return Err(OpError::unsupported(
+                    "giving up a forked history is not supported by this version",
+                    "replace the member instead (`farshore member replace`)",
+                ));
+            }
+            // Members that are behind are fed without being asked; what is left to do is to say how it goes.
+            self.by_name(&request.volume).await
+        })
+    }
+
+    fn info(&self) -> OpFuture<'_, api::InfoResponse> {
+        verb!(self, async move { Ok(self.describe()) })
+    }
+
+    fn status(&self, volumes: Vec<String>) -> OpFuture<'_, api::StatusResponse> {
+        verb!(self, async move {
+            let views = if volumes.is_empty() {
+                self.views().await
+            } else {
+                let mut views = Vec::new();
+                for volume in &volumes {
+                    views.push(self.by_name(volume).await?);
+                }
+                views
+            };
+            let conditions = self.node_conditions();
+            let (site, node) = (self.shared.me.site.clone(), self.shared.me.node.clone());
+            Ok(api::StatusResponse { site, node, volumes: views, conditions })
+        })
+    }
+
+    fn peers(&self) -> OpFuture<'_, api::PeersResponse> {
+        verb!(self, async move {
+            let (site, node) = (self.shared.me.site.clone(), self.shared.me.node.clone());
+            Ok(api::PeersResponse { site, node, peers: self.peer_views() })
+        })
+    }
+
+    fn doctor(&self) -> OpFuture<'_, api::DoctorResponse> {
+        verb!(self, async move { Ok(self.doctor_facts()) })
+    }
+}
+
+impl Node {
+    /// What the node itself holds against its state.
+    pub(super) fn node_conditions(&self) -> Vec<api::Condition> {
+        let broken = lock(&self.broken).clone();
+        let mut out: Vec<api::Condition> = broken
+            .into_iter()
+            .map(|(volume, reason)| api::Condition {
+                name: "replica-lost".into(),
+                text: format!("the replica of volume {volume} was not brought back: {reason}"),
+                remedy: "run `farshore member replace` at the volume's primary".into(),
+            })
+            .collect();
+        if let Some(reason) = self.shared.journal.status().poisoned {
+            out.push(api::Condition {
+                name: "journal-poisoned".into(),
+                text: reason,
+                remedy: "replace the disk, restart the daemon, then `farshore member replace`".into(),
+            });
+        }
+        out
+    }
+}
+
+/// A verb that another node sent here, by name.
+pub(super) async fn serve_forwarded(node: &Arc<Node>, method: &str, request: Bytes) -> Result<Bytes, OpError> {
+    fn decode<M: Message + Default>(request: Bytes) -> Result<M, OpError> {
+        M::decode(request)
+            .map_err(|e| OpError::invalid("a forwarded verb does not decode", "run one version").because(e))
+    }
+    fn volume(volume: api::VolumeStatus) -> Option<api::VolumeStatus> {
+        Some(volume)
+    }
+    let answer = match method {
+        "switchover" => {
+            let view = Operations::switchover(node.as_ref(), decode(request)?).await?;
+            api::SwitchoverResponse { volume: volume(view) }.encode_to_vec()
+        }
+        "take-over" => {
+            let request: api::PromoteRequest = decode(request)?;
+            let handle = node.find(&request.volume)?;
+            node.promote_here(&handle, Promotion::Takeover).await?;
+            api::PromoteResponse { volume: volume(node.view(&handle).await?), plan: None }.encode_to_vec()
+        }
+        "attach" => Operations::attach_volume(node.as_ref(), decode(request)?).await?.encode_to_vec(),
+        "detach" => {
+            let view = Operations::detach_volume(node.as_ref(), decode(request)?).await?;
+            api::DetachVolumeResponse { volume: volume(view) }.encode_to_vec()
+        }
+        "resize" => {
+            let view = Operations::resize_volume(node.as_ref(), decode(request)?).await?;
+            api::ResizeVolumeResponse { volume: volume(view) }.encode_to_vec()
+        }
+        "add-member" => {
+            let view = Operations::add_member(node.as_ref(), decode(request)?).await?;
+            api::AddMemberResponse { volume: volume(view) }.encode_to_vec()
+        }
+        "remove-member" => {
+            let view = Operations::remove_member(node.as_ref(), decode(request)?).await?;
+            api::RemoveMemberResponse { volume: volume(view) }.encode_to_vec()
+        }
+        "replace-member" => {
+            let view = Operations::replace_member(node.as_ref(), decode(request)?).await?;
+            api::ReplaceMemberResponse { volume: volume(view) }.encode_to_vec()
+        }
+        other => {
+            return Err(OpError::unsupported(
+                format!("{} does not know the verb {other}", node.shared.me),
+                "run the same version on all nodes",
+            ));
+        }
+    };
+    Ok(answer.into())
+}

@@ -1,0 +1,275 @@
+//! The verbs that move the right to write: promote, demote, switchover, failover; and attach, detach.
+
+use std::sync::Arc;
+
+use farshore_core::api::{Command, Promotion, Refusal};
+use farshore_core::ids::{MemberId, SessionId, VolumeId};
+use farshore_proto::v1 as api;
+use prost::Message;
+
+use super::clock::random_u128;
+use super::create::name_error;
+use super::driver::{DeviceState, VolumeHandle};
+use super::node::Node;
+use super::rpc::Call;
+use crate::control::{OpError, OpKind};
+use crate::transport::PeerName;
+
+/// A forwarded verb may include a promotion on the other node.
+const FORWARD_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
+impl Node {
+    pub(super) fn find(&self, volume: &str) -> Result<Arc<VolumeHandle>, OpError> {
+        self.catalog.find(volume).ok_or_else(|| OpError::no_volume(volume))
+    }
+
+    /// Where the volume's epoch is held now, as far as this node knows.
+    pub(super) async fn holder(&self, handle: &VolumeHandle) -> Option<MemberId> {
+        let status = handle.status().await?;
+        if status.role == "primary" {
+            return Some(handle.me);
+        }
+        let config = handle.config.borrow().clone();
+        status.leader.or(config.attached.map(|a| a.member)).or_else(|| {
+            let home = &config.current.primary_site;
+            config.members.iter().find(|m| m.site == *home).map(|m| m.id)
+        })
+    }
+
+    pub(super) fn peer_of(&self, handle: &VolumeHandle, member: MemberId) -> Result<PeerName, OpError> {
+        let config = handle.config.borrow();
+        let member = config
+            .member(member)
+            .ok_or_else(|| OpError::not_found(format!("{member} is no member"), "see `farshore volume show`"))?;
+        PeerName::new(&member.site, &member.node).map_err(name_error)
+    }
+
+    /// Runs a verb on another node.
+    pub(super) async fn forward<R: Message + Default>(
+        &self,
+        peer: &PeerName,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<R, OpError> {
+        let call = Call::Forward { method: method.into(), request: request.encode_to_vec().into() };
+        let bytes = self.shared.calls.call(&self.shared.transport, peer, &call, FORWARD_PATIENCE).await?;
+        R::decode(bytes).map_err(|e| OpError::internal(format!("the answer of {peer} does not decode")).because(e))
+    }
+
+    pub(super) async fn promote_here(&self, handle: &VolumeHandle, why: Promotion) -> Result<(), OpError> {
+        handle.command(Command::Promote { writer: random_u128(), why }).await.map_err(refused)
+    }
+
+    pub(super) async fn switch_over(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        request: &api::SwitchoverRequest,
+    ) -> Result<(), OpError> {
+        let config = handle.config.borrow().clone();
+        let target = config
+            .members
+            .iter()
+            .find(|m| m.site == request.to_site && (request.to_node.is_empty() || m.node == request.to_node))
+            .ok_or_else(|| {
+                OpError::invalid(
+                    format!("volume {} has no member in {}", config.volume.name, request.to_site),
+                    "choose one of its members, see `farshore volume show`",
+                )
+            })?
+            .clone();
+        let holder = self.holder(handle).await;
+        if holder == Some(target.id) {
+            return Ok(());
+        }
+        if holder != Some(handle.me) {
+            let holder = holder.ok_or_else(|| OpError::unavailable("no primary is known", "use `farshore promote`"))?;
+            let peer = self.peer_of(handle, holder)?;
+            let _: api::SwitchoverResponse = self.forward(&peer, "switchover", request).await?;
+            return Ok(());
+        }
+        // The device goes first: whoever still uses it would see it fail.
+        self.attachments.close(handle.id, false).await?;
+        handle.command(Command::Handover { to: target.id }).await.map_err(refused)?;
+        let peer = PeerName::new(&target.site, &target.node).map_err(name_error)?;
+        let promote = api::PromoteRequest { volume: handle.id.to_string(), ..api::PromoteRequest::default() };
+        let _: api::PromoteResponse = self.forward(&peer, "take-over", &promote).await.map_err(|error| {
+            OpError::new(
+                error.kind,
+                format!("{} released the volume, but {peer} could not take it over: {}", self.shared.me, error.message),
+                "run `farshore promote` in any site of the sync set",
+            )
+            .because(error.why)
+        })?;
+        Ok(())
+    }
+
+    pub(super) async fn fail_over(
+        self: &Arc<Self>,
+        request: api::FailoverRequest,
+    ) -> Result<Vec<api::VolumeResult>, OpError> {
+        let mut chosen = Vec::new();
+        if request.volumes.is_empty() {
+            for handle in self.catalog.all() {
+                if handle.config.borrow().current.primary_site == request.from_site {
+                    chosen.push(handle);
+                }
+            }
+        } else {
+            for volume in &request.volumes {
+                chosen.push(self.find(volume)?);
+            }
+        }
+        if request.from_site == self.shared.me.site {
+            return Err(OpError::invalid(
+                format!("this node is in {} itself", request.from_site),
+                "run failover in the site that shall take over",
+            ));
+        }
+        let mut running = tokio::task::JoinSet::new();
+        for handle in chosen {
+            let (node, from) = (self.clone(), request.from_site.clone());
+            running.spawn(async move {
+                let home = handle.config.borrow().current.primary_site.clone();
+                let result = if home == from {
+                    node.promote_here(&handle, Promotion::Takeover).await
+                } else {
+                    Err(OpError::failed_precondition(
+                        format!("the primary site of {} is {home}, not {from}", handle.name()),
+                        "name the site that holds it",
+                    ))
+                };
+                node.volume_result(&handle, result).await
+            });
+        }
+        Ok(running.join_all().await)
+    }
+
+    async fn volume_result(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        result: Result<(), OpError>,
+    ) -> api::VolumeResult {
+        let volume = handle.name();
+        match result {
+            Ok(()) => api::VolumeResult { volume, ok: true, error: None, status: self.view(handle).await.ok() },
+            Err(error) => {
+                let detail = api::ErrorDetail {
+                    kind: error.kind.as_str().into(),
+                    message: error.message,
+                    why: error.why,
+                    remedy: error.remedy,
+                };
+                api::VolumeResult { volume, ok: false, error: Some(detail), status: None }
+            }
+        }
+    }
+
+    pub(super) async fn attach(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        request: &api::AttachVolumeRequest,
+    ) -> Result<(SessionId, api::DeviceStatus), OpError> {
+        if request.read_only {
+            return Err(OpError::unsupported("read-only attaches are not supported yet", "attach without --read-only"));
+        }
+        if request.publish_only {
+            return Err(OpError::unsupported("publishing without a device is not supported yet", "attach on the node"));
+        }
+        if let Some((session, status)) = self.attachments.describe(handle.id).await {
+            if request.session.is_empty() || parse_session(&request.session)? == session {
+                return Ok((session, status));
+            }
+            return Err(OpError::failed_precondition(
+                format!("volume {} is attached here for another session", handle.name()),
+                "detach it first",
+            ));
+        }
+        let session =
+            if request.session.is_empty() { SessionId(random_u128()) } else { parse_session(&request.session)? };
+        handle.command(Command::Attach { writer: random_u128(), session }).await.map_err(refused)?;
+        let opened = async {
+            let mut device = handle.device.clone();
+            let wait = device.wait_for(|state| matches!(state, DeviceState::Open { .. }));
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(5), wait).await;
+            self.attachments.open(self, handle, session, request.device()).await
+        };
+        match opened.await {
+            Ok(status) => Ok((session, status)),
+            Err(error) => {
+                let _ = handle.command(Command::Detach { session }).await;
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) async fn detach(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        request: &api::DetachVolumeRequest,
+    ) -> Result<(), OpError> {
+        if request.keep_published {
+            return Err(OpError::unsupported("keeping the session published is not supported yet", "detach fully"));
+        }
+        let attached = handle.config.borrow().attached;
+        let Some(attached) = attached else { return Ok(()) };
+        if !request.session.is_empty() && parse_session(&request.session)? != attached.session {
+            return Err(OpError::failed_precondition(
+                format!("volume {} is attached for another session", handle.name()),
+                "see `farshore volume show` for the session",
+            ));
+        }
+        if attached.member != handle.me {
+            let peer = self.peer_of(handle, attached.member)?;
+            let _: api::DetachVolumeResponse = self.forward(&peer, "detach", request).await?;
+            return Ok(());
+        }
+        self.attachments.close(handle.id, false).await?;
+        handle.command(Command::Detach { session: attached.session }).await.map_err(refused)
+    }
+
+    pub(super) async fn delete(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<(), OpError> {
+        let config = handle.config.borrow().clone();
+        if let Some(attached) = config.attached {
+            let site = config.site_of(attached.member);
+            return Err(OpError::failed_precondition(
+                format!("volume {} is attached in {site}", config.volume.name),
+                format!("run `farshore volume detach {}` first", config.volume.name),
+            ));
+        }
+        let volume: VolumeId = handle.id;
+        let mut failed = Vec::new();
+        for member in config.members.iter().filter(|m| m.id != handle.me) {
+            let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
+            if let Err(error) = self.ask_forget(&peer, volume).await {
+                failed.push(format!("{peer} ({})", error.why));
+            }
+        }
+        if !failed.is_empty() {
+            return Err(OpError::unavailable(
+                format!("volume {} was not deleted everywhere: {}", config.volume.name, failed.join(", ")),
+                "run the deletion again when these nodes are back",
+            ));
+        }
+        self.forget(handle).await
+    }
+}
+
+fn parse_session(text: &str) -> Result<SessionId, OpError> {
+    u128::from_str_radix(text, 16)
+        .map(SessionId)
+        .map_err(|_| OpError::invalid(format!("{text:?} is not a session"), "sessions are 32 hex digits"))
+}
+
+/// The one map from the core's refusals to the control plane's errors.
+pub(super) fn refused(refusal: Refusal) -> OpError {
+    let kind = match refusal.rule {
+        "promote-no-quorum" | "change-pending" | "promote-running" | "stopped" | "journal-poisoned" => {
+            OpKind::Unavailable
+        }
+        "promote-overtaken" | "fenced" => OpKind::Conflict,
+        "quorum-impossible" | "resize-shrinks" | "member-unknown" => OpKind::Invalid,
+        "member-exists" => OpKind::AlreadyExists,
+        _ => OpKind::FailedPrecondition,
+    };
+    OpError::new(kind, refusal.text, refusal.remedy).because(format!("rule {}", refusal.rule))
+}

@@ -1,0 +1,273 @@
+//! What the control plane shows: the core's status in the words of the API, and what the loss of each site would cost.
+
+use std::sync::Arc;
+
+use farshore_core::api::{MemberStatus, Status};
+use farshore_core::ids::{MemberId, Seq};
+use farshore_core::register::{Configuration, Durability, MemberKind, OnQuorumLoss, Terms};
+use farshore_proto::v1 as api;
+
+use super::driver::VolumeHandle;
+use super::node::Node;
+use crate::control::OpError;
+use crate::transport::PeerName;
+
+impl Node {
+    pub(super) async fn view(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<api::VolumeStatus, OpError> {
+        let status = handle
+            .status()
+            .await
+            .ok_or_else(|| OpError::unavailable(format!("volume {} is stopping", handle.name()), "try again"))?;
+        let mut view = volume_view(&status, &self.shared.me);
+        for member in &mut view.members {
+            let Ok(peer) = PeerName::new(&member.site, &member.node) else { continue };
+            member.connected = self.is_connected(&peer);
+            member.here = peer == self.shared.me;
+            if let Some(link) = self.shared.transport.status().into_iter().find(|s| s.name == peer) {
+                member.rtt_us = link.rtt_us.unwrap_or(0);
+            }
+            if !member.connected {
+                member.state = "unreachable".into();
+            }
+        }
+        view.allocated_bytes =
+            self.shared.store.volumes().iter().find(|v| v.volume == handle.id).map_or(0, |v| v.used_bytes);
+        if let Some(reason) = handle.applier.stopped() {
+            view.conditions.push(api::Condition {
+                name: "apply-stopped".into(),
+                text: reason,
+                remedy: "free space on this node, or replace the member".into(),
+            });
+        }
+        if let Some(attached) = &mut view.attached
+            && let Some((_, device)) = self.attachments.describe(handle.id).await
+        {
+            attached.device = Some(device);
+        }
+        Ok(view)
+    }
+
+    pub(super) fn describe(&self) -> api::InfoResponse {
+        api::InfoResponse {
+            site: self.shared.me.site.clone(),
+            node: self.shared.me.node.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            listen: self.shared.transport.listen_address().to_string(),
+            http_listen: self.config.http.listen.to_string(),
+            data_dir: self.config.node.data_dir.display().to_string(),
+            journal_engine: self.shared.journal.status().engine.to_string(),
+            volumes: self.catalog.all().len() as u32,
+            protocol_min: 1,
+            protocol_max: 1,
+        }
+    }
+
+    pub(super) fn peer_views(&self) -> Vec<api::Peer> {
+        self.shared
+            .transport
+            .status()
+            .into_iter()
+            .map(|s| api::Peer {
+                site: s.name.site,
+                node: s.name.node,
+                address: s.address.map(|a| a.to_string()).unwrap_or_default(),
+                connected: s.connected,
+                reason: s.last_error.unwrap_or_default(),
+                rtt_us: s.rtt_us.unwrap_or(0),
+                sent_bytes: s.sent_bytes,
+                received_bytes: s.received_bytes,
+                lost_packets: s.lost_packets,
+                ..api::Peer::default()
+            })
+            .collect()
+    }
+
+    pub(super) fn doctor_facts(&self) -> api::DoctorResponse {
+        let space = self.shared.store.space();
+        api::DoctorResponse {
+            info: Some(self.describe()),
+            journal_reason: self.shared.journal.status().engine.to_string(),
+            disk_total_bytes: space.capacity_bytes,
+            disk_free_bytes: space.free_bytes,
+            certificate_path: self.config.transport.cert.display().to_string(),
+            ca_path: self.config.transport.ca.display().to_string(),
+            peers: self.peer_views(),
+            conditions: self.node_conditions(),
+            open_files: std::fs::read_dir("/proc/self/fd").map_or(0, |d| d.count() as u64),
+            ..api::DoctorResponse::default()
+        }
+    }
+}
+
+fn role_of(role: &str) -> api::Role {
+    match role {
+        "primary" => api::Role::Primary,
+        "candidate" => api::Role::Candidate,
+        "witness" => api::Role::Witness,
+        "observer" => api::Role::Observer,
+        _ => api::Role::Secondary,
+    }
+}
+
+fn volume_view(status: &Status, me: &PeerName) -> api::VolumeStatus {
+    let config = &status.config;
+    let leader = if status.role == "primary" {
+        config.members.iter().find(|m| m.site == me.site && m.node == me.node)
+    } else {
+        status.leader.and_then(|id| config.member(id))
+    };
+    api::VolumeStatus {
+        id: status.volume.to_string(),
+        name: config.volume.name.clone(),
+        size_bytes: config.volume.size_bytes,
+        block_size_bytes: config.volume.logical_block_bytes,
+        role: role_of(status.role).into(),
+        state: status.state.clone(),
+        reason: status.conditions.first().map(|c| c.text.clone()).unwrap_or_default(),
+        epoch: status.epoch.to_string(),
+        lineage: status.lineage.to_string(),
+        config_version: config.version.to_string(),
+        policy: Some(policy_view(config)),
+        members: config.members.iter().filter_map(|m| member_view(status, m.id)).collect(),
+        primary_site: config.current.primary_site.clone(),
+        primary_node: leader.map(|m| m.node.clone()).unwrap_or_default(),
+        appended_seq: status.appended.0,
+        durable_seq: status.durable.0,
+        acked_seq: status.acked.0,
+        applied_seq: status.applied.0,
+        checkpointed_seq: status.checkpointed.0,
+        lease: status.lease_left_us.map(|us| api::LeaseStatus { valid: us > 0, remaining_ms: us / 1000 }),
+        loss: losses(status),
+        conditions: status
+            .conditions
+            .iter()
+            .map(|c| api::Condition { name: c.name.into(), text: c.text.clone(), remedy: c.remedy.clone() })
+            .collect(),
+        attached: config.attached.map(|a| {
+            let member = config.member(a.member);
+            api::Attachment {
+                site: member.map(|m| m.site.clone()).unwrap_or_default(),
+                node: member.map(|m| m.node.clone()).unwrap_or_default(),
+                session: format!("{:032x}", a.session.0),
+                device: None,
+            }
+        }),
+        reporter_site: me.site.clone(),
+        reporter_node: me.node.clone(),
+        ..api::VolumeStatus::default()
+    }
+}
+
+fn policy_view(config: &Configuration) -> api::Policy {
+    let rule = config.current.rule;
+    let (on_quorum_loss, fence_after_ms) = match config.volume.on_quorum_loss {
+        OnQuorumLoss::Freeze => (api::QuorumLoss::Freeze, 0),
+        OnQuorumLoss::Fence { after_us } => (api::QuorumLoss::Fence, after_us / 1000),
+    };
+    api::Policy {
+        quorum: config.volume.policy.clone(),
+        w: rule.w.into(),
+        min_remote: rule.min_remote.into(),
+        local_required: rule.local,
+        durability: match config.volume.durability {
+            Durability::Write => api::Durability::Write,
+            Durability::Flush => api::Durability::Flush,
+        }
+        .into(),
+        lease_ms: config.volume.lease_us / 1000,
+        on_quorum_loss: on_quorum_loss.into(),
+        fence_after_ms,
+    }
+}
+
+fn member_view(status: &Status, id: MemberId) -> Option<api::MemberStatus> {
+    let member = status.config.member(id)?;
+    let found: &MemberStatus = status.members.iter().find(|m| m.id == id)?;
+    let kind = match member.kind {
+        MemberKind::Data | MemberKind::Leaving => api::MemberKind::Data,
+        MemberKind::Witness => api::MemberKind::Witness,
+        MemberKind::Observer => api::MemberKind::Observer,
+    };
+    let progress = if found.lag_records == 0 { 1.0 } else { found.durable.0 as f64 / status.acked.0.max(1) as f64 };
+    Some(api::MemberStatus {
+        id: id.0.into(),
+        site: member.site.clone(),
+        node: member.node.clone(),
+        kind: kind.into(),
+        votes: status.config.vote_of(id).map_or(0, |v| v.votes.into()),
+        in_sync_set: found.in_sync_set,
+        state: found.state.into(),
+        durable_seq: found.durable.0,
+        applied_seq: found.applied.0,
+        lag_records: found.lag_records,
+        lag_bytes: found.lag_bytes,
+        lag_ms: found.lag_us / 1000,
+        progress,
+        silent_ms: found.heard_us_ago.unwrap_or(0) / 1000,
+        ..api::MemberStatus::default()
+    })
+}
+
+/// What the loss of each site would cost, as this node knows it. Exact only at the primary.
+fn losses(status: &Status) -> Vec<api::SiteLoss> {
+    let config = &status.config;
+    let mut sites: Vec<&str> = config.members.iter().map(|m| m.site.as_str()).collect();
+    sites.sort_unstable();
+    sites.dedup();
+    let exact = status.role == "primary" && status.lease_left_us.is_some_and(|us| us > 0);
+    sites.into_iter().map(|site| site_loss(status, site, exact)).collect()
+}
+
+fn site_loss(status: &Status, site: &str, exact: bool) -> api::SiteLoss {
+    let config = &status.config;
+    let terms = &config.current;
+    let lives = |id: MemberId| {
+        config.site_of(id) != site
+            && status.members.iter().any(|m| m.id == id && (m.state != "unreachable" && m.state != "unknown" || !exact))
+    };
+    let control = terms.control_quorum(|id, _| lives(id));
+    let recovers = terms.recovery(|m| lives(m.member));
+    let writes_on = terms.sync.iter().any(|candidate| {
+        let moved = Terms { primary_site: candidate.site.clone(), ..terms.clone() };
+        candidate.site != site && moved.data_quorum(|m| lives(m.member))
+    });
+    let can_continue = control && recovers && writes_on;
+    let held =
+        status.members.iter().filter(|m| lives(m.id) && m.in_sync_set).map(|m| m.durable).max().unwrap_or(Seq::ZERO);
+    let records = if recovers { 0 } else { status.acked.since(held) };
+    let (bytes, ms) = status
+        .members
+        .iter()
+        .filter(|m| m.durable == held && records > 0)
+        .map(|m| (m.lag_bytes, m.lag_us / 1000))
+        .next()
+        .unwrap_or((0, 0));
+    let promoted = status
+        .members
+        .iter()
+        .filter(|m| config.site_of(m.id) == site)
+        .filter(|m| config.member(m.id).is_some_and(|c| c.kind != MemberKind::Witness))
+        .max_by_key(|m| m.durable);
+    let (promote_records, promote_bytes, promote_ms) = match promoted {
+        Some(m) if !m.in_sync_set => (status.acked.since(m.durable), m.lag_bytes, m.lag_us / 1000),
+        _ => (0, 0, 0),
+    };
+    let lost =
+        if records == 0 { "nothing lost".to_string() } else { format!("{records} records lost ({bytes} bytes)") };
+    let then = if can_continue { "writes continue or one verb away" } else { "no quorum remains" };
+    api::SiteLoss {
+        site: site.to_string(),
+        records,
+        bytes,
+        ms,
+        exact,
+        unknown_ms: 0,
+        can_continue,
+        text: format!("losing {site}: {lost}, {then}"),
+        promote_records,
+        promote_bytes,
+        promote_ms,
+    }
+}
