@@ -1,0 +1,1 @@
+//! Whole transports on loopback.
