@@ -225,10 +225,10 @@ mod tests {
                     2 => if let Some(known) = hellos.pop() && a.choose(2, known).takes() {
                         let g = a.next_generation(); a.take(2, g); to_b.push(g);
                     },
-                    3 => if !to_b.is_empty() {
+                    3 if !to_b.is_empty() => {
                         let g = to_b.remove(0);
                         if b.follow(1, g).takes() { b.take(1, g); }
-                    },
+                    }
                     4 => a.lose(),
                     5 => b.lose(),
                     _ => {}

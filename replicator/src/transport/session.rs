@@ -16,6 +16,7 @@ use super::explain::explain;
 use super::frame::{FrameError, FrameReader, Lane, frame};
 use super::hello::Purpose;
 use super::node::{Node, Peer, TransportEvent, close};
+use super::pace::{Pacer, SLICE_BYTES};
 use super::refusal::{Refusal, RefusalCode};
 
 /// What a writer takes from its lane at a time. Small enough that the streams of the pool share a burst.
@@ -78,7 +79,16 @@ async fn write_lane(peer: Arc<Peer>, connection: Connection, lane: Lane) -> Resu
         // Fails only on a stream that is closed, and then so does the write below.
         let _ = stream.set_priority(CONTROL_PRIORITY);
     }
-    let written = write_messages(&peer, &mut stream, lane).await;
+    let written = match lane {
+        Lane::Control | Lane::Records => write_messages(&peer, &mut stream, lane).await,
+        Lane::Bulk => {
+            let pacer = Pacer::new();
+            tokio::select! {
+                written = write_paced(&peer, &mut stream, &pacer) => written,
+                () = pacer.watch(&peer) => Ok(()),
+            }
+        }
+    };
     match written {
         Err(quinn::WriteError::Stopped(_)) => {
             Err(Refusal::new(RefusalCode::Protocol, format!("{} stopped a stream of ours", peer.name)))
@@ -97,6 +107,25 @@ async fn write_messages(peer: &Peer, stream: &mut SendStream, lane: Lane) -> Res
         stream.write_all_chunks(&mut parts).await?;
         parts.clear();
         queue.written(bytes);
+    }
+}
+
+/// As [`write_messages`], but no faster than the foreground allows, and in slices: a long message at once would be a
+/// burst.
+async fn write_paced(peer: &Peer, stream: &mut SendStream, pacer: &Pacer) -> Result<(), quinn::WriteError> {
+    stream.write_all(&[Lane::Bulk.tag()]).await?;
+    let (mut batch, mut parts): (Vec<Vec<Bytes>>, Vec<Bytes>) = (Vec::new(), Vec::new());
+    loop {
+        peer.bulk.take(SLICE_BYTES, &mut batch).await;
+        let bytes = frame(&mut batch, &mut parts);
+        for mut part in parts.drain(..) {
+            while !part.is_empty() {
+                let slice = part.split_to(part.len().min(SLICE_BYTES));
+                pacer.permit(slice.len()).await;
+                stream.write_chunk(slice).await?;
+            }
+        }
+        peer.bulk.written(bytes);
     }
 }
 

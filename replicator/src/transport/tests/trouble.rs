@@ -186,9 +186,9 @@ async fn certificates_are_renewed_without_dropping_a_connection() {
     assert_eq!(right.message().await.2, "still the same connection");
     assert_eq!(left.status_of(&b).sessions, 1);
     // A connection made from now on shows the new certificate.
-    left.transport.set_peers(Vec::new()).unwrap();
+    assert!(left.transport.reconnect(&b));
+    assert!(!left.transport.reconnect(&a));
     left.until_down(&b).await;
-    left.transport.set_peers(vec![waits_for(&b)]).unwrap();
     left.until_up(&b).await;
     assert_eq!(left.status_of(&b).certificate_not_after, Some(after.certificate_not_after));
     right.until_down(&a).await;
