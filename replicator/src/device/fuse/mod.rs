@@ -1,0 +1,3 @@
+//! placeholder
+pub struct FuseDevice;
+pub struct StaleDevice;
