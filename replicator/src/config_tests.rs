@@ -37,7 +37,10 @@ fn the_example_file_says_the_defaults_and_every_key() {
     for (section, keys) in KEYS {
         assert!(text.contains(&format!("[{section}]")), "{section}");
         for key in keys {
-            assert!(text.lines().any(|l| l.trim_start_matches("# ").starts_with(&format!("{key} ="))), "{section}.{key}");
+            assert!(
+                text.lines().any(|l| l.trim_start_matches("# ").starts_with(&format!("{key} ="))),
+                "{section}.{key}"
+            );
         }
     }
 }
@@ -46,7 +49,8 @@ fn the_example_file_says_the_defaults_and_every_key() {
 fn the_list_of_keys_is_that_of_the_structs() {
     // serde names the fields it knows when it meets one that it does not.
     for (section, keys) in KEYS {
-        let body = if section == "peers" { format!("[[{section}]]\nzzz = 1\n") } else { format!("[{section}]\nzzz = 1\n") };
+        let body =
+            if section == "peers" { format!("[[{section}]]\nzzz = 1\n") } else { format!("[{section}]\nzzz = 1\n") };
         let text = if section == "node" { body } else { format!("{MINIMAL}{body}") };
         let error = toml::from_str::<Config>(&text).unwrap_err();
         let known: BTreeSet<&str> = error.message().split('`').skip(3).step_by(2).collect();
@@ -61,7 +65,10 @@ fn the_list_of_keys_is_that_of_the_structs() {
 #[test]
 fn unknown_keys_name_the_file_the_key_and_the_nearest() {
     let message = refusal("[jornal]\n");
-    assert!(message.starts_with("/etc/farshore/replicator.toml: jornal is not a known key; did you mean journal?"), "{message}");
+    assert!(
+        message.starts_with("/etc/farshore/replicator.toml: jornal is not a known key; did you mean journal?"),
+        "{message}"
+    );
     let message = refusal("[journal]\nbudget = \"1GiB\"\n");
     assert!(message.contains("journal.budget is not a known key"), "{message}");
     let message = refusal("[transport]\nlissen = \"[::]:1\"\n");
@@ -76,7 +83,10 @@ fn unknown_keys_name_the_file_the_key_and_the_nearest() {
 fn bad_values_name_the_key_what_was_found_and_what_may_be() {
     let cases = [
         ("[transport]\nidle_timeout_ms = 5\n", "transport.idle_timeout_ms = 5: give 500"),
-        ("[transport]\ncongestion = \"reno\"\n", "line 5 (congestion = \"reno\"): unknown variant `reno`, expected one of `cubic`"),
+        (
+            "[transport]\ncongestion = \"reno\"\n",
+            "line 5 (congestion = \"reno\"): unknown variant `reno`, expected one of `cubic`",
+        ),
         ("[transport]\nca = \"pki/ca.pem\"\n", "transport.ca = pki/ca.pem: give an absolute path"),
         ("[transport]\nwindow_bytes = 1\n", "transport.window_bytes = 1B: give 64KiB"),
         ("[journal]\nsegment_bytes = \"5000KB\"\n", "\"5000KB\" is not a size"),
@@ -104,7 +114,10 @@ fn bad_values_name_the_key_what_was_found_and_what_may_be() {
 #[test]
 fn a_missing_file_says_where_to_start() {
     let message = Config::load(Path::new("/nonexistent/replicator.toml")).unwrap_err().to_string();
-    assert!(message.contains("/nonexistent/replicator.toml") && message.contains("replicator.example.toml"), "{message}");
+    assert!(
+        message.contains("/nonexistent/replicator.toml") && message.contains("replicator.example.toml"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -136,10 +136,7 @@ impl FakeOperations {
 
 impl State {
     fn find(&mut self, volume: &str) -> Result<&mut api::VolumeStatus, OpError> {
-        self.volumes
-            .values_mut()
-            .find(|v| v.name == volume || v.id == volume)
-            .ok_or_else(|| OpError::no_volume(volume))
+        self.volumes.values_mut().find(|v| v.name == volume || v.id == volume).ok_or_else(|| OpError::no_volume(volume))
     }
 
     fn draw(&mut self) -> u64 {
@@ -426,14 +423,18 @@ impl Operations for FakeOperations {
         self.run(|fake, state| {
             let mut results = Vec::new();
             for volume in state.volumes.values_mut() {
-                let named = request.volumes.is_empty()
-                    || request.volumes.iter().any(|v| *v == volume.name || *v == volume.id);
+                let named =
+                    request.volumes.is_empty() || request.volumes.iter().any(|v| *v == volume.name || *v == volume.id);
                 if !named || volume.primary_site != request.from_site {
                     continue;
                 }
                 let here = volume.members.iter().any(|m| m.here && m.in_sync_set);
                 let error = (!here).then(|| {
-                    OpError::new(OpKind::FailedPrecondition, "this site holds no replica in the sync set", "try another site")
+                    OpError::new(
+                        OpKind::FailedPrecondition,
+                        "this site holds no replica in the sync set",
+                        "try another site",
+                    )
                 });
                 if error.is_none() {
                     fake.become_primary(volume);

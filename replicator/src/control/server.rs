@@ -68,8 +68,7 @@ impl ControlServer {
         let stopped = async move {
             let _ = until.wait_for(|stopping| *stopping).await;
         };
-        let task =
-            tokio::spawn(router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped));
+        let task = tokio::spawn(router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped));
         tracing::info!(socket = %path.display(), "control plane is served");
         let identity = (metadata.dev(), metadata.ino());
         Ok(ControlServer { path: path.to_path_buf(), identity, stop, task })
@@ -191,3 +190,7 @@ async fn clear_stale(path: &Path) -> Result<(), ServerError> {
 fn io_error<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ServerError + 'a {
     move |source| ServerError::Io { operation, path: path.to_path_buf(), source }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

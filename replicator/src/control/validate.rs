@@ -228,7 +228,10 @@ fn labels(labels: &std::collections::BTreeMap<String, String>) -> Result<(), OpE
         ));
     }
     if labels.len() > LABELS_MAX {
-        return Err(OpError::invalid(format!("{} labels are too many", labels.len()), format!("give up to {LABELS_MAX}")));
+        return Err(OpError::invalid(
+            format!("{} labels are too many", labels.len()),
+            format!("give up to {LABELS_MAX}"),
+        ));
     }
     Ok(())
 }
