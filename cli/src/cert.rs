@@ -10,8 +10,8 @@ use crate::args::{CaStepArg, CertVerb, Format};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, View};
 
-pub use backend::{CertError, CertInfo, show};
 use backend::{CaStep, Overwrite, create_ca, issue, rotate, rotate_ca};
+pub use backend::{CertError, CertInfo, show};
 
 /// Stands in for `farshore_replicator::transport::{cert, PeerName}`, with its signatures.
 #[path = "cert_backend.rs"]

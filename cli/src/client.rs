@@ -77,7 +77,8 @@ fn unreachable(path: &Path, error: &std::io::Error) -> Failure {
 /// Every response carries its object in an optional field, as protobuf does; a server that leaves it out is broken.
 pub fn present<T>(field: Option<T>) -> Result<T, Failure> {
     field.ok_or_else(|| {
-        Failure::failed("the replicator's answer is incomplete")
-            .because("a field that every version fills in is missing; do farshore and replicator have the same version?")
+        Failure::failed("the replicator's answer is incomplete").because(
+            "a field that every version fills in is missing; do farshore and replicator have the same version?",
+        )
     })
 }

@@ -43,6 +43,10 @@ mod backend {
     }
 
     fn absent(dir: &Path) -> Failure {
-        Failure::new(Exit::Unsupported, format!("{} can't be read by this version", dir.display()), "use a later version")
+        Failure::new(
+            Exit::Unsupported,
+            format!("{} can't be read by this version", dir.display()),
+            "use a later version",
+        )
     }
 }

@@ -18,9 +18,7 @@ pub fn render<V: View>(format: Format, view: &V) -> Result<String, Failure> {
     let failed = |why: String| Failure::failed("the answer can't be written").because(why);
     match format {
         Format::Table => Ok(view.table()),
-        Format::Json => {
-            serde_json::to_string_pretty(view).map(|text| text + "\n").map_err(|e| failed(e.to_string()))
-        }
+        Format::Json => serde_json::to_string_pretty(view).map(|text| text + "\n").map_err(|e| failed(e.to_string())),
         Format::Yaml => serde_norway::to_string(view).map_err(|e| failed(e.to_string())),
     }
 }

@@ -45,15 +45,30 @@ impl View for VolumeView {
         let reason = if self.reason.is_empty() { String::new() } else { format!(" ({})", self.reason) };
         line!(out, "{}  {}  {}  {}{reason}", self.name, bytes(self.size_bytes), self.role, self.state);
         line!(out, "  id        {}", self.id);
-        line!(out, "  primary   {}, epoch {}, lineage {}, config {}", self.primary, self.epoch, self.lineage, self.config_version);
+        line!(
+            out,
+            "  primary   {}, epoch {}, lineage {}, config {}",
+            self.primary,
+            self.epoch,
+            self.lineage,
+            self.config_version
+        );
         let policy = &self.policy;
         let local = if policy.local_required { ", local" } else { "" };
         let loss = match policy.fence_after_ms {
             0 => policy.on_quorum_loss.to_string(),
             ms => format!("{} after {}", policy.on_quorum_loss, time_ms(ms)),
         };
-        line!(out, "  quorum    {} (w={}, minRemote={}{local}), durability {}, on its loss {loss}", policy.quorum, policy.w, policy.min_remote, policy.durability);
-        let lease = if self.lease.valid { format!("valid for {}", time_ms(self.lease.remaining_ms)) } else { NONE.into() };
+        line!(
+            out,
+            "  quorum    {} (w={}, minRemote={}{local}), durability {}, on its loss {loss}",
+            policy.quorum,
+            policy.w,
+            policy.min_remote,
+            policy.durability
+        );
+        let lease =
+            if self.lease.valid { format!("valid for {}", time_ms(self.lease.remaining_ms)) } else { NONE.into() };
         line!(out, "  lease     {lease}");
         line!(
             out,
@@ -79,11 +94,16 @@ fn attached(volume: &VolumeView) -> String {
 }
 
 fn members(members: &[MemberView]) -> String {
-    let mut table = Table::new(&["MEMBER", "KIND", "SYNC SET", "STATE", ">DURABLE", ">APPLIED", "LAG", "RTT"]).indented("  ");
+    let mut table =
+        Table::new(&["MEMBER", "KIND", "SYNC SET", "STATE", ">DURABLE", ">APPLIED", "LAG", "RTT"]).indented("  ");
     for m in members {
         let here = if m.here { " *" } else { "" };
         let progress = if m.progress < 1.0 { format!(" {:.0} %", m.progress * 100.0) } else { String::new() };
-        let silent = if m.connected || m.silent_ms == 0 { String::new() } else { format!(", silent for {}", time_ms(m.silent_ms)) };
+        let silent = if m.connected || m.silent_ms == 0 {
+            String::new()
+        } else {
+            format!(", silent for {}", time_ms(m.silent_ms))
+        };
         let reason = if m.reason.is_empty() { String::new() } else { format!(" ({})", m.reason) };
         let data = m.kind != "witness";
         table.row([
@@ -93,7 +113,11 @@ fn members(members: &[MemberView]) -> String {
             format!("{}{progress}{silent}{reason}", m.state),
             if data { m.durable_seq.to_string() } else { NONE.into() },
             if data { m.applied_seq.to_string() } else { NONE.into() },
-            if data { amount(m.lag_records, m.lag_bytes, m.lag_ms).unwrap_or_else(|| NONE.into()) } else { NONE.into() },
+            if data {
+                amount(m.lag_records, m.lag_bytes, m.lag_ms).unwrap_or_else(|| NONE.into())
+            } else {
+                NONE.into()
+            },
             if m.rtt_us == 0 { NONE.into() } else { time_us(m.rtt_us) },
         ]);
     }
@@ -177,7 +201,14 @@ impl View for ForcePlanView {
     fn table(&self) -> String {
         let mut out = String::new();
         let verb = if self.done { "was begun" } else { "would be begun" };
-        line!(out, "{}: lineage generation {} {verb} from {} at seq {}", self.volume, self.new_generation, self.donor, self.fork_seq);
+        line!(
+            out,
+            "{}: lineage generation {} {verb} from {} at seq {}",
+            self.volume,
+            self.new_generation,
+            self.donor,
+            self.fork_seq
+        );
         let lost = amount(self.lost_records, self.lost_bytes, self.lost_ms);
         let lost = match (lost, self.exact) {
             (None, true) => "nothing".into(),
@@ -224,7 +255,15 @@ impl View for SitesView {
     fn table(&self) -> String {
         let mut table = Table::new(&["SITE", "NODE", "ADDRESS", "STATE", "RTT", "CERTIFICATE ENDS", "VERSION"]);
         let here = env!("CARGO_PKG_VERSION").to_string();
-        table.row([self.site.clone(), self.node.clone(), NONE.into(), "this node".into(), NONE.into(), NONE.into(), here]);
+        table.row([
+            self.site.clone(),
+            self.node.clone(),
+            NONE.into(),
+            "this node".into(),
+            NONE.into(),
+            NONE.into(),
+            here,
+        ]);
         for p in &self.peers {
             let state = match (p.connected, p.reason.as_str()) {
                 (true, "") => "connected".into(),
@@ -237,7 +276,15 @@ impl View for SitesView {
             };
             let address = if p.address.is_empty() { "it dials us".into() } else { p.address.clone() };
             let rtt = if p.rtt_us == 0 { NONE.into() } else { time_us(p.rtt_us) };
-            table.row([p.site.clone(), p.node.clone(), address, state, rtt, day(p.certificate_expires_unix_s), or_none(&p.version)]);
+            table.row([
+                p.site.clone(),
+                p.node.clone(),
+                address,
+                state,
+                rtt,
+                day(p.certificate_expires_unix_s),
+                or_none(&p.version),
+            ]);
         }
         table.render()
     }

@@ -94,7 +94,13 @@ mod tests {
         for (n, text) in sizes {
             assert_eq!(bytes(n), text);
         }
-        let times = [(999, "999 ms"), (41_500, "41.5 s"), (125_000, "2 min 5 s"), (7_260_000, "2 h 1 min"), (90_000_000, "1 d 1 h")];
+        let times = [
+            (999, "999 ms"),
+            (41_500, "41.5 s"),
+            (125_000, "2 min 5 s"),
+            (7_260_000, "2 h 1 min"),
+            (90_000_000, "1 d 1 h"),
+        ];
         for (ms, text) in times {
             assert_eq!(time_ms(ms), text);
         }

@@ -49,7 +49,9 @@ impl FromStr for Place {
                 && !name.ends_with('-')
         };
         if !good(site) || node.is_some_and(|n| !good(n)) {
-            return Err(format!("{text:?} is not a site or site/node; names have a-z, 0-9 and '-', as in east or east/n1"));
+            return Err(format!(
+                "{text:?} is not a site or site/node; names have a-z, 0-9 and '-', as in east or east/n1"
+            ));
         }
         Ok(Place { site: site.into(), node: node.unwrap_or_default().into() })
     }
@@ -90,7 +92,9 @@ impl FromStr for Quorum {
         if !text.contains('=') && text != "local" {
             let hint = nearest(text, &QUORUM_NAMES).map(|n| format!("did you mean {n}? ")).unwrap_or_default();
             let names = QUORUM_NAMES.join(", ");
-            return Err(format!("{text:?} is not a known quorum; {hint}Known: {names}, or numbers: w=2,minRemote=1[,local]"));
+            return Err(format!(
+                "{text:?} is not a known quorum; {hint}Known: {names}, or numbers: w=2,minRemote=1[,local]"
+            ));
         }
         let mut quorum = Quorum { name: "numbers".into(), w: 0, min_remote: 0, local_required: false };
         let mut seen = Vec::new();
@@ -107,7 +111,10 @@ impl FromStr for Quorum {
                 "local" => return Err("local takes no value; write w=2,minRemote=1,local".into()),
                 _ => {
                     let hint = nearest(key, &QUORUM_KEYS).map(|n| format!("did you mean {n}? ")).unwrap_or_default();
-                    return Err(format!("{key:?} is not a known key of a quorum; {hint}Known: {}", QUORUM_KEYS.join(", ")));
+                    return Err(format!(
+                        "{key:?} is not a known key of a quorum; {hint}Known: {}",
+                        QUORUM_KEYS.join(", ")
+                    ));
                 }
             }
             if seen.contains(&key) {
@@ -116,7 +123,9 @@ impl FromStr for Quorum {
             seen.push(key);
         }
         if quorum.w == 0 {
-            return Err("w must be 1 or more: the number of replicas that hold a write before it is acknowledged".into());
+            return Err(
+                "w must be 1 or more: the number of replicas that hold a write before it is acknowledged".into()
+            );
         }
         Ok(quorum)
     }
@@ -136,7 +145,9 @@ impl FromStr for OnQuorumLoss {
         match text.split_once(':') {
             None if text == "freeze" => Ok(Self { kind: api::QuorumLoss::Freeze, after: Duration::ZERO }),
             Some(("fence", after)) => Ok(Self { kind: api::QuorumLoss::Fence, after: duration(after)? }),
-            _ => Err(format!("{text:?} is not known; use freeze (wait for the quorum) or fence:30s (fail the device after it)")),
+            _ => Err(format!(
+                "{text:?} is not known; use freeze (wait for the quorum) or fence:30s (fail the device after it)"
+            )),
         }
     }
 }
@@ -166,7 +177,10 @@ mod tests {
     #[test]
     fn quorums_are_names_or_numbers() {
         let numbers: Quorum = "w=2,minRemote=1,local".parse().unwrap();
-        assert_eq!((numbers.name.as_str(), numbers.w, numbers.min_remote, numbers.local_required), ("numbers", 2, 1, true));
+        assert_eq!(
+            (numbers.name.as_str(), numbers.w, numbers.min_remote, numbers.local_required),
+            ("numbers", 2, 1, true)
+        );
         assert_eq!("all-remotes".parse::<Quorum>().unwrap().name, "all-remotes");
         let bad = |text: &str| text.parse::<Quorum>().unwrap_err();
         assert!(bad("majorty").contains("did you mean majority?"));

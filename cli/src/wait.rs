@@ -36,7 +36,9 @@ pub async fn until_in_sync(
         if let Some(stuck) = behind.iter().find(|m| ["diverged", "damaged", "paused"].contains(&m.state.as_str())) {
             bar.abandon();
             let message = format!("{}/{} of volume {volume:?} is {}", stuck.site, stuck.node, stuck.state);
-            return Err(Failure::new(Exit::Refused, message, "see the conditions in: farshore status").because(&stuck.reason));
+            return Err(
+                Failure::new(Exit::Refused, message, "see the conditions in: farshore status").because(&stuck.reason)
+            );
         }
         bar.set_position((slowest.progress.clamp(0.0, 1.0) * 1_000.0) as u64);
         bar.set_message(format!("{}/{} {}", slowest.site, slowest.node, slowest.state));

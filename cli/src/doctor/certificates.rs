@@ -95,7 +95,9 @@ mod tests {
         let path = dir.path().join("node.key");
         assert_eq!(key(&path).verdict, Verdict::Fail);
         std::fs::write(&path, "secret").unwrap();
-        for (mode, verdict) in [(0o600, Verdict::Ok), (0o400, Verdict::Ok), (0o640, Verdict::Fail), (0o644, Verdict::Fail)] {
+        for (mode, verdict) in
+            [(0o600, Verdict::Ok), (0o400, Verdict::Ok), (0o640, Verdict::Fail), (0o644, Verdict::Fail)]
+        {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(key(&path).verdict, verdict, "{mode:o}");
         }

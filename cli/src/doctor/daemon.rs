@@ -95,7 +95,8 @@ fn skew(peer: &api::Peer) -> Option<Check> {
     let skew = peer.clock_skew_ms;
     (skew.abs() > SKEW_WARN_MS).then(|| {
         let direction = if skew > 0 { "ahead of" } else { "behind" };
-        let found = format!("the clock of {}/{} is {} {direction} ours", peer.site, peer.node, time_ms(skew.unsigned_abs()));
+        let found =
+            format!("the clock of {}/{} is {} {direction} ours", peer.site, peer.node, time_ms(skew.unsigned_abs()));
         Check::warn("wall clocks", found, "run chrony or systemd-timesyncd on both nodes")
     })
 }

@@ -49,7 +49,9 @@ fn io_uring() -> Check {
         return Check::warn(NAME, "the kernel is too old; the journal uses threads", "use Linux 5.10 or later");
     }
     match read_to_string("/proc/sys/kernel/io_uring_disabled").ok().as_deref().map(str::trim) {
-        Some("2") => Check::warn(NAME, "disabled for everybody; the journal uses threads", "sysctl kernel.io_uring_disabled=0"),
+        Some("2") => {
+            Check::warn(NAME, "disabled for everybody; the journal uses threads", "sysctl kernel.io_uring_disabled=0")
+        }
         Some("1") => Check::warn(
             NAME,
             "disabled for unprivileged processes",
