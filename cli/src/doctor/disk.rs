@@ -61,7 +61,7 @@ fn direct_writes(dir: &Path) -> Check {
     let result = match opened {
         Ok(file) => {
             let file = File::from(file);
-            if fstatfs(&file).is_ok_and(|stat| stat.f_type as i64 == TMPFS_MAGIC) {
+            if fstatfs(&file).is_ok_and(|stat| stat.f_type == TMPFS_MAGIC) {
                 let _ = unlink(&path);
                 let remedy = "name a directory on a disk: [node] data_dir";
                 return Check::fail(NAME, format!("{} is a tmpfs: nothing on it is durable", dir.display()), remedy);

@@ -75,7 +75,7 @@ fn session(text: &str) -> Result<(), OpError> {
 pub fn size(bytes: u64, block_bytes: u64) -> Result<(), OpError> {
     let sized = (SIZE_BYTES_MIN..=SIZE_BYTES_MAX).contains(&bytes);
     // Records and checksums cover 4 KiB whatever the device's block size is.
-    if sized && bytes % farshore_core::ids::BLOCK_BYTES == 0 && bytes % block_bytes.max(1) == 0 {
+    if sized && bytes.is_multiple_of(farshore_core::ids::BLOCK_BYTES) && bytes.is_multiple_of(block_bytes.max(1)) {
         return Ok(());
     }
     Err(OpError::invalid(
