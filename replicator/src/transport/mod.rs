@@ -1,1 +1,46 @@
-//! Placeholder.
+//! Messages between replicators, over QUIC with TLS 1.3 both ways, on one UDP port that either side may dial.
+//!
+//! ```text
+//!  endpoint ── the verbs, the peers        cert ── the private CA and the nodes' certificates
+//!   ├─ admission ── being dialled ─┐       tls  ── what is trusted, verdicts on certificates
+//!   └─ peer ── one task per peer ◀─┤       hello, adoption ── the first words, and which connection is used
+//!       ├─ dial ── dialling ───────┘       refusal, explain ── reasons an operator can act on
+//!       └─ session ── messages over streams (frame, queue, congestion)
+//! ```
+//! A peer has two connections: control and records share one, bulk has its own. Messages are opaque here, and so are
+//! volumes: a peer's proven name comes with every message, and whether it may speak for a volume is the engine's to say.
+
+mod admission;
+mod adoption;
+pub mod cert;
+mod config;
+mod congestion;
+mod dial;
+mod endpoint;
+mod explain;
+mod frame;
+mod hello;
+mod name;
+mod node;
+mod peer;
+mod queue;
+mod refusal;
+mod reset;
+mod session;
+mod status;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{Limits, MESSAGE_BYTES_MAX, PeerConfig, TransportConfig};
+pub use congestion::Congestion;
+pub use endpoint::{Transport, TransportError};
+pub use frame::Lane;
+pub use hello::Versions;
+pub use name::{NameError, PeerName, SpiffeId};
+pub use node::TransportEvent;
+pub use queue::SendError;
+pub use refusal::{Refusal, RefusalCode, RefusalEntry};
+pub use status::{Dialled, EndpointStatus, PeerStatus};
+pub use tls::CredentialsError;

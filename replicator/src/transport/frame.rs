@@ -1,0 +1,220 @@
+//! Messages on a stream: `length u32 little-endian, bytes`, after one byte that names the stream's lane.
+//!
+//! A length is checked before anything is allocated, and memory grows with what arrived, not with what was announced.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::config::MESSAGE_BYTES_MAX;
+use super::hello::Purpose;
+use super::queue::message_bytes;
+
+const PREFIX_BYTES: usize = 4;
+/// Allocated at once for an announced message; the rest as it arrives.
+const FIRST_ALLOCATION_BYTES: usize = 64 << 10;
+
+/// Which way a message travels. Control keeps its order; records may overtake each other; bulk has a connection of
+/// its own and keeps its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    Control,
+    Records,
+    Bulk,
+}
+
+impl Lane {
+    pub const ALL: [Lane; 3] = [Lane::Control, Lane::Records, Lane::Bulk];
+
+    pub(super) fn tag(self) -> u8 {
+        match self {
+            Lane::Control => 1,
+            Lane::Records => 2,
+            Lane::Bulk => 3,
+        }
+    }
+
+    /// The lane that a stream names in its first byte, if it may be on this connection.
+    pub(super) fn from_tag(tag: u8, purpose: Purpose) -> Option<Lane> {
+        match (tag, purpose) {
+            (1, Purpose::Main) => Some(Lane::Control),
+            (2, Purpose::Main) => Some(Lane::Records),
+            (3, Purpose::Bulk) => Some(Lane::Bulk),
+            _ => None,
+        }
+    }
+}
+
+/// Why a stream gave no further message.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FrameError {
+    #[error("a message of {bytes} bytes was announced; the limit is {MESSAGE_BYTES_MAX}")]
+    TooLong { bytes: usize },
+    #[error("the stream ended inside a message")]
+    Truncated,
+    #[error(transparent)]
+    Read(#[from] quinn::ReadError),
+}
+
+/// Appends messages, each behind its length, to what one write hands to quinn. The parts are not copied. Returns how
+/// many bytes of messages there are.
+pub(super) fn frame(batch: &mut Vec<Vec<Bytes>>, out: &mut Vec<Bytes>) -> usize {
+    let mut prefixes = BytesMut::with_capacity(PREFIX_BYTES * batch.len());
+    let mut total = 0;
+    for message in batch.drain(..) {
+        let bytes = message_bytes(&message);
+        assert!(bytes <= MESSAGE_BYTES_MAX, "the lane took a message of {bytes} bytes");
+        prefixes.put_u32_le(bytes as u32);
+        out.push(prefixes.split().freeze());
+        out.extend(message.into_iter().filter(|part| !part.is_empty()));
+        total += bytes;
+    }
+    total
+}
+
+/// Cuts a sequence of chunks into messages. No I/O: fed by [`FrameReader`] and by tests.
+#[derive(Default)]
+struct Cutter {
+    prefix: [u8; PREFIX_BYTES],
+    prefix_filled: usize,
+    /// The announced length once the prefix is whole.
+    announced: Option<usize>,
+    body: BytesMut,
+}
+
+impl Cutter {
+    /// Takes from the front of `chunk` up to the end of the current message; returns it when it is whole.
+    fn feed(&mut self, chunk: &mut Bytes) -> Result<Option<Bytes>, FrameError> {
+        let announced = match self.announced {
+            Some(announced) => announced,
+            None => {
+                let take = chunk.len().min(PREFIX_BYTES - self.prefix_filled);
+                self.prefix[self.prefix_filled..self.prefix_filled + take].copy_from_slice(&chunk.split_to(take));
+                self.prefix_filled += take;
+                if self.prefix_filled < PREFIX_BYTES {
+                    return Ok(None);
+                }
+                let bytes = u32::from_le_bytes(self.prefix) as usize;
+                if bytes > MESSAGE_BYTES_MAX {
+                    return Err(FrameError::TooLong { bytes });
+                }
+                self.announced = Some(bytes);
+                self.body = BytesMut::with_capacity(bytes.min(FIRST_ALLOCATION_BYTES));
+                bytes
+            }
+        };
+        let take = chunk.len().min(announced - self.body.len());
+        self.body.extend_from_slice(&chunk.split_to(take));
+        if self.body.len() < announced {
+            return Ok(None);
+        }
+        self.announced = None;
+        self.prefix_filled = 0;
+        Ok(Some(std::mem::take(&mut self.body).freeze()))
+    }
+
+    fn is_between_messages(&self) -> bool {
+        self.announced.is_none() && self.prefix_filled == 0
+    }
+}
+
+pub(super) struct FrameReader {
+    stream: quinn::RecvStream,
+    chunk: Bytes,
+    cutter: Cutter,
+}
+
+impl FrameReader {
+    pub fn new(stream: quinn::RecvStream) -> FrameReader {
+        FrameReader { stream, chunk: Bytes::new(), cutter: Cutter::default() }
+    }
+
+    /// The lane that the stream names. `None`: a lane that does not belong here, or no lane at all.
+    pub async fn lane(&mut self, purpose: Purpose) -> Result<Option<Lane>, FrameError> {
+        let mut tag = [0];
+        match self.stream.read_exact(&mut tag).await {
+            Ok(()) => Ok(Lane::from_tag(tag[0], purpose)),
+            Err(quinn::ReadExactError::FinishedEarly(_)) => Err(FrameError::Truncated),
+            Err(quinn::ReadExactError::ReadError(error)) => Err(error.into()),
+        }
+    }
+
+    /// The next message; `None` at the stream's end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+        loop {
+            // An empty message is whole without any further byte, hence no test for an empty chunk here.
+            if (!self.chunk.is_empty() || self.cutter.announced == Some(0))
+                && let Some(message) = self.cutter.feed(&mut self.chunk)?
+            {
+                return Ok(Some(message));
+            }
+            match self.stream.read_chunk(usize::MAX, true).await? {
+                Some(chunk) => self.chunk = chunk.bytes,
+                None if self.cutter.is_between_messages() => return Ok(None),
+                None => return Err(FrameError::Truncated),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Feeds `wire` in pieces of the given sizes; returns the messages.
+    fn cut(wire: &[u8], sizes: &[usize]) -> Result<Vec<Bytes>, FrameError> {
+        let mut cutter = Cutter::default();
+        let (mut out, mut at) = (Vec::new(), 0);
+        for size in sizes.iter().copied().cycle() {
+            if at == wire.len() {
+                break;
+            }
+            let mut chunk = Bytes::copy_from_slice(&wire[at..wire.len().min(at + size)]);
+            at += chunk.len();
+            while !chunk.is_empty() {
+                out.extend(cutter.feed(&mut chunk)?);
+            }
+        }
+        assert!(cutter.is_between_messages());
+        Ok(out)
+    }
+
+    proptest! {
+        #[test]
+        fn messages_survive_any_chunking(
+            messages in proptest::collection::vec(
+                proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..4), 0..20),
+            sizes in proptest::collection::vec(1usize..70, 1..10),
+        ) {
+            let mut batch: Vec<Vec<Bytes>> =
+                messages.iter().map(|parts| parts.iter().cloned().map(Bytes::from).collect()).collect();
+            let mut parts = Vec::new();
+            let total = frame(&mut batch, &mut parts);
+            let wire = parts.concat();
+            prop_assert_eq!(total + PREFIX_BYTES * messages.len(), wire.len());
+            let expected: Vec<Bytes> = messages.iter().map(|parts| Bytes::from(parts.concat())).collect();
+            prop_assert_eq!(cut(&wire, &sizes).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn an_announced_length_above_the_limit_is_refused_before_it_is_allocated() {
+        let mut cutter = Cutter::default();
+        let mut chunk = Bytes::copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(cutter.feed(&mut chunk), Err(FrameError::TooLong { .. })));
+        assert_eq!(cutter.body.capacity(), 0);
+        let mut cutter = Cutter::default();
+        let mut chunk = Bytes::copy_from_slice(&(MESSAGE_BYTES_MAX as u32).to_le_bytes());
+        assert!(cutter.feed(&mut chunk).unwrap().is_none());
+        assert!(cutter.body.capacity() <= 2 * FIRST_ALLOCATION_BYTES);
+    }
+
+    #[test]
+    fn a_lane_is_known_only_on_its_own_connection() {
+        for lane in Lane::ALL {
+            let here = [Purpose::Main, Purpose::Bulk].map(|purpose| Lane::from_tag(lane.tag(), purpose));
+            assert_eq!(here.iter().flatten().collect::<Vec<_>>(), [&lane]);
+        }
+        assert_eq!(Lane::from_tag(0, Purpose::Main), None);
+    }
+}

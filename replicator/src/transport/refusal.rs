@@ -1,0 +1,217 @@
+//! Why a connection was refused: a stable code, a sentence for the operator, and the log that says it once.
+//!
+//! The same text reaches both sides: our verdict on a peer travels in the CONNECTION_CLOSE frame as `code: text`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::SystemTime;
+
+use super::name::shown;
+
+/// Refusals kept for the operator; beyond it the oldest is forgotten.
+pub const REFUSALS_MAX: usize = 128;
+/// What a CONNECTION_CLOSE frame is given as text; a handshake packet must hold it.
+pub const REASON_BYTES_MAX: usize = 700;
+
+/// The word and the QUIC application error code of each reason. Both are protocol: never renumber.
+macro_rules! refusal_codes {
+    ($($(#[$doc:meta])* $name:ident $code:literal $word:literal),* $(,)?) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum RefusalCode { $($(#[$doc])* $name),* }
+
+        impl RefusalCode {
+            pub const ALL: &'static [RefusalCode] = &[$(RefusalCode::$name),*];
+
+            pub fn code(self) -> u32 {
+                match self { $(RefusalCode::$name => $code),* }
+            }
+
+            /// The word used in logs, metrics and the API.
+            pub fn word(self) -> &'static str {
+                match self { $(RefusalCode::$name => $word),* }
+            }
+        }
+    };
+}
+
+refusal_codes! {
+    /// The certificate is signed by a CA that the refusing side does not trust.
+    WrongCa 1 "wrong-ca",
+    Expired 2 "expired",
+    /// Not valid yet: one of the clocks is wrong.
+    NotYetValid 3 "not-yet-valid",
+    /// Another trust domain than ours.
+    WrongDomain 4 "wrong-domain",
+    /// Another node answered than the one dialled, or a node speaks for another.
+    WrongName 5 "wrong-name",
+    /// Our CA signed it, but no peer of that name is configured.
+    UnknownPeer 6 "unknown-peer",
+    /// No protocol version in common.
+    Version 7 "version",
+    /// A certificate that is malformed or not made for this.
+    BadCertificate 8 "bad-certificate",
+    /// Too many connections are being set up.
+    Busy 9 "busy",
+    /// The pair is connected already.
+    Duplicate 10 "duplicate",
+    /// A newer connection took this one's place.
+    Replaced 11 "replaced",
+    /// The peer sent what the protocol does not allow.
+    Protocol 12 "protocol",
+    /// The node is going down in good order.
+    Shutdown 13 "shutdown",
+    /// Nobody answered in time.
+    Timeout 14 "timeout",
+    /// The address does not resolve, or nothing can be sent there.
+    Unreachable 15 "unreachable",
+    /// The peer's process is gone: it answered with a stateless reset.
+    Reset 16 "reset",
+    Other 17 "other",
+}
+
+impl RefusalCode {
+    pub fn from_code(code: u64) -> Option<RefusalCode> {
+        Self::ALL.iter().copied().find(|c| u64::from(c.code()) == code)
+    }
+
+    pub fn from_word(word: &str) -> Option<RefusalCode> {
+        Self::ALL.iter().copied().find(|c| c.word() == word)
+    }
+
+    /// Ends a connection without anything being wrong with it; not worth a warning.
+    pub fn is_routine(self) -> bool {
+        matches!(self, RefusalCode::Duplicate | RefusalCode::Replaced | RefusalCode::Shutdown)
+    }
+}
+
+/// One refusal: what is wrong and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: RefusalCode,
+    pub text: String,
+}
+
+impl Refusal {
+    pub fn new(code: RefusalCode, text: impl Into<String>) -> Refusal {
+        Refusal { code, text: text.into() }
+    }
+
+    /// As it travels in a CONNECTION_CLOSE frame, cut to fit one packet.
+    pub fn on_wire(&self) -> Vec<u8> {
+        let mut text = self.to_string();
+        let mut end = REASON_BYTES_MAX.min(text.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.into_bytes()
+    }
+
+    /// Reads what a peer put into a CONNECTION_CLOSE frame. `None` where it is not one of ours.
+    pub fn from_wire(reason: &[u8]) -> Option<Refusal> {
+        let text = shown(&String::from_utf8_lossy(&reason[..reason.len().min(2 * REASON_BYTES_MAX)]));
+        // A verdict raised inside the TLS library carries its prefix.
+        let text = text.strip_prefix("unexpected error: ").unwrap_or(&text);
+        let (word, rest) = text.split_once(": ")?;
+        Some(Refusal { code: RefusalCode::from_word(word)?, text: rest.to_owned() })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.word(), self.text)
+    }
+}
+
+/// A refusal as status shows it.
+#[derive(Debug, Clone)]
+pub struct RefusalEntry {
+    /// The peer's name where it is proven, else its IP address.
+    pub who: String,
+    pub refusal: Refusal,
+    pub count: u64,
+    pub last: SystemTime,
+}
+
+/// Says each (who, code) once, until it is cleared; keeps what was said for status.
+#[derive(Default)]
+pub(super) struct RefusalLog {
+    entries: BTreeMap<(String, RefusalCode), RefusalEntry>,
+}
+
+impl RefusalLog {
+    /// Notes a refusal and logs it if it is news.
+    pub fn note(&mut self, who: &str, refusal: &Refusal) {
+        let key = (who.to_owned(), refusal.code);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.count += 1;
+            entry.last = SystemTime::now();
+            entry.refusal = refusal.clone();
+            return;
+        }
+        if self.entries.len() >= REFUSALS_MAX
+            && let Some(oldest) = self.entries.iter().min_by_key(|(_, entry)| entry.last).map(|(key, _)| key.clone())
+        {
+            self.entries.remove(&oldest);
+        }
+        let entry = RefusalEntry { who: who.to_owned(), refusal: refusal.clone(), count: 1, last: SystemTime::now() };
+        self.entries.insert(key, entry);
+        if refusal.code.is_routine() {
+            tracing::debug!(peer = who, reason = refusal.code.word(), "{}", refusal.text);
+        } else {
+            tracing::warn!(peer = who, reason = refusal.code.word(), "no connection: {}", refusal.text);
+        }
+    }
+
+    /// The peer is connected: what was wrong is over, and would be news again.
+    pub fn clear(&mut self, who: &str) {
+        self.entries.retain(|(name, _), _| name != who);
+    }
+
+    pub fn entries(&self) -> Vec<RefusalEntry> {
+        self.entries.values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_words_are_unique_and_read_back() {
+        for &code in RefusalCode::ALL {
+            assert_eq!(RefusalCode::from_code(code.code().into()), Some(code));
+            assert_eq!(RefusalCode::from_word(code.word()), Some(code));
+        }
+        assert_eq!(RefusalCode::from_code(9999), None);
+    }
+
+    #[test]
+    fn a_refusal_crosses_the_wire_and_garbage_does_not_become_one() {
+        let refusal = Refusal::new(RefusalCode::WrongCa, "signed by X; we trust Y");
+        assert_eq!(Refusal::from_wire(&refusal.on_wire()), Some(refusal.clone()));
+        let tls = format!("unexpected error: {refusal}");
+        assert_eq!(Refusal::from_wire(tls.as_bytes()), Some(refusal));
+        for garbage in [&b""[..], b"\xff\xff: x", b"nonsense", b"nope: text"] {
+            assert_eq!(Refusal::from_wire(garbage), None);
+        }
+        let long = Refusal::new(RefusalCode::Other, "é".repeat(5000));
+        assert!(long.on_wire().len() <= REASON_BYTES_MAX);
+    }
+
+    #[test]
+    fn the_log_is_bounded_and_forgets_what_was_cleared() {
+        let mut log = RefusalLog::default();
+        let refusal = Refusal::new(RefusalCode::Expired, "x");
+        for i in 0..10 * REFUSALS_MAX {
+            log.note(&format!("peer-{i}"), &refusal);
+        }
+        assert_eq!(log.entries().len(), REFUSALS_MAX);
+        let mut log = RefusalLog::default();
+        log.note("a", &refusal);
+        log.note("a", &refusal);
+        assert_eq!(log.entries()[0].count, 2);
+        log.clear("a");
+        assert!(log.entries().is_empty());
+    }
+}

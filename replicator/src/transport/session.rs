@@ -1,0 +1,131 @@
+//! Messages over one connection in use: a task per stream and direction, until the connection ends.
+//!
+//! ```text
+//!  lane control ─ 1 stream ─┐
+//!  lane records ─ N streams ┼─ main connection          lane bulk ─ 1 stream ─ bulk connection
+//! ```
+//! Nothing is dialled or decided here: see `peer`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::task::JoinSet;
+
+use super::explain::explain;
+use super::frame::{FrameError, FrameReader, Lane, frame};
+use super::hello::Purpose;
+use super::node::{Node, Peer, TransportEvent, close};
+use super::refusal::{Refusal, RefusalCode};
+
+/// What a writer takes from its lane at a time. Small enough that the streams of the pool share a burst.
+const BATCH_BYTES: usize = 64 << 10;
+/// Control goes before records whenever both wait.
+const CONTROL_PRIORITY: i32 = 1;
+
+/// Carries messages until the connection ends; says why it did. When it returns, no message of this connection comes
+/// any more.
+pub(super) async fn run(node: Arc<Node>, peer: Arc<Peer>, connection: Connection, purpose: Purpose) -> Refusal {
+    let mut tasks = JoinSet::new();
+    let lanes: &[(Lane, u32)] = match purpose {
+        Purpose::Main => &[(Lane::Control, 1), (Lane::Records, node.config.limits.record_streams)],
+        Purpose::Bulk => &[(Lane::Bulk, 1)],
+    };
+    for &(lane, streams) in lanes {
+        for _ in 0..streams {
+            tasks.spawn(write_lane(peer.clone(), connection.clone(), lane));
+        }
+    }
+    let verdict = serve(&node, &peer, &connection, purpose, &mut tasks).await;
+    if let Some(refusal) = &verdict {
+        close(&connection, refusal);
+    }
+    tasks.shutdown().await;
+    let end = connection.closed().await;
+    verdict.unwrap_or_else(|| explain(&end, &peer.name.to_string()))
+}
+
+/// Takes the peer's streams as they come. Returns what the peer did wrong, or `None` when the connection has ended.
+async fn serve(
+    node: &Arc<Node>,
+    peer: &Arc<Peer>,
+    connection: &Connection,
+    purpose: Purpose,
+    tasks: &mut JoinSet<Result<(), Refusal>>,
+) -> Option<Refusal> {
+    loop {
+        tokio::select! {
+            stream = connection.accept_uni() => match stream {
+                Ok(stream) => {
+                    tasks.spawn(read_stream(node.clone(), peer.clone(), stream, purpose));
+                }
+                Err(_) => return None,
+            },
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(refusal)) => return Some(refusal),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {}
+            },
+        }
+    }
+}
+
+/// Feeds one stream from its lane for as long as the connection lasts.
+async fn write_lane(peer: Arc<Peer>, connection: Connection, lane: Lane) -> Result<(), Refusal> {
+    let Ok(mut stream) = connection.open_uni().await else { return Ok(()) };
+    if lane == Lane::Control {
+        // Fails only on a stream that is closed, and then so does the write below.
+        let _ = stream.set_priority(CONTROL_PRIORITY);
+    }
+    let written = write_messages(&peer, &mut stream, lane).await;
+    match written {
+        Err(quinn::WriteError::Stopped(_)) => {
+            Err(Refusal::new(RefusalCode::Protocol, format!("{} stopped a stream of ours", peer.name)))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn write_messages(peer: &Peer, stream: &mut SendStream, lane: Lane) -> Result<(), quinn::WriteError> {
+    let queue = peer.lane(lane);
+    stream.write_all(&[lane.tag()]).await?;
+    let (mut batch, mut parts): (Vec<Vec<Bytes>>, Vec<Bytes>) = (Vec::new(), Vec::new());
+    loop {
+        queue.take(BATCH_BYTES, &mut batch).await;
+        let bytes = frame(&mut batch, &mut parts);
+        stream.write_all_chunks(&mut parts).await?;
+        parts.clear();
+        queue.written(bytes);
+    }
+}
+
+/// Hands every message of one stream to the owner. Waiting for room there holds the stream's flow control, and so the
+/// peer, back.
+async fn read_stream(node: Arc<Node>, peer: Arc<Peer>, stream: RecvStream, purpose: Purpose) -> Result<(), Refusal> {
+    let broken = |error: FrameError| match error {
+        FrameError::Read(quinn::ReadError::ConnectionLost(_)) => None,
+        error => Some(Refusal::new(RefusalCode::Protocol, format!("{} broke a stream: {error}", peer.name))),
+    };
+    let mut frames = FrameReader::new(stream);
+    let lane = match frames.lane(purpose).await {
+        Ok(Some(lane)) => lane,
+        Ok(None) => {
+            let text = format!("{} opened a stream for no lane of this connection", peer.name);
+            return Err(Refusal::new(RefusalCode::Protocol, text));
+        }
+        Err(error) => return broken(error).map_or(Ok(()), Err),
+    };
+    loop {
+        match frames.next().await {
+            Ok(Some(message)) => {
+                let event = TransportEvent::Message { peer: peer.name.clone(), lane, message };
+                if node.events.send(event).await.is_err() {
+                    return Err(Refusal::new(RefusalCode::Shutdown, format!("{} is going down", node.name())));
+                }
+            }
+            Ok(None) => return Ok(()),
+            Err(error) => return broken(error).map_or(Ok(()), Err),
+        }
+    }
+}
