@@ -1,5 +1,6 @@
 //! The storage daemon: what carries out the core's effects, and what the outside world talks to.
 
+pub mod config;
 pub mod control;
 pub mod device;
 pub mod disk;

@@ -1,1 +1,17 @@
-//! Placeholder.
+//! The control plane: `farshore.v1` over a unix socket.
+//!
+//! Here: the trait that the engine implements ([`Operations`]), the one error of every verb ([`OpError`]) with its
+//! one mapping to gRPC, what is checked before the engine sees a request, the server, and a fake for tests.
+//! Not here: what the verbs do (engine), how people see the answers (the CLI), `/metrics` (telemetry).
+
+pub mod error;
+pub mod fake;
+pub mod operations;
+pub mod server;
+pub mod services;
+pub mod validate;
+
+pub use error::{OpError, OpKind};
+pub use farshore_proto::v1 as api;
+pub use operations::{OpFuture, Operations};
+pub use server::{ControlServer, ServerError};

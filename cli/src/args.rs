@@ -1,0 +1,356 @@
+//! Every verb and its arguments. The texts here are what `--help` shows.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use farshore_replicator::config::{CONFIG_PATH, SOCKET_PATH};
+
+use crate::failure::EXIT_CODES;
+use crate::values::{self, OnQuorumLoss, Place, Quorum};
+
+/// Synchronous cross-cluster block storage: the command line.
+///
+/// Any node's replicator knows and commands every volume of its site.
+#[derive(Debug, Parser)]
+#[command(name = "farshore", version, after_help = EXIT_CODES, max_term_width = 120)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The replicator's unix socket
+    #[arg(long, global = true, env = "FARSHORE_SOCKET", default_value = SOCKET_PATH, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// How the answer is written
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    /// How long to wait for the replicator's answer
+    #[arg(long, global = true, value_parser = values::duration, default_value = "120s", value_name = "DURATION")]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people; its look may change
+    Table,
+    /// One document; field names are stable
+    Json,
+    /// The same fields as json
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Roles, members, lag, leases, and what the loss of each site would cost now
+    Status(StatusArgs),
+    /// Create, list, show, delete, attach, detach, resize
+    #[command(subcommand)]
+    Volume(VolumeVerb),
+    /// Who holds a copy and who votes; every change is online
+    #[command(subcommand)]
+    Member(MemberVerb),
+    /// Make this site primary
+    Promote(PromoteArgs),
+    /// Give the right to write up; refused while a device is attached
+    Demote { volume: String },
+    /// Move the primary to another site without losing anything
+    Switchover {
+        volume: String,
+        /// The site, or site/node, that takes over
+        #[arg(long, value_name = "SITE[/NODE]")]
+        to: Place,
+    },
+    /// Take over, here, the volumes whose primary is in a lost site
+    Failover {
+        /// The lost site
+        #[arg(long, value_name = "SITE")]
+        from: Place,
+        /// Only these volumes
+        #[arg(long = "volume", value_name = "VOLUME", num_args = 1.., value_delimiter = ',')]
+        volumes: Vec<String>,
+    },
+    /// Bring replicas back that fell out or diverged
+    Resync(ResyncArgs),
+    /// The sites this one knows
+    #[command(subcommand)]
+    Site(SiteVerb),
+    /// The private CA and the nodes' certificates; needs no replicator
+    #[command(subcommand)]
+    Cert(CertVerb),
+    /// Read a journal or store on disk, also a damaged one; needs no replicator, changes nothing
+    #[command(subcommand)]
+    Inspect(InspectVerb),
+    /// Check this machine, its configuration and its peers, and name remedies
+    Doctor {
+        /// The replicator's configuration file
+        #[arg(long, default_value = CONFIG_PATH, value_name = "PATH")]
+        config: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Names or ids; all when left out
+    pub volumes: Vec<String>,
+    /// Go on until interrupted; json is one document per line
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Between two reports
+    #[arg(long, value_parser = values::duration, default_value = "1s", value_name = "DURATION", requires = "watch")]
+    pub interval: Duration,
+    /// End after this many reports
+    #[arg(long, value_name = "N", requires = "watch")]
+    pub count: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VolumeVerb {
+    /// Create a volume on every member
+    Create(Box<CreateArgs>),
+    /// Every volume of this site
+    #[command(alias = "ls")]
+    List,
+    /// One volume, in full
+    Show { volume: String },
+    /// Delete every replica's data; refused while attached
+    #[command(alias = "rm")]
+    Delete {
+        volume: String,
+        /// Do it; without it nothing happens
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Make the volume a device on this node
+    Attach(AttachArgs),
+    /// Close the device; answers when nothing can still be written through it
+    Detach {
+        volume: String,
+        /// Only if this session is attached (32 hex digits)
+        #[arg(long)]
+        session: Option<String>,
+    },
+    /// Grow the volume, online
+    Resize {
+        volume: String,
+        #[arg(value_parser = values::size)]
+        size: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    pub name: String,
+    /// Such as 10GiB; a multiple of 4 KiB
+    #[arg(long, value_parser = values::size)]
+    pub size: u64,
+    /// Sites, or site/node, that hold data; the first is the first primary's
+    #[arg(long, required = true, value_delimiter = ',', value_name = "SITE[/NODE],..")]
+    pub members: Vec<Place>,
+    /// A site that votes and holds no data
+    #[arg(long, value_delimiter = ',', value_name = "SITE[/NODE],..")]
+    pub witness: Vec<Place>,
+    /// A site that holds data outside the quorum
+    #[arg(long, value_delimiter = ',', value_name = "SITE[/NODE],..")]
+    pub observer: Vec<Place>,
+    /// When a write is acknowledged: majority, nearest-remote, all-remotes, all, or w=2,minRemote=1[,local]
+    #[arg(long, default_value = "majority")]
+    pub quorum: Quorum,
+    /// What is on the quorum: every write, or what a flush covers
+    #[arg(long, value_enum, default_value_t = DurabilityArg::Write)]
+    pub durability: DurabilityArg,
+    /// The device's block size in bytes
+    #[arg(long, default_value = "4096", value_parser = ["4096", "512"])]
+    pub block_size: String,
+    /// How long reads may be served without hearing from a quorum
+    #[arg(long, value_parser = values::duration, default_value = "4s", value_name = "DURATION")]
+    pub lease: Duration,
+    /// freeze: I/O waits; fence:30s: after that the device fails
+    #[arg(long, default_value = "freeze", value_name = "freeze|fence:DURATION")]
+    pub on_quorum_loss: OnQuorumLoss,
+    /// Kept with the volume in every site
+    #[arg(long = "label", value_parser = values::label, value_name = "KEY=VALUE")]
+    pub labels: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DurabilityArg {
+    /// Every completed write is durable on the quorum
+    Write,
+    /// Completed and flushed writes are; the device has a write cache
+    Flush,
+}
+
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    pub volume: String,
+    /// auto takes the best one this machine can do
+    #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
+    pub device: DeviceArg,
+    /// Takes no epoch; others may attach for writing
+    #[arg(long)]
+    pub read_only: bool,
+    /// On another node of this site
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub node: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DeviceArg {
+    Auto,
+    Ublk,
+    Nbd,
+    Fuse,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MemberVerb {
+    /// Give a site a copy, or a vote
+    Add {
+        volume: String,
+        place: Place,
+        #[arg(long, value_enum, default_value_t = KindArg::Data)]
+        kind: KindArg,
+        /// Wait until it is in the sync set, with a progress bar
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Take a site's copy or vote away
+    Remove { volume: String, place: Place },
+    /// Let another node, or site, take a member's place
+    Replace {
+        volume: String,
+        /// The member that goes
+        place: Place,
+        /// Who takes its place
+        #[arg(long, value_name = "SITE[/NODE]")]
+        with: Place,
+        /// Wait until it is in the sync set, with a progress bar
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KindArg {
+    Data,
+    Witness,
+    Observer,
+}
+
+#[derive(Debug, Args)]
+pub struct PromoteArgs {
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub volume: Option<String>,
+    /// Every volume of this site that is not primary here
+    #[arg(long, conflicts_with_all = ["force", "members"])]
+    pub all: bool,
+    /// Begin a new lineage without a quorum; says first what that gives up
+    #[arg(long, requires = "members")]
+    pub force: bool,
+    /// With --force: the members of the new lineage
+    #[arg(long, requires = "force", value_delimiter = ',', value_name = "SITE[/NODE],..")]
+    pub members: Vec<Place>,
+    /// With --force: carry it out
+    #[arg(long, requires = "force")]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ResyncArgs {
+    pub volume: String,
+    /// Only this member; all that need it when left out
+    #[arg(long, value_name = "SITE[/NODE]")]
+    pub member: Option<Place>,
+    /// Give up what the member holds past a fork; it stays as a volume diverged-…
+    #[arg(long)]
+    pub discard: bool,
+    /// Wait until it is done, with a progress bar
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SiteVerb {
+    /// Every replicator this one knows, by site
+    #[command(alias = "ls")]
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CertVerb {
+    /// Make a private CA
+    Ca {
+        /// The trust domain that every certificate will carry
+        #[arg(long, default_value = "farshore.local")]
+        domain: String,
+        /// Where ca.pem and ca.key go
+        #[arg(long)]
+        dir: PathBuf,
+        #[arg(long, default_value_t = 3650)]
+        days: u32,
+        /// Overwrite; what the old one issued becomes unusable
+        #[arg(long)]
+        force: bool,
+    },
+    /// Issue a node's certificate
+    Issue {
+        /// The CA's directory
+        #[arg(long)]
+        ca: PathBuf,
+        #[arg(long)]
+        site: String,
+        #[arg(long)]
+        node: String,
+        /// Where ca.pem, node.pem and node.key go
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+        /// Overwrite
+        #[arg(long)]
+        force: bool,
+    },
+    /// What the certificates in a file say
+    Show { path: PathBuf },
+    /// Renew a node's certificate under the same name, with a new key
+    Rotate {
+        /// The CA's directory
+        #[arg(long)]
+        ca: PathBuf,
+        /// The node's directory
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+    },
+    /// Replace the CA: begin, carry ca.pem to every node, switch, rotate every node, finish
+    RotateCa {
+        /// The CA's directory
+        #[arg(long)]
+        ca: PathBuf,
+        #[arg(value_enum)]
+        step: CaStepArg,
+        #[arg(long, default_value_t = 3650)]
+        days: u32,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CaStepArg {
+    Begin,
+    Switch,
+    Finish,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum InspectVerb {
+    /// Segments, groups, volumes and damage of a journal
+    Journal { dir: PathBuf },
+    /// Volumes, extents, space and damage of a store
+    Store { dir: PathBuf },
+}

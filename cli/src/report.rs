@@ -1,0 +1,299 @@
+//! How the views look as tables.
+
+use std::fmt::Write;
+
+use crate::output::View;
+use crate::table::{NONE, Table, bytes, or_none, time_ms, time_us};
+use crate::views::{
+    AttachView, ConditionView, DeletedView, ForcePlanView, LossView, MemberView, PlaceView, ResultsView, SitesView,
+    StatusView, VolumeListView, VolumeView,
+};
+
+impl std::fmt::Display for PlaceView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.site.as_str(), self.node.as_str()) {
+            ("", _) => f.write_str(NONE),
+            (site, "") => f.write_str(site),
+            (site, node) => write!(f, "{site}/{node}"),
+        }
+    }
+}
+
+impl View for StatusView {
+    fn table(&self) -> String {
+        let mut out = format!("{}/{}\n", self.site, self.node);
+        conditions(&mut out, &self.conditions, "");
+        if self.volumes.is_empty() {
+            out += "\nno volumes; make one with: farshore volume create\n";
+        }
+        for volume in &self.volumes {
+            out.push('\n');
+            out += &volume.table();
+        }
+        out
+    }
+}
+
+/// A String never fails to be written to.
+macro_rules! line {
+    ($out:expr, $($arg:tt)*) => { let _ = writeln!($out, $($arg)*); };
+}
+
+impl View for VolumeView {
+    fn table(&self) -> String {
+        let mut out = String::new();
+        let reason = if self.reason.is_empty() { String::new() } else { format!(" ({})", self.reason) };
+        line!(out, "{}  {}  {}  {}{reason}", self.name, bytes(self.size_bytes), self.role, self.state);
+        line!(out, "  id        {}", self.id);
+        line!(
+            out,
+            "  primary   {}, epoch {}, lineage {}, config {}",
+            self.primary,
+            self.epoch,
+            self.lineage,
+            self.config_version
+        );
+        let policy = &self.policy;
+        let local = if policy.local_required { ", local" } else { "" };
+        let loss = match policy.fence_after_ms {
+            0 => policy.on_quorum_loss.to_string(),
+            ms => format!("{} after {}", policy.on_quorum_loss, time_ms(ms)),
+        };
+        line!(
+            out,
+            "  quorum    {} (w={}, minRemote={}{local}), durability {}, on its loss {loss}",
+            policy.quorum,
+            policy.w,
+            policy.min_remote,
+            policy.durability
+        );
+        let lease =
+            if self.lease.valid { format!("valid for {}", time_ms(self.lease.remaining_ms)) } else { NONE.into() };
+        line!(out, "  lease     {lease}");
+        line!(
+            out,
+            "  seq       appended {}, durable {}, acked {}, applied {}",
+            self.appended_seq,
+            self.durable_seq,
+            self.acked_seq,
+            self.applied_seq
+        );
+        line!(out, "  attached  {}", attached(self));
+        out += &members(&self.members);
+        out += &losses(&self.loss);
+        conditions(&mut out, &self.conditions, "  ");
+        out
+    }
+}
+
+fn attached(volume: &VolumeView) -> String {
+    let Some(at) = &volume.attached else { return NONE.into() };
+    let place = if at.device.path.is_empty() { &at.device.socket } else { &at.device.path };
+    let read_only = if at.device.read_only { ", read-only" } else { "" };
+    format!("{}/{} as {} ({}{read_only})", at.site, at.node, or_none(place), at.device.kind)
+}
+
+fn members(members: &[MemberView]) -> String {
+    let mut table =
+        Table::new(&["MEMBER", "KIND", "SYNC SET", "STATE", ">DURABLE", ">APPLIED", "LAG", "RTT"]).indented("  ");
+    for m in members {
+        let here = if m.here { " *" } else { "" };
+        let progress = if m.progress < 1.0 { format!(" {:.0} %", m.progress * 100.0) } else { String::new() };
+        let silent = if m.connected || m.silent_ms == 0 {
+            String::new()
+        } else {
+            format!(", silent for {}", time_ms(m.silent_ms))
+        };
+        let reason = if m.reason.is_empty() { String::new() } else { format!(" ({})", m.reason) };
+        let data = m.kind != "witness";
+        table.row([
+            format!("{}/{}{here}", m.site, m.node),
+            m.kind.into(),
+            if m.in_sync_set { "yes".into() } else { "no".into() },
+            format!("{}{progress}{silent}{reason}", m.state),
+            if data { m.durable_seq.to_string() } else { NONE.into() },
+            if data { m.applied_seq.to_string() } else { NONE.into() },
+            if data {
+                amount(m.lag_records, m.lag_bytes, m.lag_ms).unwrap_or_else(|| NONE.into())
+            } else {
+                NONE.into()
+            },
+            if m.rtt_us == 0 { NONE.into() } else { time_us(m.rtt_us) },
+        ]);
+    }
+    table.render()
+}
+
+/// "41.5 s / 12 MiB / 388 writes", or nothing where there is nothing.
+fn amount(records: u64, size: u64, ms: u64) -> Option<String> {
+    if (records, size, ms) == (0, 0, 0) {
+        return None;
+    }
+    let records = if records == 1 { "1 write".into() } else { format!("{records} writes") };
+    Some(format!("{} / {} / {records}", time_ms(ms), bytes(size)))
+}
+
+fn losses(losses: &[LossView]) -> String {
+    if losses.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["IF LOST", "COST", "THEN", "IF PROMOTED"]).indented("  ");
+    for l in losses {
+        let cost = match (amount(l.records, l.bytes, l.ms), l.exact) {
+            (None, true) => "nothing".into(),
+            (Some(cost), true) => cost,
+            (None, false) => format!("unknown for the last {}", time_ms(l.unknown_ms)),
+            (Some(cost), false) => format!("at least {cost}, unknown for the last {}", time_ms(l.unknown_ms)),
+        };
+        let then = if l.can_continue { "the others can go on" } else { "I/O stops until it is back" };
+        let promote = amount(l.promote_records, l.promote_bytes, l.promote_ms).unwrap_or_else(|| "nothing".into());
+        let promote = if l.exact { promote } else { format!("at least {promote}") };
+        table.row([l.site.clone(), cost, then.into(), promote]);
+    }
+    table.render()
+}
+
+fn conditions(out: &mut String, conditions: &[ConditionView], indent: &str) {
+    for c in conditions {
+        line!(out, "{indent}! {}: {}", c.name, c.text);
+        if !c.remedy.is_empty() {
+            line!(out, "{indent}  do: {}", c.remedy);
+        }
+    }
+}
+
+impl View for VolumeListView {
+    fn table(&self) -> String {
+        let mut table = Table::new(&["NAME", ">SIZE", "ROLE", "STATE", "PRIMARY", "SYNC SET", "QUORUM", "DEVICE"]);
+        for v in &self.volumes {
+            let sync_set: Vec<_> = v.members.iter().filter(|m| m.in_sync_set).map(|m| m.site.as_str()).collect();
+            let device = v.attached.as_ref().map_or_else(|| NONE.into(), |_| attached(v));
+            table.row([
+                v.name.clone(),
+                bytes(v.size_bytes),
+                v.role.into(),
+                v.state.clone(),
+                v.primary.to_string(),
+                or_none(&sync_set.join(",")),
+                v.policy.quorum.clone(),
+                device,
+            ]);
+        }
+        table.render()
+    }
+}
+
+impl View for AttachView {
+    fn table(&self) -> String {
+        let place = if self.device.path.is_empty() { &self.device.socket } else { &self.device.path };
+        let read_only = if self.device.read_only { ", read-only" } else { "" };
+        format!("{} is {} ({}{read_only}), session {}\n", self.volume, or_none(place), self.device.kind, self.session)
+    }
+}
+
+impl View for DeletedView {
+    fn table(&self) -> String {
+        format!("{} is deleted\n", self.deleted)
+    }
+}
+
+impl View for ForcePlanView {
+    fn table(&self) -> String {
+        let mut out = String::new();
+        let verb = if self.done { "was begun" } else { "would be begun" };
+        line!(
+            out,
+            "{}: lineage generation {} {verb} from {} at seq {}",
+            self.volume,
+            self.new_generation,
+            self.donor,
+            self.fork_seq
+        );
+        let lost = amount(self.lost_records, self.lost_bytes, self.lost_ms);
+        let lost = match (lost, self.exact) {
+            (None, true) => "nothing".into(),
+            (Some(lost), true) => lost,
+            (None, false) => "an unknown amount".into(),
+            (Some(lost), false) => format!("at least {lost}"),
+        };
+        line!(out, "  gives up  {lost} of acknowledged data");
+        for warning in &self.warnings {
+            line!(out, "  ! {warning}");
+        }
+        out
+    }
+}
+
+impl View for ResultsView {
+    fn table(&self) -> String {
+        let mut table = Table::new(&["VOLUME", "RESULT", "PRIMARY", "EPOCH"]);
+        for r in &self.results {
+            let (primary, epoch) = match &r.status {
+                Some(v) => (v.primary.to_string(), v.epoch.clone()),
+                None => (NONE.into(), NONE.into()),
+            };
+            let result = if r.ok { "ok" } else { "failed" };
+            table.row([r.volume.clone(), result.into(), primary, epoch]);
+        }
+        let mut out = table.render();
+        for r in &self.results {
+            if let Some(e) = &r.error {
+                line!(out, "{}: {}", r.volume, e.message);
+                if !e.why.is_empty() {
+                    line!(out, "  why: {}", e.why);
+                }
+                if !e.remedy.is_empty() {
+                    line!(out, "  do:  {}", e.remedy);
+                }
+            }
+        }
+        out
+    }
+}
+
+impl View for SitesView {
+    fn table(&self) -> String {
+        let mut table = Table::new(&["SITE", "NODE", "ADDRESS", "STATE", "RTT", "CERTIFICATE ENDS", "VERSION"]);
+        let here = env!("CARGO_PKG_VERSION").to_string();
+        table.row([
+            self.site.clone(),
+            self.node.clone(),
+            NONE.into(),
+            "this node".into(),
+            NONE.into(),
+            NONE.into(),
+            here,
+        ]);
+        for p in &self.peers {
+            let state = match (p.connected, p.reason.as_str()) {
+                (true, "") => "connected".into(),
+                (true, reason) => format!("connected ({reason})"),
+                (false, reason) => {
+                    let since = if p.silent_ms > 0 { format!(" for {}", time_ms(p.silent_ms)) } else { String::new() };
+                    let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+                    format!("away{since}{reason}")
+                }
+            };
+            let address = if p.address.is_empty() { "it dials us".into() } else { p.address.clone() };
+            let rtt = if p.rtt_us == 0 { NONE.into() } else { time_us(p.rtt_us) };
+            table.row([
+                p.site.clone(),
+                p.node.clone(),
+                address,
+                state,
+                rtt,
+                day(p.certificate_expires_unix_s),
+                or_none(&p.version),
+            ]);
+        }
+        table.render()
+    }
+}
+
+/// The UTC day of a unix time; 0 is unknown.
+pub fn day(unix_s: i64) -> String {
+    match time::OffsetDateTime::from_unix_timestamp(unix_s) {
+        Ok(at) if unix_s > 0 => at.date().to_string(),
+        _ => NONE.into(),
+    }
+}

@@ -1,0 +1,9 @@
+//! What each verb does.
+
+mod members;
+mod replication;
+mod run;
+mod status;
+mod volumes;
+
+pub use run::run;

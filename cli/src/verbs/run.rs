@@ -1,0 +1,35 @@
+//! From the parsed arguments to the verb. Verbs that need no replicator never look for one.
+
+use crate::args::{Cli, SiteVerb, Verb};
+use crate::client::Replicator;
+use crate::failure::Failure;
+use crate::{cert, doctor, inspect, output, views};
+
+use super::{members, replication, status, volumes};
+
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { global, verb } = cli;
+    let format = global.output;
+    match verb {
+        Verb::Cert(verb) => return cert::run(format, verb),
+        Verb::Inspect(verb) => return inspect::run(format, verb),
+        Verb::Doctor { config } => return doctor::run(&global, &config).await,
+        _ => {}
+    }
+    let replicator = Replicator::connect(&global).await?;
+    match verb {
+        Verb::Status(args) => status::run(format, &replicator, args).await,
+        Verb::Volume(verb) => volumes::run(format, &replicator, verb).await,
+        Verb::Member(verb) => members::run(format, &replicator, verb).await,
+        Verb::Promote(args) => replication::promote(format, &replicator, args).await,
+        Verb::Demote { volume } => replication::demote(format, &replicator, volume).await,
+        Verb::Switchover { volume, to } => replication::switchover(format, &replicator, volume, to).await,
+        Verb::Failover { from, volumes } => replication::failover(format, &replicator, from, volumes).await,
+        Verb::Resync(args) => replication::resync(format, &replicator, args).await,
+        Verb::Site(SiteVerb::List) => {
+            let peers = replicator.node().peers(farshore_proto::v1::PeersRequest {}).await?.into_inner();
+            output::print(format, &views::SitesView::from(peers))
+        }
+        Verb::Cert(_) | Verb::Inspect(_) | Verb::Doctor { .. } => Ok(()),
+    }
+}

@@ -1,0 +1,99 @@
+//! `farshore volume …`
+
+use farshore_proto::v1 as api;
+
+use crate::args::{AttachArgs, CreateArgs, DeviceArg, DurabilityArg, Format, VolumeVerb};
+use crate::client::{Replicator, present};
+use crate::failure::{Exit, Failure};
+use crate::output;
+use crate::views::{AttachView, DeletedView, VolumeListView, VolumeView};
+
+pub async fn run(format: Format, replicator: &Replicator, verb: VolumeVerb) -> Result<(), Failure> {
+    let mut volumes = replicator.volumes();
+    let volume = match verb {
+        VolumeVerb::Create(args) => volumes.create(create_request(*args)).await?.into_inner().volume,
+        VolumeVerb::List => {
+            let listed = volumes.list(api::ListVolumesRequest {}).await?.into_inner().volumes;
+            return output::print(format, &VolumeListView { volumes: listed.into_iter().map(Into::into).collect() });
+        }
+        VolumeVerb::Show { volume } => volumes.get(api::GetVolumeRequest { volume }).await?.into_inner().volume,
+        VolumeVerb::Delete { volume, yes } => {
+            if !yes {
+                let known = present(volumes.get(api::GetVolumeRequest { volume }).await?.into_inner().volume)?;
+                return Err(refuse_delete(&known));
+            }
+            volumes.delete(api::DeleteVolumeRequest { volume: volume.clone() }).await?;
+            return output::print(format, &DeletedView { deleted: volume });
+        }
+        VolumeVerb::Attach(args) => return attach(format, replicator, args).await,
+        VolumeVerb::Detach { volume, session } => {
+            let session = session.unwrap_or_default();
+            let request = api::DetachVolumeRequest { volume, session, keep_published: false };
+            volumes.detach(request).await?.into_inner().volume
+        }
+        VolumeVerb::Resize { volume, size } => {
+            volumes.resize(api::ResizeVolumeRequest { volume, size_bytes: size }).await?.into_inner().volume
+        }
+    };
+    output::print(format, &VolumeView::from(present(volume)?))
+}
+
+fn refuse_delete(volume: &api::VolumeStatus) -> Failure {
+    let sites: Vec<_> = volume.members.iter().map(|m| m.site.as_str()).collect();
+    let message = format!("volume {:?} would be deleted in {}, with all its data", volume.name, sites.join(", "));
+    Failure::new(Exit::Refused, message, format!("if that is meant: farshore volume delete {} --yes", volume.name))
+}
+
+fn create_request(args: CreateArgs) -> api::CreateVolumeRequest {
+    use api::MemberKind::{Data, Observer, Witness};
+    let members = args
+        .members
+        .iter()
+        .map(|place| place.spec(Data))
+        .chain(args.witness.iter().map(|place| place.spec(Witness)))
+        .chain(args.observer.iter().map(|place| place.spec(Observer)));
+    let durability = match args.durability {
+        DurabilityArg::Write => api::Durability::Write,
+        DurabilityArg::Flush => api::Durability::Flush,
+    };
+    let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    api::CreateVolumeRequest {
+        name: args.name,
+        size_bytes: args.size,
+        members: members.collect(),
+        policy: Some(api::Policy {
+            quorum: args.quorum.name,
+            w: args.quorum.w,
+            min_remote: args.quorum.min_remote,
+            local_required: args.quorum.local_required,
+            durability: durability.into(),
+            lease_ms: ms(args.lease),
+            on_quorum_loss: args.on_quorum_loss.kind.into(),
+            fence_after_ms: ms(args.on_quorum_loss.after),
+        }),
+        // clap admits two values only.
+        block_size_bytes: args.block_size.parse().unwrap_or_default(),
+        labels: args.labels.into_iter().collect(),
+    }
+}
+
+async fn attach(format: Format, replicator: &Replicator, args: AttachArgs) -> Result<(), Failure> {
+    let device = match args.device {
+        DeviceArg::Auto => api::DeviceKind::Unspecified,
+        DeviceArg::Ublk => api::DeviceKind::Ublk,
+        DeviceArg::Nbd => api::DeviceKind::Nbd,
+        DeviceArg::Fuse => api::DeviceKind::Fuse,
+    };
+    let request = api::AttachVolumeRequest {
+        volume: args.volume,
+        node: args.node,
+        session: String::new(),
+        device: device.into(),
+        read_only: args.read_only,
+        publish_only: false,
+    };
+    let attached = replicator.volumes().attach(request).await?.into_inner();
+    let volume = present(attached.volume)?.name;
+    let device = present(attached.device)?.into();
+    output::print(format, &AttachView { volume, session: attached.session, device })
+}

@@ -1,0 +1,427 @@
+//! What is printed: one serialisable view per object of the API. Field names are an interface; they only ever gain.
+//!
+//! Enums become words, ids become text; how a table looks is in `report`.
+
+use std::collections::BTreeMap;
+
+use farshore_proto::v1 as api;
+use serde::Serialize;
+
+#[derive(Debug, Clone, Serialize)]
+pub struct VolumeView {
+    pub name: String,
+    pub id: String,
+    pub size_bytes: u64,
+    pub block_size_bytes: u32,
+    pub allocated_bytes: u64,
+    pub role: &'static str,
+    pub state: String,
+    pub reason: String,
+    pub epoch: String,
+    pub lineage: String,
+    pub config_version: String,
+    pub primary: PlaceView,
+    pub policy: PolicyView,
+    pub members: Vec<MemberView>,
+    pub appended_seq: u64,
+    pub durable_seq: u64,
+    pub acked_seq: u64,
+    pub applied_seq: u64,
+    pub checkpointed_seq: u64,
+    pub lease: LeaseView,
+    pub loss: Vec<LossView>,
+    pub conditions: Vec<ConditionView>,
+    pub attached: Option<AttachmentView>,
+    pub labels: BTreeMap<String, String>,
+    pub reporter: PlaceView,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PlaceView {
+    pub site: String,
+    pub node: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PolicyView {
+    pub quorum: String,
+    pub w: u32,
+    pub min_remote: u32,
+    pub local_required: bool,
+    pub durability: &'static str,
+    pub lease_ms: u64,
+    pub on_quorum_loss: &'static str,
+    pub fence_after_ms: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct MemberView {
+    pub id: u32,
+    pub site: String,
+    pub node: String,
+    pub kind: &'static str,
+    pub votes: u32,
+    pub in_sync_set: bool,
+    pub connected: bool,
+    pub here: bool,
+    pub state: String,
+    pub reason: String,
+    pub durable_seq: u64,
+    pub applied_seq: u64,
+    pub lag_records: u64,
+    pub lag_bytes: u64,
+    pub lag_ms: u64,
+    pub progress: f64,
+    pub rtt_us: u64,
+    pub silent_ms: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct LeaseView {
+    pub valid: bool,
+    pub remaining_ms: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct LossView {
+    pub site: String,
+    pub records: u64,
+    pub bytes: u64,
+    pub ms: u64,
+    pub exact: bool,
+    pub unknown_ms: u64,
+    pub can_continue: bool,
+    pub text: String,
+    pub promote_records: u64,
+    pub promote_bytes: u64,
+    pub promote_ms: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ConditionView {
+    pub name: String,
+    pub text: String,
+    pub remedy: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct AttachmentView {
+    pub site: String,
+    pub node: String,
+    pub session: String,
+    pub device: DeviceView,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceView {
+    pub kind: &'static str,
+    pub path: String,
+    pub socket: String,
+    pub export: String,
+    pub read_only: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct StatusView {
+    pub site: String,
+    pub node: String,
+    pub volumes: Vec<VolumeView>,
+    pub conditions: Vec<ConditionView>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct VolumeListView {
+    pub volumes: Vec<VolumeView>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct AttachView {
+    pub volume: String,
+    pub session: String,
+    pub device: DeviceView,
+}
+
+#[derive(Debug, Serialize)]
+pub struct DeletedView {
+    pub deleted: String,
+}
+
+/// What a forced promotion would give up.
+#[derive(Debug, Serialize)]
+pub struct ForcePlanView {
+    pub volume: String,
+    pub donor: PlaceView,
+    pub new_generation: u64,
+    pub fork_seq: u64,
+    pub lost_records: u64,
+    pub lost_bytes: u64,
+    pub lost_ms: u64,
+    pub exact: bool,
+    pub warnings: Vec<String>,
+    /// Whether it was carried out.
+    pub done: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ResultsView {
+    pub results: Vec<ResultView>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ResultView {
+    pub volume: String,
+    pub ok: bool,
+    pub error: Option<ErrorView>,
+    pub status: Option<VolumeView>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ErrorView {
+    pub kind: String,
+    pub message: String,
+    pub why: String,
+    pub remedy: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct SitesView {
+    /// This node's.
+    pub site: String,
+    pub node: String,
+    pub peers: Vec<PeerView>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PeerView {
+    pub site: String,
+    pub node: String,
+    pub address: String,
+    pub connected: bool,
+    pub reason: String,
+    pub rtt_us: u64,
+    pub silent_ms: u64,
+    pub protocol: u32,
+    pub version: String,
+    pub certificate_expires_unix_s: i64,
+    pub clock_skew_ms: i64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    pub lost_packets: u64,
+}
+
+pub fn role(role: api::Role) -> &'static str {
+    match role {
+        api::Role::Primary => "primary",
+        api::Role::Secondary => "secondary",
+        api::Role::Candidate => "candidate",
+        api::Role::Witness => "witness",
+        api::Role::Observer => "observer",
+        api::Role::Unspecified => "unknown",
+    }
+}
+
+fn member_kind(kind: api::MemberKind) -> &'static str {
+    match kind {
+        api::MemberKind::Data => "data",
+        api::MemberKind::Witness => "witness",
+        api::MemberKind::Observer => "observer",
+        api::MemberKind::Unspecified => "unknown",
+    }
+}
+
+fn device_kind(kind: api::DeviceKind) -> &'static str {
+    match kind {
+        api::DeviceKind::Unspecified | api::DeviceKind::None => "none",
+        api::DeviceKind::Nbd => "nbd",
+        api::DeviceKind::Fuse => "fuse",
+        api::DeviceKind::Ublk => "ublk",
+    }
+}
+
+impl From<api::VolumeStatus> for VolumeView {
+    fn from(v: api::VolumeStatus) -> Self {
+        let lease = v.lease.unwrap_or_default();
+        VolumeView {
+            role: role(v.role()),
+            name: v.name,
+            id: v.id,
+            size_bytes: v.size_bytes,
+            block_size_bytes: v.block_size_bytes,
+            allocated_bytes: v.allocated_bytes,
+            state: v.state,
+            reason: v.reason,
+            epoch: v.epoch,
+            lineage: v.lineage,
+            config_version: v.config_version,
+            primary: PlaceView { site: v.primary_site, node: v.primary_node },
+            policy: v.policy.unwrap_or_default().into(),
+            members: v.members.into_iter().map(Into::into).collect(),
+            appended_seq: v.appended_seq,
+            durable_seq: v.durable_seq,
+            acked_seq: v.acked_seq,
+            applied_seq: v.applied_seq,
+            checkpointed_seq: v.checkpointed_seq,
+            lease: LeaseView { valid: lease.valid, remaining_ms: lease.remaining_ms },
+            loss: v.loss.into_iter().map(Into::into).collect(),
+            conditions: v.conditions.into_iter().map(Into::into).collect(),
+            attached: v.attached.map(Into::into),
+            labels: v.labels,
+            reporter: PlaceView { site: v.reporter_site, node: v.reporter_node },
+        }
+    }
+}
+
+impl From<api::Policy> for PolicyView {
+    fn from(p: api::Policy) -> Self {
+        let durability = match p.durability() {
+            api::Durability::Flush => "flush",
+            api::Durability::Write | api::Durability::Unspecified => "write",
+        };
+        let on_quorum_loss = match p.on_quorum_loss() {
+            api::QuorumLoss::Fence => "fence",
+            api::QuorumLoss::Freeze | api::QuorumLoss::Unspecified => "freeze",
+        };
+        PolicyView {
+            durability,
+            on_quorum_loss,
+            quorum: p.quorum,
+            w: p.w,
+            min_remote: p.min_remote,
+            local_required: p.local_required,
+            lease_ms: p.lease_ms,
+            fence_after_ms: p.fence_after_ms,
+        }
+    }
+}
+
+impl From<api::MemberStatus> for MemberView {
+    fn from(m: api::MemberStatus) -> Self {
+        MemberView {
+            kind: member_kind(m.kind()),
+            id: m.id,
+            site: m.site,
+            node: m.node,
+            votes: m.votes,
+            in_sync_set: m.in_sync_set,
+            connected: m.connected,
+            here: m.here,
+            state: m.state,
+            reason: m.reason,
+            durable_seq: m.durable_seq,
+            applied_seq: m.applied_seq,
+            lag_records: m.lag_records,
+            lag_bytes: m.lag_bytes,
+            lag_ms: m.lag_ms,
+            progress: m.progress,
+            rtt_us: m.rtt_us,
+            silent_ms: m.silent_ms,
+        }
+    }
+}
+
+impl From<api::SiteLoss> for LossView {
+    fn from(l: api::SiteLoss) -> Self {
+        LossView {
+            site: l.site,
+            records: l.records,
+            bytes: l.bytes,
+            ms: l.ms,
+            exact: l.exact,
+            unknown_ms: l.unknown_ms,
+            can_continue: l.can_continue,
+            text: l.text,
+            promote_records: l.promote_records,
+            promote_bytes: l.promote_bytes,
+            promote_ms: l.promote_ms,
+        }
+    }
+}
+
+impl From<api::Condition> for ConditionView {
+    fn from(c: api::Condition) -> Self {
+        ConditionView { name: c.name, text: c.text, remedy: c.remedy }
+    }
+}
+
+impl From<api::Attachment> for AttachmentView {
+    fn from(a: api::Attachment) -> Self {
+        let device = a.device.unwrap_or_default().into();
+        AttachmentView { site: a.site, node: a.node, session: a.session, device }
+    }
+}
+
+impl From<api::DeviceStatus> for DeviceView {
+    fn from(d: api::DeviceStatus) -> Self {
+        let kind = device_kind(d.kind());
+        DeviceView { kind, path: d.path, socket: d.socket, export: d.export, read_only: d.read_only }
+    }
+}
+
+impl From<api::StatusResponse> for StatusView {
+    fn from(s: api::StatusResponse) -> Self {
+        StatusView {
+            site: s.site,
+            node: s.node,
+            volumes: s.volumes.into_iter().map(Into::into).collect(),
+            conditions: s.conditions.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<api::VolumeResult> for ResultView {
+    fn from(r: api::VolumeResult) -> Self {
+        ResultView { volume: r.volume, ok: r.ok, error: r.error.map(Into::into), status: r.status.map(Into::into) }
+    }
+}
+
+impl From<api::ErrorDetail> for ErrorView {
+    fn from(e: api::ErrorDetail) -> Self {
+        ErrorView { kind: e.kind, message: e.message, why: e.why, remedy: e.remedy }
+    }
+}
+
+impl From<api::PeersResponse> for SitesView {
+    fn from(p: api::PeersResponse) -> Self {
+        let mut peers: Vec<PeerView> = p.peers.into_iter().map(Into::into).collect();
+        peers.sort_by(|a, b| (&a.site, &a.node).cmp(&(&b.site, &b.node)));
+        SitesView { site: p.site, node: p.node, peers }
+    }
+}
+
+impl From<api::Peer> for PeerView {
+    fn from(p: api::Peer) -> Self {
+        PeerView {
+            site: p.site,
+            node: p.node,
+            address: p.address,
+            connected: p.connected,
+            reason: p.reason,
+            rtt_us: p.rtt_us,
+            silent_ms: p.silent_ms,
+            protocol: p.protocol,
+            version: p.version,
+            certificate_expires_unix_s: p.certificate_expires_unix_s,
+            clock_skew_ms: p.clock_skew_ms,
+            sent_bytes: p.sent_bytes,
+            received_bytes: p.received_bytes,
+            lost_packets: p.lost_packets,
+        }
+    }
+}
+
+impl ForcePlanView {
+    pub fn new(volume: &str, plan: api::ForcePlan, done: bool) -> Self {
+        ForcePlanView {
+            volume: volume.into(),
+            donor: PlaceView { site: plan.donor_site, node: plan.donor_node },
+            new_generation: plan.new_generation,
+            fork_seq: plan.fork_seq,
+            lost_records: plan.lost_records,
+            lost_bytes: plan.lost_bytes,
+            lost_ms: plan.lost_ms,
+            exact: plan.exact,
+            warnings: plan.warnings,
+            done,
+        }
+    }
+}

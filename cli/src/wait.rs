@@ -1,0 +1,73 @@
+//! Waiting for a member to be in the sync set, with a bar where somebody watches.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use farshore_proto::v1 as api;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::client::{Replicator, present};
+use crate::failure::{Exit, Failure};
+use crate::values::Place;
+
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Polls until every member that `place` names (all with data where it is None) replicates in the sync set. Ends
+/// early with an error where waiting can't help: it diverged, is damaged, or the resync is paused.
+pub async fn until_in_sync(
+    replicator: &Replicator,
+    volume: &str,
+    place: Option<&Place>,
+) -> Result<api::VolumeStatus, Failure> {
+    let bar = bar(volume);
+    loop {
+        let request = api::GetVolumeRequest { volume: volume.into() };
+        let status = present(replicator.volumes().get(request).await?.into_inner().volume)?;
+        let mut waited_for = status.members.iter().filter(|m| named(m, place)).peekable();
+        if waited_for.peek().is_none() {
+            let remedy = format!("farshore volume show {volume}");
+            return Err(Failure::new(Exit::NotFound, format!("volume {volume:?} has no such member any more"), remedy));
+        }
+        let behind: Vec<&api::MemberStatus> = waited_for.filter(|m| !in_sync(m)).collect();
+        let Some(slowest) = behind.iter().min_by(|a, b| a.progress.total_cmp(&b.progress)) else {
+            bar.finish_and_clear();
+            return Ok(status);
+        };
+        if let Some(stuck) = behind.iter().find(|m| ["diverged", "damaged", "paused"].contains(&m.state.as_str())) {
+            bar.abandon();
+            let message = format!("{}/{} of volume {volume:?} is {}", stuck.site, stuck.node, stuck.state);
+            return Err(
+                Failure::new(Exit::Refused, message, "see the conditions in: farshore status").because(&stuck.reason)
+            );
+        }
+        bar.set_position((slowest.progress.clamp(0.0, 1.0) * 1_000.0) as u64);
+        bar.set_message(format!("{}/{} {}", slowest.site, slowest.node, slowest.state));
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+fn named(member: &api::MemberStatus, place: Option<&Place>) -> bool {
+    match place {
+        Some(place) => member.site == place.site && (place.node.is_empty() || member.node == place.node),
+        None => member.kind() == api::MemberKind::Data,
+    }
+}
+
+fn in_sync(member: &api::MemberStatus) -> bool {
+    match member.kind() {
+        api::MemberKind::Data => member.in_sync_set && member.state == "replicating",
+        api::MemberKind::Observer => member.state == "replicating",
+        api::MemberKind::Witness | api::MemberKind::Unspecified => member.connected,
+    }
+}
+
+fn bar(volume: &str) -> ProgressBar {
+    let bar = ProgressBar::new(1_000).with_prefix(volume.to_string());
+    if !std::io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:32}] {percent:>3} % {msg} ({elapsed})") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}
