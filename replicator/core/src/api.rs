@@ -189,6 +189,8 @@ pub enum JournalOp {
     Truncate {
         after: Seq,
     },
+    /// Hide every earlier record; the log goes on after `base`, whose record has `epoch`.
+    Restart { base: LogBase, epoch: Epoch },
     /// The newest [`crate::durable::Durable`] blob.
     Meta(Bytes),
 }

@@ -600,10 +600,10 @@ impl Replica {
         self.acked = self.acked.max(base.seq);
         self.d.base = base;
         // The old log is superseded as a whole: everything in it is at or below the image, or diverged.
-        self.batch.push(JournalOp::Truncate { after: Seq::ZERO });
         self.tail = Tail::starting_at(base.seq, Some(base.hash));
         self.history = history;
         self.history.truncate(base.seq);
+        self.batch.push(JournalOp::Restart { base, epoch: self.history.last_epoch() });
         self.reorder.clear();
         self.reorder_bytes = 0;
         self.floor = base.seq.next();

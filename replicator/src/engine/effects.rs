@@ -9,7 +9,7 @@ use farshore_core::overlay::{Content, Hit};
 use super::driver::{DeviceState, Driver};
 use super::rpc;
 use super::ship;
-use crate::journal::{Entry, ReadError};
+use crate::journal::{Entry, JournalError, LogEnd, ReadError};
 use crate::transport::{Lane, SendError};
 
 impl Driver {
@@ -97,6 +97,9 @@ impl Driver {
             .map(|op| match op {
                 JournalOp::Record(record) => Entry::Record(record),
                 JournalOp::Truncate { after } => Entry::Truncate { volume, after },
+                JournalOp::Restart { base, epoch } => {
+                    Entry::Restart { volume, end: LogEnd { seq: base.seq, hash: base.hash, epoch } }
+                }
                 JournalOp::Meta(blob) => Entry::Meta { volume, blob },
             })
             .collect();
@@ -105,7 +108,8 @@ impl Driver {
             entries,
             Box::new(move |result| {
                 inbox.event(match result {
-                    Ok(()) => Event::JournalDone { token },
+                    // A record that was truncated while it waited for space is as good as never asked for.
+                    Ok(()) | Err(JournalError::Superseded { .. }) => Event::JournalDone { token },
                     Err(error) => Event::JournalFailed { reason: error.to_string() },
                 });
             }),

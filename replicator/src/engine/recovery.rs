@@ -49,7 +49,7 @@ pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, 
     }
     let epochs = found.epochs.iter().copied().filter(|(_, seq)| *seq <= last.seq).collect();
     let lost_upto = found.damaged.map(|_| found.last);
-    let floor = if found.first == Seq::ZERO { base.seq.next() } else { found.first };
+    let floor = found.first.max(Seq(1));
     // An image that was being installed may be visible already; then the core finishes the installation.
     let applied = if applied == installing_at && installing_at > Seq::ZERO { base.seq } else { applied };
     Ok(Recovered { durable, last, epochs, floor, lost_upto, applied })
