@@ -24,7 +24,7 @@ use super::status::{EndpointStatus, PeerStatus};
 use super::tls::{Credentials, CredentialsError};
 
 /// How long a transport that stops waits for its farewells to leave.
-const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
@@ -100,7 +100,8 @@ impl Transport {
         }
     }
 
-    /// Waits until the lane has a good deal of room again. `NotConnected` at once where there is no connection.
+    /// Waits until the lane has a good deal of room again. `NotConnected` at once where there is no connection. Keep
+    /// reading events meanwhile: two nodes that both wait here, and neither reads, wait for each other.
     pub async fn ready(&self, peer: &PeerName, lane: Lane) -> Result<(), SendError> {
         match self.registry.peer(peer) {
             Some(peer) => peer.lane(lane).ready().await,
