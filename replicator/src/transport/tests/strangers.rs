@@ -211,4 +211,7 @@ async fn two_nodes_with_one_certificate_are_told_so() {
     victim.until_down(&b).await;
     victim.until_up(&b).await;
     assert_eq!(victim.status_of(&b).sessions, 2, "they do not push each other out in turns");
+    // The operator stops one of the two; the other is welcome again.
+    second.transport.shutdown().await;
+    first.until_up(&a).await;
 }
