@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, Incoming};
+use quinn::{Connection, Incoming, ValidationTokenConfig};
 use tokio::time::timeout;
 
 use super::config::{
@@ -65,25 +65,26 @@ impl Drop for Place {
     }
 }
 
-/// quinn's side of the bounds, and what every accepted connection starts from.
+/// How a connection that someone dials is served. The endpoint's own copy serves retries only: each connection gets one
+/// with a verdict of its own.
 pub(super) fn server_config(
     credentials: &Arc<Credentials>,
     quic: &Arc<quinn::TransportConfig>,
+    verdict: Verdict,
 ) -> Result<quinn::ServerConfig, CredentialsError> {
-    let crypto = quic_crypto(credentials, Verdict::default())?;
-    let mut config = quinn::ServerConfig::with_crypto(crypto);
+    let tls = credentials.server_config(verdict)?;
+    let crypto = QuicServerConfig::try_from(tls).map_err(|error| CredentialsError::Tls(error.to_string()))?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let mut no_tokens = ValidationTokenConfig::default();
+    no_tokens.sent(0);
     config
         .transport_config(quic.clone())
+        .validation_token_config(no_tokens)
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size_total(INCOMING_BYTES_MAX)
         // A pod that moves keeps its connection.
         .migration(true);
     Ok(config)
-}
-
-fn quic_crypto(credentials: &Arc<Credentials>, verdict: Verdict) -> Result<Arc<QuicServerConfig>, CredentialsError> {
-    let tls = credentials.server_config(verdict)?;
-    Ok(Arc::new(QuicServerConfig::try_from(tls).map_err(|error| CredentialsError::Tls(error.to_string()))?))
 }
 
 /// Takes what comes in until the endpoint closes.
@@ -104,6 +105,9 @@ pub(super) async fn accept_loop(node: Arc<Node>, registry: Arc<Registry>) {
             admit(&node, &registry, incoming).await;
             drop(place);
         });
+    }
+    if !*node.stopping.borrow() {
+        tracing::error!(node = %node.name(), "the UDP socket failed; no peer can connect until the daemon restarts");
     }
 }
 
@@ -148,9 +152,7 @@ async fn prove(node: &Node, incoming: Incoming, verdict: &Verdict) -> Result<(Co
     let address = incoming.remote_address();
     let credentials = node.credentials();
     let other = |error: String| Refusal::new(RefusalCode::Other, format!("answering {address}: {error}"));
-    // The endpoint's own configuration serves retries; each connection gets a verifier of its own.
-    let mut config = server_config(&credentials, &node.quic).map_err(|error| other(error.to_string()))?;
-    config.crypto = quic_crypto(&credentials, verdict.clone()).map_err(|error| other(error.to_string()))?;
+    let config = server_config(&credentials, &node.quic, verdict.clone()).map_err(|error| other(error.to_string()))?;
     let who = address.to_string();
     let connecting = incoming.accept_with(Arc::new(config)).map_err(|error| explain(&error, &who))?;
     let connection = connecting.await.map_err(|error| explain(&error, &who))?;

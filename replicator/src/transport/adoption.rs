@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use super::hello::Generation;
 use super::name::PeerName;
 
-/// Earlier processes of a peer that are remembered, so that their late packets change nothing.
+/// Earlier processes of a peer that are remembered: while its new one is connected, they don't push it out.
 const RETIRED_MAX: usize = 8;
 
 /// The main connection in use, as this rule sees it.
@@ -40,6 +40,8 @@ pub(super) enum Rule {
     Retired,
     /// Chosen before the one in use.
     ChosenEarlier,
+    /// The peer numbers it as another process would.
+    NotItsOwn,
 }
 
 impl Rule {
@@ -56,6 +58,7 @@ impl Rule {
             Rule::Duplicate => "the pair is connected already",
             Rule::Retired => "it is from a process of the peer that has been replaced",
             Rule::ChosenEarlier => "a newer connection is in use",
+            Rule::NotItsOwn => "it is numbered by another process than the one that speaks",
         }
     }
 }
@@ -66,6 +69,8 @@ pub(super) struct Adoption {
     taken: Option<Taken>,
     /// The last generation that we numbered (chooser) or learnt of (follower).
     last: Generation,
+    /// The peer's process in use, or in use last.
+    last_peer_boot: Option<u128>,
     retired: VecDeque<u128>,
 }
 
@@ -74,7 +79,7 @@ impl Adoption {
         assert_ne!(us, peer, "a node is not its own peer");
         let chooser = us < peer;
         let last = Generation { boot: if chooser { our_boot } else { 0 }, count: 0 };
-        Adoption { chooser, our_boot, taken: None, last, retired: VecDeque::new() }
+        Adoption { chooser, our_boot, taken: None, last, last_peer_boot: None, retired: VecDeque::new() }
     }
 
     pub fn is_chooser(&self) -> bool {
@@ -90,11 +95,9 @@ impl Adoption {
     /// last generation of ours where it did not say (we dialled it, because we have none).
     pub fn choose(&self, peer_boot: u128, known: Generation) -> Rule {
         assert!(self.chooser, "only the chooser chooses");
-        if self.retired.contains(&peer_boot) {
-            return Rule::Retired;
-        }
         match self.taken {
             None => Rule::First,
+            Some(_) if self.retired.contains(&peer_boot) => Rule::Retired,
             Some(taken) if taken.peer_boot != peer_boot => Rule::PeerRestarted,
             Some(taken) if taken.generation == known => Rule::PeerLostIt,
             Some(_) => Rule::Duplicate,
@@ -104,12 +107,11 @@ impl Adoption {
     /// The follower decides on a connection that the process `peer_boot` chose.
     pub fn follow(&self, peer_boot: u128, generation: Generation) -> Rule {
         assert!(!self.chooser, "the chooser does not follow");
-        if self.retired.contains(&peer_boot) || generation.boot != peer_boot {
-            return Rule::Retired;
-        }
         match self.taken {
+            _ if generation.boot != peer_boot => Rule::NotItsOwn,
             _ if self.last.boot == peer_boot && generation.count <= self.last.count => Rule::ChosenEarlier,
             None => Rule::First,
+            Some(_) if self.retired.contains(&peer_boot) => Rule::Retired,
             Some(taken) if taken.peer_boot != peer_boot => Rule::PeerRestarted,
             Some(_) => Rule::ChosenLater,
         }
@@ -122,17 +124,13 @@ impl Adoption {
 
     /// The connection is in use from now on.
     pub fn take(&mut self, peer_boot: u128, generation: Generation) {
-        let retired = if self.chooser {
-            self.taken.map(|taken| taken.peer_boot)
-        } else {
-            Some(self.last.boot).filter(|&boot| boot != 0)
-        };
-        if let Some(old) = retired.filter(|&old| old != peer_boot) {
+        if let Some(old) = self.last_peer_boot.replace(peer_boot).filter(|&old| old != peer_boot) {
             if self.retired.len() == RETIRED_MAX {
                 self.retired.pop_front();
             }
             self.retired.push_back(old);
         }
+        self.retired.retain(|&boot| boot != peer_boot);
         self.taken = Some(Taken { peer_boot, generation });
         self.last = generation;
         self.check_invariants();
@@ -199,6 +197,14 @@ mod tests {
         assert_eq!(a.choose(3, NONE), Rule::PeerRestarted);
         a.take(3, a.next_generation());
         assert_eq!(a.choose(2, NONE), Rule::Retired);
+        // Also when the old connection was given up before the new one was taken.
+        a.lose();
+        a.take(4, a.next_generation());
+        assert_eq!(a.choose(3, NONE), Rule::Retired);
+        // Once the new one is gone, a process that dials is alive, whatever came between.
+        a.lose();
+        assert_eq!(a.choose(3, NONE), Rule::First);
+        a.take(3, a.next_generation());
 
         let (_, mut b) = pair();
         b.take(1, Generation { boot: 1, count: 5 });
@@ -207,7 +213,7 @@ mod tests {
         b.take(9, new);
         assert_eq!(b.follow(1, Generation { boot: 1, count: 6 }), Rule::Retired);
         // A peer that claims another process's numbering is not believed.
-        assert_eq!(b.follow(9, Generation { boot: 1, count: 7 }), Rule::Retired);
+        assert_eq!(b.follow(9, Generation { boot: 1, count: 7 }), Rule::NotItsOwn);
     }
 
     proptest! {

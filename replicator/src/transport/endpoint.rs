@@ -21,10 +21,10 @@ use super::queue::SendError;
 use super::refusal::{RefusalCode, RefusalEntry};
 use super::reset::{RandomConnectionIds, ResetKey};
 use super::status::{EndpointStatus, PeerStatus};
-use super::tls::{Credentials, CredentialsError};
+use super::tls::{Credentials, CredentialsError, Verdict};
 
 /// How long a transport that stops waits for its farewells to leave.
-const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
@@ -38,7 +38,8 @@ pub enum TransportError {
     Listen { address: SocketAddr, source: std::io::Error },
 }
 
-/// A running transport. Clones are handles to the same one.
+/// A running transport. Clones are handles to the same one, which stops when the last is dropped; only
+/// [`Transport::shutdown`] waits for it.
 #[derive(Clone)]
 pub struct Transport {
     node: Arc<Node>,
@@ -46,7 +47,24 @@ pub struct Transport {
     listen: SocketAddr,
     receive_buffer_bytes: usize,
     send_buffer_bytes: usize,
-    accept: Arc<Mutex<Option<JoinHandle<()>>>>,
+    running: Arc<RunningTasks>,
+}
+
+/// Stops what runs when the last handle goes.
+struct RunningTasks {
+    node: Arc<Node>,
+    accept: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for RunningTasks {
+    fn drop(&mut self) {
+        self.node.stopping.send_replace(true);
+        close_endpoint(&self.node);
+    }
+}
+
+fn close_endpoint(node: &Node) {
+    node.endpoint.close(VarInt::from_u32(RefusalCode::Shutdown.code()), b"shutdown: the node is going down");
 }
 
 impl Transport {
@@ -67,7 +85,7 @@ impl Transport {
         let send_buffer_bytes = sockopt::socket_send_buffer_size(&socket).unwrap_or(0) / 2;
         let mut quic_endpoint = EndpointConfig::new(Arc::new(ResetKey(credentials.reset_key)));
         quic_endpoint.cid_generator(|| Box::new(RandomConnectionIds));
-        let server = server_config(&credentials, &quic)?;
+        let server = server_config(&credentials, &quic, Verdict::default())?;
         let endpoint = quinn::Endpoint::new(quic_endpoint, Some(server), socket, Arc::new(TokioRuntime));
         let endpoint = endpoint.map_err(failed)?;
         let listen = endpoint.local_addr().map_err(failed)?;
@@ -87,8 +105,8 @@ impl Transport {
         registry.set_peers(&node, peers);
         let accept = tokio::spawn(accept_loop(node.clone(), registry.clone()));
         tracing::info!(node = %node.name(), %listen, receive_buffer_bytes, send_buffer_bytes, "transport listens");
-        let accept = Arc::new(Mutex::new(Some(accept)));
-        Ok(Transport { node, registry, listen, receive_buffer_bytes, send_buffer_bytes, accept })
+        let running = Arc::new(RunningTasks { node: node.clone(), accept: Mutex::new(Some(accept)) });
+        Ok(Transport { node, registry, listen, receive_buffer_bytes, send_buffer_bytes, running })
     }
 
     /// Queues one message, whose parts follow each other on the wire without having been copied together. Never
@@ -100,7 +118,8 @@ impl Transport {
         }
     }
 
-    /// Waits until the lane has a good deal of room again. `NotConnected` at once where there is no connection.
+    /// Waits until the lane has a good deal of room again. `NotConnected` at once where there is no connection. Keep
+    /// reading events meanwhile: two nodes that both wait here, and neither reads, wait for each other.
     pub async fn ready(&self, peer: &PeerName, lane: Lane) -> Result<(), SendError> {
         match self.registry.peer(peer) {
             Some(peer) => peer.lane(lane).ready().await,
@@ -148,7 +167,7 @@ impl Transport {
     pub async fn reload_certificates(&self) -> Result<(), TransportError> {
         let config = &self.node.config;
         let credentials = Arc::new(Credentials::load(&config.name, &config.ca, &config.cert, &config.key)?);
-        let server = server_config(&credentials, &self.node.quic)?;
+        let server = server_config(&credentials, &self.node.quic, Verdict::default())?;
         tracing::info!(not_after = %credentials.info.not_after, "certificates reloaded");
         *self.node.credentials.write().unwrap_or_else(PoisonError::into_inner) = credentials;
         self.node.endpoint.set_server_config(Some(server));
@@ -165,10 +184,10 @@ impl Transport {
     pub async fn shutdown(&self) {
         self.node.stopping.send_replace(true);
         self.registry.stopped().await;
-        self.node.endpoint.close(VarInt::from_u32(RefusalCode::Shutdown.code()), b"shutdown: the node is going down");
+        close_endpoint(&self.node);
         // A peer that is gone does not hear it; its idle timeout tells it.
         let _ = tokio::time::timeout(FAREWELL, self.node.endpoint.wait_idle()).await;
-        let accept = self.accept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let accept = self.running.accept.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(accept) = accept {
             let _ = accept.await;
         }

@@ -460,8 +460,16 @@ fn link(caller: &Caller, dialled_by_us: bool) -> Link {
     }
 }
 
+/// A process that was replaced and still dials is alive: then there are two of them under one name.
 fn turn_away(connection: &Connection, rule: Rule) {
-    close(connection, &Refusal::new(RefusalCode::Duplicate, rule.text()));
+    let refusal = match rule {
+        Rule::Retired => Refusal::new(
+            RefusalCode::WrongName,
+            format!("{}; if both are running, two nodes share one certificate: issue each its own", rule.text()),
+        ),
+        _ => Refusal::new(RefusalCode::Duplicate, rule.text()),
+    };
+    close(connection, &refusal);
 }
 
 /// Why the connection in use has ended; waits for ever where there is none.

@@ -155,3 +155,63 @@ async fn strangers_that_hold_every_place_lose_them_in_time() {
     right.until_up(&a).await;
     victim.until_up(&b).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_bulk_lane_leaves_the_main_connection_alone() {
+    let ground = Ground::new();
+    let (mut victim, impostor) = victim_and_impostor(&ground).await;
+    let (a, b) = (name("east/a"), name("west/b"));
+    let main = impostor.connect(&victim, &a).await.unwrap();
+    let (mut send, mut receive) = main.open_bi().await.unwrap();
+    write_message(&mut send, impostor.hello(&b, Purpose::Main).encode()).await.unwrap();
+    let welcome = Welcome::decode(read_message(&mut receive).await.unwrap()).unwrap();
+    victim.until_up(&b).await;
+    // The second stripe claims to be the fifth.
+    let bulk = impostor.connect(&victim, &a).await.unwrap();
+    let (mut send, _receive) = bulk.open_bi().await.unwrap();
+    let hello = Hello { known: welcome.generation.unwrap(), ..impostor.hello(&b, Purpose::Bulk) };
+    write_message(&mut send, hello.encode()).await.unwrap();
+    victim.until_bulk_up(&b).await;
+    let mut stripes = Vec::new();
+    for index in [0, 5] {
+        let mut stream = bulk.open_uni().await.unwrap();
+        stream.write_all(&[Lane::Bulk.tag(), index]).await.unwrap();
+        stripes.push(stream);
+    }
+    let reason = victim
+        .until(|event| match event {
+            TransportEvent::BulkDown { reason, .. } => Some(reason.clone()),
+            TransportEvent::PeerDown { .. } => panic!("the peer went down with its bulk lane"),
+            _ => None,
+        })
+        .await;
+    assert!(reason.starts_with("protocol"), "{reason}");
+    let mut stream = main.open_uni().await.unwrap();
+    stream.write_all(&[Lane::Control.tag(), 2, 0, 0, 0, b'o', b'k']).await.unwrap();
+    assert_eq!(victim.message().await.2, "ok");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_with_one_certificate_are_told_so() {
+    let ground = Ground::new();
+    let (a, b) = (name("east/a"), name("west/b"));
+    let mut config = ground.config(&a);
+    config.peers = vec![waits_for(&b)];
+    let mut victim = Station::start(config).await;
+    let mut config = ground.config(&b);
+    config.peers = vec![at(&a, victim.address())];
+    let mut first = Station::start(config.clone()).await;
+    victim.until_up(&b).await;
+    first.until_up(&a).await;
+    let mut second = Station::start(config).await;
+    second.until_up(&a).await;
+    first.until_down(&a).await;
+    let text = first.until_error(&a, RefusalCode::WrongName).await;
+    assert!(text.contains("share one certificate"), "{text}");
+    victim.until_down(&b).await;
+    victim.until_up(&b).await;
+    assert_eq!(victim.status_of(&b).sessions, 2, "they do not push each other out in turns");
+    // The operator stops one of the two; the other is welcome again.
+    second.transport.shutdown().await;
+    first.until_up(&a).await;
+}

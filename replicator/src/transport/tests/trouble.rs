@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::relay::Relay;
 use super::*;
-use crate::transport::cert::rotate;
+use crate::transport::cert::{CaStep, rotate, rotate_ca};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_arrive_over_a_network_that_loses_and_delays() {
@@ -26,16 +26,20 @@ async fn messages_arrive_over_a_network_that_loses_and_delays() {
     config.limits.handshake_timeout_ms = 20_000;
     let mut right = Station::start(config).await;
     left.until_up(&b).await;
-    right.until_up(&a).await;
+    right.until_bulk_up(&a).await;
     const NUMBERS: u32 = 400;
+    const BULKS: u32 = 5;
+    for number in 0..BULKS {
+        right.send(&a, Lane::Bulk, vec![number as u8; 150_000]);
+    }
     for number in 0..NUMBERS {
         let mut message = number.to_le_bytes().to_vec();
         message.resize(4096 + 144, number as u8);
         right.send(&a, Lane::Records, &message);
         right.send(&a, Lane::Control, number.to_le_bytes());
     }
-    let (mut control, mut records) = (0u32, BTreeSet::new());
-    while control < NUMBERS || records.len() < NUMBERS as usize {
+    let (mut control, mut bulk, mut records) = (0u32, 0u32, BTreeSet::new());
+    while control < NUMBERS || bulk < BULKS || records.len() < NUMBERS as usize {
         let (_, lane, message) = left.message().await;
         let number = u32::from_le_bytes(message[..4].try_into().unwrap());
         match lane {
@@ -43,7 +47,11 @@ async fn messages_arrive_over_a_network_that_loses_and_delays() {
                 assert_eq!(number, control);
                 control += 1;
             }
-            _ => {
+            Lane::Bulk => {
+                assert!(message == vec![bulk as u8; 150_000]);
+                bulk += 1;
+            }
+            Lane::Records => {
                 assert!(message[4..].iter().all(|&byte| byte == number as u8));
                 assert!(records.insert(number));
             }
@@ -199,6 +207,44 @@ async fn certificates_are_renewed_without_dropping_a_connection() {
     assert_eq!(right.transport.endpoint_status().certificate_fingerprint, after.certificate_fingerprint);
     right.send(&a, Lane::Control, "a failed reload changes nothing");
     assert_eq!(left.message().await.2, "a failed reload changes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ca_is_replaced_while_the_nodes_stay_connected() {
+    let ground = Ground::new();
+    let (left, mut right) = connected_pair(&ground).await;
+    let (a, b) = (name("east/a"), name("west/b"));
+    let renew = async |step| {
+        rotate_ca(&ground.ca(), step, 100).unwrap();
+        for (station, name) in [(&left, &a), (&right, &b)] {
+            rotate(&ground.ca(), &ground.node_dir(name), 30).unwrap();
+            station.transport.reload_certificates().await.unwrap();
+        }
+    };
+    for step in [CaStep::Begin, CaStep::Switch, CaStep::Finish] {
+        renew(step).await;
+        assert_eq!(left.status_of(&b).sessions, 1, "{step:?}");
+    }
+    // Nothing of the old CA is left, and the nodes still prove themselves.
+    assert!(left.transport.reconnect(&b));
+    right.until_down(&a).await;
+    right.until_up(&a).await;
+    left.send(&b, Lane::Control, "under the new CA");
+    assert_eq!(right.message().await.2, "under the new CA");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_the_last_handle_stops_a_transport() {
+    let ground = Ground::new();
+    let (left, mut right) = connected_pair(&ground).await;
+    let address = left.address();
+    let Station { transport, events, .. } = left;
+    let clone = transport.clone();
+    drop((transport, events));
+    assert!(std::net::UdpSocket::bind(address).is_err(), "a handle is left");
+    drop(clone);
+    right.until_down(&name("east/a")).await;
+    eventually("the port to be free", || std::net::UdpSocket::bind(address).is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
