@@ -420,6 +420,64 @@ fn the_doctor_judges_and_names_remedies() {
     assert!(table.contains("  do:  "), "{table}");
 }
 
+#[test]
+fn certificates_are_made_shown_and_renewed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, out) = (dir.path().join("ca"), dir.path().join("pki"));
+    let (ca, out) = (ca.to_str().unwrap(), out.to_str().unwrap());
+    let run = |args: &[&str]| farshore(Path::new("/nonexistent.sock"), args);
+    let json = |args: &[&str]| -> Value {
+        let output = run(&[args, &["-o", "json"]].concat());
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let made = json(&["cert", "ca", "--domain", "storage.example", "--dir", ca]);
+    assert_eq!(made["certificates"][0]["is_ca"], true);
+    let issue = ["cert", "issue", "--ca", ca, "--site", "east", "--node", "n1", "--out", out];
+    let first = json(&issue);
+    assert_eq!(first["certificates"][0]["identity"], "spiffe://storage.example/site/east/node/n1");
+    assert_eq!(run(&issue).status.code(), Some(6), "nothing is overwritten unasked");
+    assert_ne!(
+        json(&[&issue[..], &["--force"]].concat())["certificates"][0]["fingerprint"],
+        first["certificates"][0]["fingerprint"]
+    );
+
+    let node_pem = format!("{out}/node.pem");
+    let shown = text(&run(&["cert", "show", &node_pem]).stdout);
+    assert!(shown.starts_with("certificate  spiffe://storage.example/site/east/node/n1\n"), "{shown}");
+    assert!(shown.contains("days left)"), "{shown}");
+    let before = json(&["cert", "show", &node_pem]);
+    let after = json(&["cert", "rotate", "--ca", ca, "--out", out, "--days", "30"]);
+    assert_ne!(before["certificates"][0]["fingerprint"], after["certificates"][0]["fingerprint"]);
+    assert_eq!(before["certificates"][0]["identity"], after["certificates"][0]["identity"]);
+    assert_eq!(json(&["cert", "rotate-ca", "--ca", ca, "begin"])["certificates"].as_array().unwrap().len(), 2);
+    assert_eq!(run(&["cert", "rotate-ca", "--ca", ca, "begin"]).status.code(), Some(4), "one rotation at a time");
+
+    assert_eq!(run(&["cert", "show", "/nonexistent.pem"]).status.code(), Some(3));
+    assert_eq!(run(&["cert", "ca", "--domain", "No Domain", "--dir", ca]).status.code(), Some(2));
+    let bad_name = ["cert", "issue", "--ca", ca, "--site", "East", "--node", "n1", "--out", out];
+    assert_eq!(run(&bad_name).status.code(), Some(2));
+
+    // The doctor reads what was issued.
+    let config = dir.path().join("replicator.toml");
+    let write = |site: &str| {
+        let pki = format!("ca = \"{out}/ca.pem\"\ncert = \"{node_pem}\"\nkey = \"{out}/node.key\"\n");
+        let data = format!("data_dir = {:?}\n", dir.path());
+        std::fs::write(&config, format!("[node]\nsite = \"{site}\"\nnode = \"n1\"\n{data}[transport]\n{pki}")).unwrap();
+    };
+    let judged = || {
+        let output = run(&["doctor", "--config", config.to_str().unwrap(), "-o", "json"]);
+        let view: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let checks = view["checks"].as_array().unwrap().clone();
+        let verdict = |name: &str| checks.iter().find(|c| c["name"] == name).unwrap()["verdict"].clone();
+        ["CA certificate", "node certificate", "node key"].map(|name| verdict(name).as_str().unwrap().to_string())
+    };
+    write("east");
+    assert_eq!(judged(), ["ok", "warn", "ok"], "30 days less a moment are a reason to warn");
+    write("west");
+    assert_eq!(judged()[1], "fail", "it is another site's");
+}
+
 /// A volume with something of everything.
 fn degraded() -> api::VolumeStatus {
     let member = |id, site: &str, kind: api::MemberKind| api::MemberStatus {
