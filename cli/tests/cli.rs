@@ -337,6 +337,54 @@ fn watching_prints_one_report_after_another() {
 }
 
 #[test]
+fn a_watch_goes_on_through_a_restart() {
+    use std::io::{BufRead, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("replicator.sock");
+    let fake = Arc::new(FakeOperations::new("east", "n1"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let first = runtime.block_on(ControlServer::start(&socket, fake.clone())).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_farshore"))
+        .env("FARSHORE_SOCKET", &socket)
+        .args(["status", "--watch", "--interval", "100ms", "-o", "json"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut reports = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut notes = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(reports.next().unwrap().unwrap().contains("\"n1\""));
+    runtime.block_on(first.stop()).unwrap();
+    assert!(notes.next().unwrap().unwrap().ends_with("; trying again"));
+    // What answers afterwards is told from what answered before by its name.
+    let second = Arc::new(FakeOperations::new("east", "n2"));
+    let second = runtime.block_on(ControlServer::start(&socket, second)).unwrap();
+    assert!(reports.any(|line| line.unwrap().contains("\"n2\"")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    runtime.block_on(second.stop()).unwrap();
+}
+
+#[test]
+fn an_answer_that_does_not_come_is_not_waited_for_without_end() {
+    let site = site();
+    site.fake.stall_next();
+    let error = site.fails(5, &["volume", "list", "--timeout", "300ms"]);
+    assert!(error.contains("the replicator's answer did not come") && error.contains("--timeout"), "{error}");
+    site.ok(&["volume", "list"]);
+}
+
+#[test]
+fn verbs_of_later_versions_are_refused_by_name() {
+    let site = site();
+    for verb in ["snapshot", "failback", "fence", "drill"] {
+        let error = site.fails(8, &[verb, "create", "pg", "--as", "x"]);
+        assert!(error.contains(&format!("{verb} is not supported by this version")), "{error}");
+    }
+    site.fails(2, &["frobnicate"]);
+}
+
+#[test]
 fn json_and_yaml_hold_the_same() {
     let site = site();
     site.create("pg");
