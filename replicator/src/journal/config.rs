@@ -31,7 +31,8 @@ pub(super) const CACHE_BYTES_MAX: usize = 64 << 20;
 // A group that just exceeds its target by one record, with a full recap, is still within the format's limit.
 const _: () = assert!(GROUP_TARGET_BYTES + RECORD_PAYLOAD_MAX + 512 * GROUP_VOLUMES_MAX < GROUP_BYTES_MAX);
 // The largest record and a recap fit into a third of the smallest segment.
-const _: () = assert!(RECORD_PAYLOAD_MAX + RECORD_HEADER_BYTES + 128 * GROUP_VOLUMES_MAX < SEGMENT_BYTES_MIN as usize / 3);
+const _: () =
+    assert!(RECORD_PAYLOAD_MAX + RECORD_HEADER_BYTES + 128 * GROUP_VOLUMES_MAX < SEGMENT_BYTES_MIN as usize / 3);
 
 #[derive(Debug, Clone)]
 pub struct JournalConfig {
@@ -55,7 +56,8 @@ impl JournalConfig {
 
     pub(super) fn check(&self) -> Result<(), JournalError> {
         let refuse = |reason: String| Err(JournalError::Config { reason });
-        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) || self.segment_bytes % (1 << 20) != 0 {
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) || self.segment_bytes % (1 << 20) != 0
+        {
             return refuse(format!(
                 "a segment of {} bytes; it must be whole MiB, from {} to {} MiB",
                 self.segment_bytes,

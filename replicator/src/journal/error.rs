@@ -8,11 +8,15 @@ use farshore_core::journal::log::LogError;
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum JournalError {
-    #[error("the journal stopped taking writes after a disk error: {reason}; this replica's disk life is over, see the disk, then restart the node to rejoin")]
+    #[error(
+        "the journal stopped taking writes after a disk error: {reason}; this replica's disk life is over, see the disk, then restart the node to rejoin"
+    )]
     Poisoned { reason: String },
     #[error("the journal is closed")]
     Closed,
-    #[error("an entry of volume {volume} was hidden by a later truncation while it waited for space, and never written")]
+    #[error(
+        "an entry of volume {volume} was hidden by a later truncation while it waited for space, and never written"
+    )]
     Superseded { volume: VolumeId },
     #[error("the journal's queue is full ({queued_bytes} bytes wait); wait for completions before appending more")]
     QueueFull { queued_bytes: u64 },

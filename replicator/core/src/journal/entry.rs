@@ -259,11 +259,7 @@ fn decode_head(volume: VolumeId, mut reader: Reader) -> Result<Item, DecodeError
     }
     let log = (get_end(&mut reader)?, get_end(&mut reader)?);
     let meta = reader.rest();
-    Ok(Item::Head(VolumeHead {
-        volume,
-        meta: (flags & 2 != 0).then_some(meta),
-        log: (flags & 1 != 0).then_some(log),
-    }))
+    Ok(Item::Head(VolumeHead { volume, meta: (flags & 2 != 0).then_some(meta), log: (flags & 1 != 0).then_some(log) }))
 }
 
 /// Whether a record's bytes begin at this place and it is the one that is expected there.

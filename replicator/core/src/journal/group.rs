@@ -243,7 +243,9 @@ mod tests {
         let read = GroupHeader::decode(&group).unwrap();
         assert_eq!(read, written);
         assert_eq!(&read.body(&group).unwrap()[8..], b"hello");
-        assert!(read.is_at(7, 2, 8192) && !read.is_at(7, 2, 4096) && !read.is_at(7, 1, 8192) && !read.is_at(8, 2, 8192));
+        assert!(
+            read.is_at(7, 2, 8192) && !read.is_at(7, 2, 4096) && !read.is_at(7, 1, 8192) && !read.is_at(8, 2, 8192)
+        );
     }
 
     #[test]

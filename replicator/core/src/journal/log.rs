@@ -107,6 +107,19 @@ impl VolumeLog {
         self.slot(seq).map(|slot| (slot.place != LOST).then_some(slot.place))
     }
 
+    /// The retained records that can be read, and where they lie.
+    pub fn places(&self) -> impl Iterator<Item = (Seq, Place)> + '_ {
+        let floor = self.floor().0;
+        let slots = self.slots.iter().enumerate().filter(|(_, slot)| slot.place != LOST);
+        slots.map(move |(at, slot)| (Seq(floor + at as u64), slot.place))
+    }
+
+    /// Bytes of the retained records after `after`.
+    pub fn bytes_after(&self, after: Seq) -> u64 {
+        let skip = (after.next().0).saturating_sub(self.floor().0) as usize;
+        self.slots.iter().skip(skip).map(|slot| u64::from(slot.place.len)).sum()
+    }
+
     /// The first retained record that cannot be read. Everything is suspect if lost groups leave the log unproven.
     pub fn damaged(&self) -> Option<Seq> {
         let gap = self.slots.iter().position(|slot| slot.place == LOST);

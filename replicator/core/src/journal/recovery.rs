@@ -148,13 +148,7 @@ fn drop_torn_head(found: &mut BTreeMap<u64, Found>, plan: &mut Plan) -> Option<u
 }
 
 /// Fills `plan.steps`; returns the rule that names the worst damage.
-fn lay_out_steps(
-    found: &BTreeMap<u64, Found>,
-    first: u64,
-    last: u64,
-    oldest: u64,
-    plan: &mut Plan,
-) -> Option<Rule> {
+fn lay_out_steps(found: &BTreeMap<u64, Found>, first: u64, last: u64, oldest: u64, plan: &mut Plan) -> Option<Rule> {
     let mut damage = None;
     let begins = found[&first].header;
     if begins.generation != oldest || begins.offset != 0 || !found[&first].whole {
@@ -200,7 +194,8 @@ fn lay_out_steps(
 
 fn lay_out_segments(scans: &[SegmentScan], found: &BTreeMap<u64, Found>, plan: &mut Plan) {
     for scan in scans {
-        let lives = found.values().any(|f| f.header.segment == scan.number && Some(f.header.generation) == scan.generation());
+        let lives =
+            found.values().any(|f| f.header.segment == scan.number && Some(f.header.generation) == scan.generation());
         match scan.generation() {
             Some(generation) if lives => plan.live.push((generation, scan.number)),
             _ => plan.free.push(scan.number),

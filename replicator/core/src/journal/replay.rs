@@ -121,7 +121,10 @@ impl Replay {
     fn continues_an_unproven_log(&self, record: &Record) -> bool {
         self.log.volumes.get(&record.volume).is_some_and(|log| {
             let end = log.end();
-            log.unproven && record.seq == end.seq.next() && end.hash != RecordHash::default() && record.prev_hash == end.hash
+            log.unproven
+                && record.seq == end.seq.next()
+                && end.hash != RecordHash::default()
+                && record.prev_hash == end.hash
         })
     }
 
