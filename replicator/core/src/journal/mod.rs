@@ -5,6 +5,8 @@ pub mod entry;
 pub mod group;
 pub mod log;
 pub mod recovery;
+#[cfg(test)]
+mod recovery_tests;
 pub mod replay;
 pub mod scan;
 pub mod superblock;

@@ -160,18 +160,21 @@ impl Replay {
         log.meta.clone_from(&head.meta);
         log.meta_damaged = false;
         let Some((base, last)) = head.log else { return };
-        if !begun {
-            // The first segment: what it says of earlier records is all that is left of them, rightly so unless
-            // segments are missing before it.
-            let _ = self.log.apply(
-                &Entry::Restart { volume: head.volume, end: if start_lost { base } else { last } },
-                RecordHash::default(),
-                Place::default(),
-            );
+        if !log.has_log() && !begun {
+            // What the first segment says of earlier records is all that is left of them: rightly so, unless segments
+            // are missing before it.
+            let end = if start_lost { base } else { last };
+            let restart = Entry::Restart { volume: head.volume, end };
+            // Only records can be refused.
+            let _ = self.log.apply(&restart, RecordHash::default(), Place::default());
             if start_lost && let Some(log) = self.log.volumes.get_mut(&head.volume) {
                 log.lose(base.seq.next(), last);
             }
             return;
+        }
+        if !begun && base.seq < log.base().seq {
+            // Records before the first ones found were retained then; they may have been in what is missing.
+            log.lost_from = Some(base.seq.next());
         }
         if log.has_log() && log.end() == last {
             log.unproven = false;
