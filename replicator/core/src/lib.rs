@@ -5,4 +5,5 @@
 
 pub mod codec;
 pub mod ids;
+pub mod journal;
 pub mod record;

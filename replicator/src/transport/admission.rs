@@ -105,6 +105,9 @@ pub(super) async fn accept_loop(node: Arc<Node>, registry: Arc<Registry>) {
             drop(place);
         });
     }
+    if !*node.stopping.borrow() {
+        tracing::error!(node = %node.name(), "the UDP socket failed; no peer can connect until the daemon restarts");
+    }
 }
 
 async fn admit(node: &Arc<Node>, registry: &Registry, incoming: Incoming) {

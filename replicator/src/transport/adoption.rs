@@ -66,6 +66,8 @@ pub(super) struct Adoption {
     taken: Option<Taken>,
     /// The last generation that we numbered (chooser) or learnt of (follower).
     last: Generation,
+    /// The peer's process in use, or in use last.
+    last_peer_boot: Option<u128>,
     retired: VecDeque<u128>,
 }
 
@@ -74,7 +76,7 @@ impl Adoption {
         assert_ne!(us, peer, "a node is not its own peer");
         let chooser = us < peer;
         let last = Generation { boot: if chooser { our_boot } else { 0 }, count: 0 };
-        Adoption { chooser, our_boot, taken: None, last, retired: VecDeque::new() }
+        Adoption { chooser, our_boot, taken: None, last, last_peer_boot: None, retired: VecDeque::new() }
     }
 
     pub fn is_chooser(&self) -> bool {
@@ -122,12 +124,7 @@ impl Adoption {
 
     /// The connection is in use from now on.
     pub fn take(&mut self, peer_boot: u128, generation: Generation) {
-        let retired = if self.chooser {
-            self.taken.map(|taken| taken.peer_boot)
-        } else {
-            Some(self.last.boot).filter(|&boot| boot != 0)
-        };
-        if let Some(old) = retired.filter(|&old| old != peer_boot) {
+        if let Some(old) = self.last_peer_boot.replace(peer_boot).filter(|&old| old != peer_boot) {
             if self.retired.len() == RETIRED_MAX {
                 self.retired.pop_front();
             }
@@ -199,6 +196,10 @@ mod tests {
         assert_eq!(a.choose(3, NONE), Rule::PeerRestarted);
         a.take(3, a.next_generation());
         assert_eq!(a.choose(2, NONE), Rule::Retired);
+        // Also when the old connection was given up before the new one was taken.
+        a.lose();
+        a.take(4, a.next_generation());
+        assert_eq!(a.choose(3, NONE), Rule::Retired);
 
         let (_, mut b) = pair();
         b.take(1, Generation { boot: 1, count: 5 });
@@ -225,10 +226,10 @@ mod tests {
                     2 => if let Some(known) = hellos.pop() && a.choose(2, known).takes() {
                         let g = a.next_generation(); a.take(2, g); to_b.push(g);
                     },
-                    3 => if !to_b.is_empty() {
+                    3 if !to_b.is_empty() => {
                         let g = to_b.remove(0);
                         if b.follow(1, g).takes() { b.take(1, g); }
-                    },
+                    }
                     4 => a.lose(),
                     5 => b.lose(),
                     _ => {}

@@ -24,7 +24,7 @@ use super::status::{EndpointStatus, PeerStatus};
 use super::tls::{Credentials, CredentialsError};
 
 /// How long a transport that stops waits for its farewells to leave.
-const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
@@ -62,8 +62,9 @@ impl Transport {
         let quic = config.limits.quic(&config.congestion);
         let failed = |source| TransportError::Listen { address: config.listen, source };
         let socket = bind(config.listen, config.limits.socket_buffer_bytes).map_err(failed)?;
-        let receive_buffer_bytes = sockopt::socket_recv_buffer_size(&socket).unwrap_or(0);
-        let send_buffer_bytes = sockopt::socket_send_buffer_size(&socket).unwrap_or(0);
+        // Linux reports twice what it grants: the other half is for its own bookkeeping.
+        let receive_buffer_bytes = sockopt::socket_recv_buffer_size(&socket).unwrap_or(0) / 2;
+        let send_buffer_bytes = sockopt::socket_send_buffer_size(&socket).unwrap_or(0) / 2;
         let mut quic_endpoint = EndpointConfig::new(Arc::new(ResetKey(credentials.reset_key)));
         quic_endpoint.cid_generator(|| Box::new(RandomConnectionIds));
         let server = server_config(&credentials, &quic)?;
@@ -99,7 +100,8 @@ impl Transport {
         }
     }
 
-    /// Waits until the lane has a good deal of room again. `NotConnected` at once where there is no connection.
+    /// Waits until the lane has a good deal of room again. `NotConnected` at once where there is no connection. Keep
+    /// reading events meanwhile: two nodes that both wait here, and neither reads, wait for each other.
     pub async fn ready(&self, peer: &PeerName, lane: Lane) -> Result<(), SendError> {
         match self.registry.peer(peer) {
             Some(peer) => peer.lane(lane).ready().await,
@@ -141,8 +143,9 @@ impl Transport {
         self.listen
     }
 
-    /// Reads the certificate files again. New connections use what they say now; existing ones go on. On an error
-    /// everything stays as it was.
+    /// Reads the certificate files again. New connections use what they say now; existing ones go on, beyond their
+    /// certificates' end too, until they are lost or [`Transport::reconnect`] is called. On an error everything stays
+    /// as it was.
     pub async fn reload_certificates(&self) -> Result<(), TransportError> {
         let config = &self.node.config;
         let credentials = Arc::new(Credentials::load(&config.name, &config.ca, &config.cert, &config.key)?);
@@ -151,6 +154,12 @@ impl Transport {
         *self.node.credentials.write().unwrap_or_else(PoisonError::into_inner) = credentials;
         self.node.endpoint.set_server_config(Some(server));
         Ok(())
+    }
+
+    /// Makes the connections with one peer anew, so that certificates are proven again: `PeerDown`, then `PeerUp`. For
+    /// after a reload, one peer at a time. False: no such peer.
+    pub fn reconnect(&self, peer: &PeerName) -> bool {
+        self.registry.reconnect(peer)
     }
 
     /// Says farewell to every peer and frees the port. No event comes afterwards.
@@ -235,7 +244,7 @@ impl Registry {
         let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
         leaving.retain(|_, task| !task.is_finished());
         let mut wanted: BTreeMap<PeerName, Wanted> =
-            peers.into_iter().map(|peer| (peer.name, Wanted::Peer { address: peer.address })).collect();
+            peers.into_iter().map(|peer| (peer.name, Wanted::Peer { address: peer.address, round: 0 })).collect();
         let gone: Vec<PeerName> = entries.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
         for (name, entry) in gone.into_iter().filter_map(|name| entries.remove_entry(&name)) {
             entry.wanted.send_replace(Wanted::Removed);
@@ -244,8 +253,10 @@ impl Registry {
         for (name, entry) in entries.iter() {
             if let Some(wanted) = wanted.remove(name) {
                 entry.wanted.send_if_modified(|current| {
-                    let modified = *current != wanted;
-                    *current = wanted;
+                    let modified = current.address() != wanted.address();
+                    if let (true, Wanted::Peer { address, .. }) = (modified, &mut *current) {
+                        *address = wanted.address().cloned();
+                    }
                     modified
                 });
             }
@@ -254,6 +265,17 @@ impl Registry {
             let entry = begin_peer(node, name.clone(), wanted, leaving.remove(&name));
             entries.insert(name, entry);
         }
+    }
+
+    fn reconnect(&self, name: &PeerName) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = entries.get(name) else { return false };
+        entry.wanted.send_modify(|wanted| {
+            if let Wanted::Peer { round, .. } = wanted {
+                *round += 1;
+            }
+        });
+        true
     }
 
     /// Waits for every task; they have been told.

@@ -5,7 +5,6 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::config::MESSAGE_BYTES_MAX;
-use super::hello::Purpose;
 use super::queue::message_bytes;
 
 const PREFIX_BYTES: usize = 4;
@@ -32,14 +31,9 @@ impl Lane {
         }
     }
 
-    /// The lane that a stream names in its first byte, if it may be on this connection.
-    pub(super) fn from_tag(tag: u8, purpose: Purpose) -> Option<Lane> {
-        match (tag, purpose) {
-            (1, Purpose::Main) => Some(Lane::Control),
-            (2, Purpose::Main) => Some(Lane::Records),
-            (3, Purpose::Bulk) => Some(Lane::Bulk),
-            _ => None,
-        }
+    /// The lane that a stream names in its first byte.
+    pub(super) fn from_tag(tag: u8) -> Option<Lane> {
+        Lane::ALL.into_iter().find(|lane| lane.tag() == tag)
     }
 }
 
@@ -70,9 +64,9 @@ pub(super) fn frame(batch: &mut Vec<Vec<Bytes>>, out: &mut Vec<Bytes>) -> usize 
     total
 }
 
-/// Cuts a sequence of chunks into messages. No I/O: fed by [`FrameReader`] and by tests.
+/// Cuts a sequence of chunks into messages. No I/O: fed by [`FrameReader`], by stripes and by tests.
 #[derive(Default)]
-struct Cutter {
+pub(super) struct Cutter {
     prefix: [u8; PREFIX_BYTES],
     prefix_filled: usize,
     /// The announced length once the prefix is whole.
@@ -82,7 +76,7 @@ struct Cutter {
 
 impl Cutter {
     /// Takes from the front of `chunk` up to the end of the current message; returns it when it is whole.
-    fn feed(&mut self, chunk: &mut Bytes) -> Result<Option<Bytes>, FrameError> {
+    pub fn feed(&mut self, chunk: &mut Bytes) -> Result<Option<Bytes>, FrameError> {
         let announced = match self.announced {
             Some(announced) => announced,
             None => {
@@ -111,7 +105,7 @@ impl Cutter {
         Ok(Some(std::mem::take(&mut self.body).freeze()))
     }
 
-    fn is_between_messages(&self) -> bool {
+    pub fn is_between_messages(&self) -> bool {
         self.announced.is_none() && self.prefix_filled == 0
     }
 }
@@ -127,11 +121,11 @@ impl FrameReader {
         FrameReader { stream, chunk: Bytes::new(), cutter: Cutter::default() }
     }
 
-    /// The lane that the stream names. `None`: a lane that does not belong here, or no lane at all.
-    pub async fn lane(&mut self, purpose: Purpose) -> Result<Option<Lane>, FrameError> {
-        let mut tag = [0];
-        match self.stream.read_exact(&mut tag).await {
-            Ok(()) => Ok(Lane::from_tag(tag[0], purpose)),
+    /// The bytes in front of the first message. Only before the first [`FrameReader::next`].
+    pub async fn header<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
+        let mut header = [0; N];
+        match self.stream.read_exact(&mut header).await {
+            Ok(()) => Ok(header),
             Err(quinn::ReadExactError::FinishedEarly(_)) => Err(FrameError::Truncated),
             Err(quinn::ReadExactError::ReadError(error)) => Err(error.into()),
         }
@@ -140,8 +134,7 @@ impl FrameReader {
     /// The next message; `None` at the stream's end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
         loop {
-            // An empty message is whole without any further byte, hence no test for an empty chunk here.
-            if (!self.chunk.is_empty() || self.cutter.announced == Some(0))
+            if !self.chunk.is_empty()
                 && let Some(message) = self.cutter.feed(&mut self.chunk)?
             {
                 return Ok(Some(message));
@@ -210,11 +203,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_is_known_only_on_its_own_connection() {
+    fn tags_name_lanes() {
         for lane in Lane::ALL {
-            let here = [Purpose::Main, Purpose::Bulk].map(|purpose| Lane::from_tag(lane.tag(), purpose));
-            assert_eq!(here.iter().flatten().collect::<Vec<_>>(), [&lane]);
+            assert_eq!(Lane::from_tag(lane.tag()), Some(lane));
         }
-        assert_eq!(Lane::from_tag(0, Purpose::Main), None);
+        assert_eq!(Lane::from_tag(0), None);
+        assert_eq!(Lane::from_tag(4), None);
     }
 }

@@ -5,7 +5,7 @@
 //!   ├─ admission ── being dialled ─┐       tls  ── what is trusted, verdicts on certificates
 //!   └─ peer ── one task per peer ◀─┤       hello, adoption ── the first words, and which connection is used
 //!       ├─ dial ── dialling ───────┘       refusal, explain ── reasons an operator can act on
-//!       └─ session ── messages over streams (frame, queue, congestion)
+//!       └─ session ── messages over streams (frame, stripe, queue, congestion, pace)
 //! ```
 //! A peer has two connections: control and records share one, bulk has its own. Messages are opaque here, and so are
 //! volumes: a peer's proven name comes with every message, and whether it may speak for a volume is the engine's to say.
@@ -22,12 +22,14 @@ mod frame;
 mod hello;
 mod name;
 mod node;
+mod pace;
 mod peer;
 mod queue;
 mod refusal;
 mod reset;
 mod session;
 mod status;
+mod stripe;
 mod tls;
 
 #[cfg(test)]

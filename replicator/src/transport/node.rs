@@ -154,6 +154,13 @@ impl Peer {
         }
     }
 
+    /// Round-trip time of the main connection, and packets that it sent and received so far.
+    pub fn main_path(&self) -> Option<(Duration, u64)> {
+        let live = self.live();
+        let stats = live.main.as_ref()?.connection.stats();
+        Some((stats.path.rtt, stats.udp_tx.datagrams + stats.udp_rx.datagrams))
+    }
+
     pub fn set_last_error(&self, refusal: &Refusal) {
         self.live().last_error = Some(refusal.clone());
     }

@@ -66,14 +66,18 @@ pub(super) enum Candidate {
 /// What the configuration wants of the peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
-    Peer { address: Option<String> },
+    /// A higher `round` than before: the connections in use are to be made anew.
+    Peer {
+        address: Option<String>,
+        round: u64,
+    },
     Removed,
 }
 
 impl Wanted {
     pub fn address(&self) -> Option<&String> {
         match self {
-            Wanted::Peer { address } => address.as_ref(),
+            Wanted::Peer { address, .. } => address.as_ref(),
             Wanted::Removed => None,
         }
     }
@@ -140,6 +144,8 @@ pub(super) struct PeerTask {
     bulk: Option<Running>,
     main_dial: Dialling,
     bulk_dial: Dialling,
+    /// The round of [`Wanted`] that has been seen to.
+    round: u64,
 }
 
 enum Step {
@@ -162,7 +168,8 @@ impl PeerTask {
     ) -> PeerTask {
         let adoption = Adoption::new(node.name(), &peer.name, node.boot);
         let (main_dial, bulk_dial) = (Dialling::new(&node), Dialling::new(&node));
-        PeerTask { node, peer, candidates, offers, wanted, adoption, main: None, bulk: None, main_dial, bulk_dial }
+        let (main, bulk) = (None, None);
+        PeerTask { node, peer, candidates, offers, wanted, adoption, main, bulk, main_dial, bulk_dial, round: 0 }
     }
 
     /// Runs until the peer is removed from the configuration or the transport stops.
@@ -182,7 +189,7 @@ impl PeerTask {
             match step {
                 Step::Stop => break,
                 Step::Reconsider if *self.wanted.borrow() == Wanted::Removed => break,
-                Step::Reconsider => self.readdress(),
+                Step::Reconsider => self.reconsider().await,
                 Step::Candidate(candidate) => self.consider(candidate).await,
                 Step::MainEnded(reason) => self.main_ended(&reason).await,
                 Step::BulkEnded(reason) => self.bulk_ended(&reason).await,
@@ -223,8 +230,14 @@ impl PeerTask {
 
     /// The configured address may be another one: what is under way to the old one is given up; a connection in use
     /// stays, it proves that it leads to the peer.
-    fn readdress(&mut self) {
-        let address = self.address();
+    async fn reconsider(&mut self) {
+        let Wanted::Peer { address, round } = self.wanted.borrow_and_update().clone() else { return };
+        if round != self.round {
+            self.round = round;
+            self.main_dial.backoff.reset();
+            let text = format!("{} makes the connection anew", self.node.name());
+            self.end_main(&Refusal::new(RefusalCode::Replaced, text)).await;
+        }
         if self.main_dial.attempt.as_ref().is_some_and(|(dialled, _)| Some(dialled) != address.as_ref()) {
             self.main_dial.attempt = None;
             self.main_dial.backoff.reset();
@@ -447,8 +460,16 @@ fn link(caller: &Caller, dialled_by_us: bool) -> Link {
     }
 }
 
+/// A process that was replaced and still dials is alive: then there are two of them under one name.
 fn turn_away(connection: &Connection, rule: Rule) {
-    close(connection, &Refusal::new(RefusalCode::Duplicate, rule.text()));
+    let refusal = match rule {
+        Rule::Retired => Refusal::new(
+            RefusalCode::WrongName,
+            format!("{}; if both are running, two nodes share one certificate: issue each its own", rule.text()),
+        ),
+        _ => Refusal::new(RefusalCode::Duplicate, rule.text()),
+    };
+    close(connection, &refusal);
 }
 
 /// Why the connection in use has ended; waits for ever where there is none.

@@ -4,12 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::name::shown;
 
 /// Refusals kept for the operator; beyond it the oldest is forgotten.
 pub const REFUSALS_MAX: usize = 128;
+/// A refusal that was quiet for so long is news again.
+const QUIET: Duration = Duration::from_secs(600);
+/// Lines that refusals may write in a minute: strangers can make up addresses, not fill a disk.
+const LINES_PER_MINUTE_MAX: u32 = 60;
 /// What a CONNECTION_CLOSE frame is given as text; a handshake packet must hold it.
 pub const REASON_BYTES_MAX: usize = 700;
 
@@ -134,33 +138,53 @@ pub struct RefusalEntry {
 }
 
 /// Says each (who, code) once, until it is cleared; keeps what was said for status.
-#[derive(Default)]
 pub(super) struct RefusalLog {
     entries: BTreeMap<(String, RefusalCode), RefusalEntry>,
+    minute: SystemTime,
+    lines: u32,
+}
+
+impl Default for RefusalLog {
+    fn default() -> RefusalLog {
+        RefusalLog { entries: BTreeMap::new(), minute: SystemTime::now(), lines: 0 }
+    }
 }
 
 impl RefusalLog {
-    /// Notes a refusal and logs it if it is news.
-    pub fn note(&mut self, who: &str, refusal: &Refusal) {
-        let key = (who.to_owned(), refusal.code);
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.count += 1;
-            entry.last = SystemTime::now();
-            entry.refusal = refusal.clone();
-            return;
-        }
-        if self.entries.len() >= REFUSALS_MAX
+    /// Notes a refusal and logs it if it is news. True: it was logged.
+    pub fn note(&mut self, who: &str, refusal: &Refusal) -> bool {
+        let (key, now) = ((who.to_owned(), refusal.code), SystemTime::now());
+        let entry = match self.entries.get(&key) {
+            Some(entry) => {
+                RefusalEntry { refusal: refusal.clone(), count: entry.count + 1, last: now, ..entry.clone() }
+            }
+            None => RefusalEntry { who: who.to_owned(), refusal: refusal.clone(), count: 1, last: now },
+        };
+        let before = self.entries.insert(key, entry);
+        if self.entries.len() > REFUSALS_MAX
             && let Some(oldest) = self.entries.iter().min_by_key(|(_, entry)| entry.last).map(|(key, _)| key.clone())
         {
             self.entries.remove(&oldest);
         }
-        let entry = RefusalEntry { who: who.to_owned(), refusal: refusal.clone(), count: 1, last: SystemTime::now() };
-        self.entries.insert(key, entry);
+        let quiet = |last: SystemTime| now.duration_since(last).unwrap_or_default() >= QUIET;
+        if before.is_some_and(|before| !quiet(before.last)) || !self.may_log(now) {
+            return false;
+        }
         if refusal.code.is_routine() {
             tracing::debug!(peer = who, reason = refusal.code.word(), "{}", refusal.text);
         } else {
             tracing::warn!(peer = who, reason = refusal.code.word(), "no connection: {}", refusal.text);
         }
+        true
+    }
+
+    fn may_log(&mut self, now: SystemTime) -> bool {
+        // A clock that was set back begins a new minute as well.
+        if now.duration_since(self.minute).map_or(true, |since| since >= Duration::from_secs(60)) {
+            (self.minute, self.lines) = (now, 0);
+        }
+        self.lines += 1;
+        self.lines <= LINES_PER_MINUTE_MAX
     }
 
     /// The peer is connected: what was wrong is over, and would be news again.
@@ -203,15 +227,18 @@ mod tests {
     fn the_log_is_bounded_and_forgets_what_was_cleared() {
         let mut log = RefusalLog::default();
         let refusal = Refusal::new(RefusalCode::Expired, "x");
+        let mut lines = 0;
         for i in 0..10 * REFUSALS_MAX {
-            log.note(&format!("peer-{i}"), &refusal);
+            lines += u32::from(log.note(&format!("peer-{i}"), &refusal));
         }
         assert_eq!(log.entries().len(), REFUSALS_MAX);
+        assert!(lines <= 2 * LINES_PER_MINUTE_MAX, "{lines} lines");
         let mut log = RefusalLog::default();
-        log.note("a", &refusal);
-        log.note("a", &refusal);
+        assert!(log.note("a", &refusal));
+        assert!(!log.note("a", &refusal), "said once");
         assert_eq!(log.entries()[0].count, 2);
         log.clear("a");
         assert!(log.entries().is_empty());
+        assert!(log.note("a", &refusal), "news again");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  lane control ─ 1 stream ─┐
-//!  lane records ─ N streams ┼─ main connection          lane bulk ─ 1 stream ─ bulk connection
+//!  lane records ─ N streams ┼─ main connection          lane bulk ─ striped ─ bulk connection
 //! ```
 //! Nothing is dialled or decided here: see `peer`.
 
@@ -17,6 +17,7 @@ use super::frame::{FrameError, FrameReader, Lane, frame};
 use super::hello::Purpose;
 use super::node::{Node, Peer, TransportEvent, close};
 use super::refusal::{Refusal, RefusalCode};
+use super::stripe;
 
 /// What a writer takes from its lane at a time. Small enough that the streams of the pool share a burst.
 const BATCH_BYTES: usize = 64 << 10;
@@ -27,13 +28,16 @@ const CONTROL_PRIORITY: i32 = 1;
 /// any more.
 pub(super) async fn run(node: Arc<Node>, peer: Arc<Peer>, connection: Connection, purpose: Purpose) -> Refusal {
     let mut tasks = JoinSet::new();
-    let lanes: &[(Lane, u32)] = match purpose {
-        Purpose::Main => &[(Lane::Control, 1), (Lane::Records, node.config.limits.record_streams)],
-        Purpose::Bulk => &[(Lane::Bulk, 1)],
-    };
-    for &(lane, streams) in lanes {
-        for _ in 0..streams {
-            tasks.spawn(write_lane(peer.clone(), connection.clone(), lane));
+    match purpose {
+        Purpose::Main => {
+            tasks.spawn(write_lane(peer.clone(), connection.clone(), Lane::Control));
+            for _ in 0..node.config.limits.record_streams {
+                tasks.spawn(write_lane(peer.clone(), connection.clone(), Lane::Records));
+            }
+        }
+        Purpose::Bulk => {
+            tasks.spawn(stripe::write(peer.clone(), connection.clone()));
+            tasks.spawn(stripe::read(node.clone(), peer.clone(), connection.clone()));
         }
     }
     let verdict = serve(&node, &peer, &connection, purpose, &mut tasks).await;
@@ -45,7 +49,7 @@ pub(super) async fn run(node: Arc<Node>, peer: Arc<Peer>, connection: Connection
     verdict.unwrap_or_else(|| explain(&end, &peer.name.to_string()))
 }
 
-/// Takes the peer's streams as they come. Returns what the peer did wrong, or `None` when the connection has ended.
+/// Takes the peer's streams of the main connection as they come; bulk takes its own. Returns what the peer did wrong, or `None` when the connection has ended.
 async fn serve(
     node: &Arc<Node>,
     peer: &Arc<Peer>,
@@ -55,12 +59,13 @@ async fn serve(
 ) -> Option<Refusal> {
     loop {
         tokio::select! {
-            stream = connection.accept_uni() => match stream {
+            stream = connection.accept_uni(), if purpose == Purpose::Main => match stream {
                 Ok(stream) => {
-                    tasks.spawn(read_stream(node.clone(), peer.clone(), stream, purpose));
+                    tasks.spawn(read_stream(node.clone(), peer.clone(), stream));
                 }
                 Err(_) => return None,
             },
+            _ = connection.closed() => return None,
             Some(ended) = tasks.join_next() => match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(refusal)) => return Some(refusal),
@@ -78,7 +83,11 @@ async fn write_lane(peer: Arc<Peer>, connection: Connection, lane: Lane) -> Resu
         // Fails only on a stream that is closed, and then so does the write below.
         let _ = stream.set_priority(CONTROL_PRIORITY);
     }
-    let written = write_messages(&peer, &mut stream, lane).await;
+    ended_well(&peer, write_messages(&peer, &mut stream, lane).await)
+}
+
+/// A writer ends with its connection; if it ends for another reason, the peer did something wrong.
+pub(super) fn ended_well(peer: &Peer, written: Result<(), quinn::WriteError>) -> Result<(), Refusal> {
     match written {
         Err(quinn::WriteError::Stopped(_)) => {
             Err(Refusal::new(RefusalCode::Protocol, format!("{} stopped a stream of ours", peer.name)))
@@ -100,32 +109,37 @@ async fn write_messages(peer: &Peer, stream: &mut SendStream, lane: Lane) -> Res
     }
 }
 
+/// A reader's error as the peer's fault, or `Ok` where the connection is gone.
+pub(super) fn broken(peer: &Peer, error: &FrameError) -> Result<(), Refusal> {
+    match error {
+        FrameError::Read(quinn::ReadError::ConnectionLost(_)) => Ok(()),
+        error => Err(Refusal::new(RefusalCode::Protocol, format!("{} broke a stream: {error}", peer.name))),
+    }
+}
+
+pub(super) async fn deliver(node: &Node, peer: &Peer, lane: Lane, message: Bytes) -> Result<(), Refusal> {
+    let event = TransportEvent::Message { peer: peer.name.clone(), lane, message };
+    let sent = node.events.send(event).await;
+    sent.map_err(|_| Refusal::new(RefusalCode::Shutdown, format!("{} is going down", node.name())))
+}
+
 /// Hands every message of one stream to the owner. Waiting for room there holds the stream's flow control, and so the
 /// peer, back.
-async fn read_stream(node: Arc<Node>, peer: Arc<Peer>, stream: RecvStream, purpose: Purpose) -> Result<(), Refusal> {
-    let broken = |error: FrameError| match error {
-        FrameError::Read(quinn::ReadError::ConnectionLost(_)) => None,
-        error => Some(Refusal::new(RefusalCode::Protocol, format!("{} broke a stream: {error}", peer.name))),
-    };
+async fn read_stream(node: Arc<Node>, peer: Arc<Peer>, stream: RecvStream) -> Result<(), Refusal> {
     let mut frames = FrameReader::new(stream);
-    let lane = match frames.lane(purpose).await {
-        Ok(Some(lane)) => lane,
-        Ok(None) => {
+    let lane = match frames.header::<1>().await.map(|[tag]| Lane::from_tag(tag)) {
+        Ok(Some(lane @ (Lane::Control | Lane::Records))) => lane,
+        Ok(_) => {
             let text = format!("{} opened a stream for no lane of this connection", peer.name);
             return Err(Refusal::new(RefusalCode::Protocol, text));
         }
-        Err(error) => return broken(error).map_or(Ok(()), Err),
+        Err(error) => return broken(&peer, &error),
     };
     loop {
         match frames.next().await {
-            Ok(Some(message)) => {
-                let event = TransportEvent::Message { peer: peer.name.clone(), lane, message };
-                if node.events.send(event).await.is_err() {
-                    return Err(Refusal::new(RefusalCode::Shutdown, format!("{} is going down", node.name())));
-                }
-            }
+            Ok(Some(message)) => deliver(&node, &peer, lane, message).await?,
             Ok(None) => return Ok(()),
-            Err(error) => return broken(error).map_or(Ok(()), Err),
+            Err(error) => return broken(&peer, &error),
         }
     }
 }

@@ -256,13 +256,15 @@ fn load_key(
     Err(CertError::NoMatchingKey { path: key.to_owned(), cert: cert.to_owned() }.into())
 }
 
-/// Carries a verifier's reason out of the TLS library, which would keep only an alert number; with it the name that
-/// the refused certificate claims, unproven.
+/// A verifier's reason, and the name that the refused certificate claims, unproven.
+type Refused = (Refusal, Option<PeerName>);
+
+/// Carries a verifier's reason out of the TLS library, which would keep only an alert number.
 #[derive(Clone, Default, Debug)]
-pub(super) struct Verdict(Arc<Mutex<Option<(Refusal, Option<PeerName>)>>>);
+pub(super) struct Verdict(Arc<Mutex<Option<Refused>>>);
 
 impl Verdict {
-    pub fn take(&self) -> Option<(Refusal, Option<PeerName>)> {
+    pub fn take(&self) -> Option<Refused> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 

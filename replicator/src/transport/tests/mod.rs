@@ -3,6 +3,7 @@
 mod mesh;
 mod refusals;
 mod relay;
+mod strangers;
 mod trouble;
 
 use std::net::SocketAddr;

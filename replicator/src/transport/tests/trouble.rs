@@ -26,16 +26,20 @@ async fn messages_arrive_over_a_network_that_loses_and_delays() {
     config.limits.handshake_timeout_ms = 20_000;
     let mut right = Station::start(config).await;
     left.until_up(&b).await;
-    right.until_up(&a).await;
+    right.until_bulk_up(&a).await;
     const NUMBERS: u32 = 400;
+    const BULKS: u32 = 5;
+    for number in 0..BULKS {
+        right.send(&a, Lane::Bulk, vec![number as u8; 150_000]);
+    }
     for number in 0..NUMBERS {
         let mut message = number.to_le_bytes().to_vec();
         message.resize(4096 + 144, number as u8);
         right.send(&a, Lane::Records, &message);
         right.send(&a, Lane::Control, number.to_le_bytes());
     }
-    let (mut control, mut records) = (0u32, BTreeSet::new());
-    while control < NUMBERS || records.len() < NUMBERS as usize {
+    let (mut control, mut bulk, mut records) = (0u32, 0u32, BTreeSet::new());
+    while control < NUMBERS || bulk < BULKS || records.len() < NUMBERS as usize {
         let (_, lane, message) = left.message().await;
         let number = u32::from_le_bytes(message[..4].try_into().unwrap());
         match lane {
@@ -43,7 +47,11 @@ async fn messages_arrive_over_a_network_that_loses_and_delays() {
                 assert_eq!(number, control);
                 control += 1;
             }
-            _ => {
+            Lane::Bulk => {
+                assert!(message == vec![bulk as u8; 150_000]);
+                bulk += 1;
+            }
+            Lane::Records => {
                 assert!(message[4..].iter().all(|&byte| byte == number as u8));
                 assert!(records.insert(number));
             }
@@ -186,9 +194,9 @@ async fn certificates_are_renewed_without_dropping_a_connection() {
     assert_eq!(right.message().await.2, "still the same connection");
     assert_eq!(left.status_of(&b).sessions, 1);
     // A connection made from now on shows the new certificate.
-    left.transport.set_peers(Vec::new()).unwrap();
+    assert!(left.transport.reconnect(&b));
+    assert!(!left.transport.reconnect(&a));
     left.until_down(&b).await;
-    left.transport.set_peers(vec![waits_for(&b)]).unwrap();
     left.until_up(&b).await;
     assert_eq!(left.status_of(&b).certificate_not_after, Some(after.certificate_not_after));
     right.until_down(&a).await;
