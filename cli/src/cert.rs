@@ -3,20 +3,14 @@
 
 use std::fmt::Write as _;
 
+use farshore_replicator::transport::PeerName;
+use farshore_replicator::transport::cert::{self, CaStep, CertError, CertInfo, Overwrite};
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 
 use crate::args::{CaStepArg, CertVerb, Format};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, View};
-
-use backend::{CaStep, Overwrite, create_ca, issue, rotate, rotate_ca};
-pub use backend::{CertError, CertInfo, show};
-
-/// Stands in for `farshore_replicator::transport::{cert, PeerName}`, with its signatures.
-#[path = "cert_backend.rs"]
-mod backend;
-use backend::PeerName;
 
 #[derive(Debug, Serialize)]
 pub struct CertificatesView {
@@ -39,20 +33,20 @@ pub struct CertificateView {
 pub fn run(format: Format, verb: CertVerb) -> Result<(), Failure> {
     let overwrite = |force| if force { Overwrite::Allow } else { Overwrite::Refuse };
     let certificates = match verb {
-        CertVerb::Ca { domain, dir, days, force } => vec![create_ca(&domain, &dir, days, overwrite(force))?],
+        CertVerb::Ca { domain, dir, days, force } => vec![cert::create_ca(&domain, &dir, days, overwrite(force))?],
         CertVerb::Issue { ca, site, node, out, days, force } => {
             let name = PeerName::new(&site, &node).map_err(|e| Failure::usage(e.to_string(), ""))?;
-            vec![issue(&ca, &name, &out, days, overwrite(force))?]
+            vec![cert::issue(&ca, &name, &out, days, overwrite(force))?]
         }
-        CertVerb::Show { path } => show(&path)?,
-        CertVerb::Rotate { ca, out, days } => vec![rotate(&ca, &out, days)?],
+        CertVerb::Show { path } => cert::show(&path)?,
+        CertVerb::Rotate { ca, out, days } => vec![cert::rotate(&ca, &out, days)?],
         CertVerb::RotateCa { ca, step, days } => {
             let step = match step {
                 CaStepArg::Begin => CaStep::Begin,
                 CaStepArg::Switch => CaStep::Switch,
                 CaStepArg::Finish => CaStep::Finish,
             };
-            rotate_ca(&ca, step, days)?
+            cert::rotate_ca(&ca, step, days)?
         }
     };
     let certificates = certificates.into_iter().map(Into::into).collect();
@@ -97,6 +91,8 @@ impl From<CertError> for Failure {
         let exit = match &error {
             CertError::Exists { .. } => Exit::AlreadyExists,
             CertError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Exit::NotFound,
+            CertError::Name(_) | CertError::Days { .. } => Exit::Usage,
+            CertError::Rotation { .. } => Exit::Refused,
             _ => Exit::Failed,
         };
         // Its texts say what to do already.

@@ -103,6 +103,12 @@ impl From<OpError> for Failure {
 
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
-        OpError::from_status(&status).into()
+        let error = OpError::from_status(&status);
+        // Without a remedy no replicator wrote it: the call broke on the way.
+        if error.kind == OpKind::Unavailable && error.remedy.is_empty() {
+            let remedy = "it may still be carried out: look with farshore status; to wait longer, --timeout";
+            return Failure::new(Exit::Unavailable, "the replicator's answer did not come", remedy).because(error);
+        }
+        error.into()
     }
 }

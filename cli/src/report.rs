@@ -104,13 +104,12 @@ fn members(members: &[MemberView]) -> String {
         } else {
             format!(", silent for {}", time_ms(m.silent_ms))
         };
-        let reason = if m.reason.is_empty() { String::new() } else { format!(" ({})", m.reason) };
         let data = m.kind != "witness";
         table.row([
             format!("{}/{}{here}", m.site, m.node),
             m.kind.into(),
             if m.in_sync_set { "yes".into() } else { "no".into() },
-            format!("{}{progress}{silent}{reason}", m.state),
+            format!("{}{progress}{silent}", m.state),
             if data { m.durable_seq.to_string() } else { NONE.into() },
             if data { m.applied_seq.to_string() } else { NONE.into() },
             if data {
@@ -121,7 +120,11 @@ fn members(members: &[MemberView]) -> String {
             if m.rtt_us == 0 { NONE.into() } else { time_us(m.rtt_us) },
         ]);
     }
-    table.render()
+    let mut out = table.render();
+    for m in members.iter().filter(|m| !m.reason.is_empty()) {
+        line!(out, "    {}/{}: {}", m.site, m.node, m.reason);
+    }
+    out
 }
 
 /// "41.5 s / 12 MiB / 388 writes", or nothing where there is nothing.

@@ -337,6 +337,54 @@ fn watching_prints_one_report_after_another() {
 }
 
 #[test]
+fn a_watch_goes_on_through_a_restart() {
+    use std::io::{BufRead, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("replicator.sock");
+    let fake = Arc::new(FakeOperations::new("east", "n1"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let first = runtime.block_on(ControlServer::start(&socket, fake.clone())).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_farshore"))
+        .env("FARSHORE_SOCKET", &socket)
+        .args(["status", "--watch", "--interval", "100ms", "-o", "json"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut reports = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut notes = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(reports.next().unwrap().unwrap().contains("\"n1\""));
+    runtime.block_on(first.stop()).unwrap();
+    assert!(notes.next().unwrap().unwrap().ends_with("; trying again"));
+    // What answers afterwards is told from what answered before by its name.
+    let second = Arc::new(FakeOperations::new("east", "n2"));
+    let second = runtime.block_on(ControlServer::start(&socket, second)).unwrap();
+    assert!(reports.any(|line| line.unwrap().contains("\"n2\"")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    runtime.block_on(second.stop()).unwrap();
+}
+
+#[test]
+fn an_answer_that_does_not_come_is_not_waited_for_without_end() {
+    let site = site();
+    site.fake.stall_next();
+    let error = site.fails(5, &["volume", "list", "--timeout", "300ms"]);
+    assert!(error.contains("the replicator's answer did not come") && error.contains("--timeout"), "{error}");
+    site.ok(&["volume", "list"]);
+}
+
+#[test]
+fn verbs_of_later_versions_are_refused_by_name() {
+    let site = site();
+    for verb in ["snapshot", "failback", "fence", "drill"] {
+        let error = site.fails(8, &[verb, "create", "pg", "--as", "x"]);
+        assert!(error.contains(&format!("{verb} is not supported by this version")), "{error}");
+    }
+    site.fails(2, &["frobnicate"]);
+}
+
+#[test]
 fn json_and_yaml_hold_the_same() {
     let site = site();
     site.create("pg");
@@ -418,6 +466,64 @@ fn the_doctor_judges_and_names_remedies() {
         assert!(table.contains(part), "{part} is not in\n{table}");
     }
     assert!(table.contains("  do:  "), "{table}");
+}
+
+#[test]
+fn certificates_are_made_shown_and_renewed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, out) = (dir.path().join("ca"), dir.path().join("pki"));
+    let (ca, out) = (ca.to_str().unwrap(), out.to_str().unwrap());
+    let run = |args: &[&str]| farshore(Path::new("/nonexistent.sock"), args);
+    let json = |args: &[&str]| -> Value {
+        let output = run(&[args, &["-o", "json"]].concat());
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let made = json(&["cert", "ca", "--domain", "storage.example", "--dir", ca]);
+    assert_eq!(made["certificates"][0]["is_ca"], true);
+    let issue = ["cert", "issue", "--ca", ca, "--site", "east", "--node", "n1", "--out", out];
+    let first = json(&issue);
+    assert_eq!(first["certificates"][0]["identity"], "spiffe://storage.example/site/east/node/n1");
+    assert_eq!(run(&issue).status.code(), Some(6), "nothing is overwritten unasked");
+    assert_ne!(
+        json(&[&issue[..], &["--force"]].concat())["certificates"][0]["fingerprint"],
+        first["certificates"][0]["fingerprint"]
+    );
+
+    let node_pem = format!("{out}/node.pem");
+    let shown = text(&run(&["cert", "show", &node_pem]).stdout);
+    assert!(shown.starts_with("certificate  spiffe://storage.example/site/east/node/n1\n"), "{shown}");
+    assert!(shown.contains("days left)"), "{shown}");
+    let before = json(&["cert", "show", &node_pem]);
+    let after = json(&["cert", "rotate", "--ca", ca, "--out", out, "--days", "30"]);
+    assert_ne!(before["certificates"][0]["fingerprint"], after["certificates"][0]["fingerprint"]);
+    assert_eq!(before["certificates"][0]["identity"], after["certificates"][0]["identity"]);
+    assert_eq!(json(&["cert", "rotate-ca", "--ca", ca, "begin"])["certificates"].as_array().unwrap().len(), 2);
+    assert_eq!(run(&["cert", "rotate-ca", "--ca", ca, "begin"]).status.code(), Some(4), "one rotation at a time");
+
+    assert_eq!(run(&["cert", "show", "/nonexistent.pem"]).status.code(), Some(3));
+    assert_eq!(run(&["cert", "ca", "--domain", "No Domain", "--dir", ca]).status.code(), Some(2));
+    let bad_name = ["cert", "issue", "--ca", ca, "--site", "East", "--node", "n1", "--out", out];
+    assert_eq!(run(&bad_name).status.code(), Some(2));
+
+    // The doctor reads what was issued.
+    let config = dir.path().join("replicator.toml");
+    let write = |site: &str| {
+        let pki = format!("ca = \"{out}/ca.pem\"\ncert = \"{node_pem}\"\nkey = \"{out}/node.key\"\n");
+        let data = format!("data_dir = {:?}\n", dir.path());
+        std::fs::write(&config, format!("[node]\nsite = \"{site}\"\nnode = \"n1\"\n{data}[transport]\n{pki}")).unwrap();
+    };
+    let judged = || {
+        let output = run(&["doctor", "--config", config.to_str().unwrap(), "-o", "json"]);
+        let view: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let checks = view["checks"].as_array().unwrap().clone();
+        let verdict = |name: &str| checks.iter().find(|c| c["name"] == name).unwrap()["verdict"].clone();
+        ["CA certificate", "node certificate", "node key"].map(|name| verdict(name).as_str().unwrap().to_string())
+    };
+    write("east");
+    assert_eq!(judged(), ["ok", "warn", "ok"], "30 days less a moment are a reason to warn");
+    write("west");
+    assert_eq!(judged()[1], "fail", "it is another site's");
 }
 
 /// A volume with something of everything.

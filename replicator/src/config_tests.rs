@@ -1,5 +1,7 @@
 //! Tests of the configuration file.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const MINIMAL: &str = "[node]\nsite = \"east\"\nnode = \"n1\"\n";
@@ -129,5 +131,19 @@ fn sizes_read_back_as_they_are_written() {
     }
     for bad in ["", "GiB", "-1", "1.5GiB", "1GB", "1gib", "99999999PiB", "18446744073709551616", "1GiBx", "é"] {
         assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "(\\[|\\]|=|\"|\n|node|site|peers|journal|segment_bytes|é|[ -~]){0,60}") {
+        let _ = parse(&text);
+        let _ = text.parse::<ByteSize>();
+        let _ = nearest(&text, &["journal", "transport"]);
+    }
+
+    #[test]
+    fn every_size_reads_back(bytes: u64) {
+        prop_assert_eq!(ByteSize(bytes).to_string().parse::<ByteSize>(), Ok(ByteSize(bytes)));
     }
 }

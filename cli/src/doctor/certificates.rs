@@ -4,8 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use farshore_replicator::config::Config;
-
-use crate::cert::{self, CertInfo};
+use farshore_replicator::transport::cert::{self, CertInfo};
 
 use super::run::Check;
 

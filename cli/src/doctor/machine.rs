@@ -6,6 +6,8 @@ use std::path::Path;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::table::bytes;
+
 use super::run::Check;
 
 /// io_uring with what the journal uses.
@@ -17,8 +19,11 @@ const OPEN_FILES_MIN: u64 = 4_096;
 /// io_uring counts its rings against it on kernels before 5.12.
 const MEMLOCK_BYTES_MIN: u64 = 8 << 20;
 
+/// What the transport asks for. With less, bursts on a fast link are dropped here and sent again.
+const SOCKET_BUFFER_BYTES: u64 = 8 << 20;
+
 pub fn checks() -> Vec<Check> {
-    vec![kernel(), io_uring(), fuse(), loop_devices(), nbd(), open_files(), memlock(), clock()]
+    vec![kernel(), io_uring(), fuse(), loop_devices(), nbd(), socket_buffers(), open_files(), memlock(), clock()]
 }
 
 fn kernel_version() -> Option<((u32, u32), String)> {
@@ -94,6 +99,21 @@ fn nbd() -> Check {
     Check::warn("nbd", "no /dev/nbd0; NBD is for userland clients only", "modprobe nbd, where the kernel has it")
 }
 
+fn socket_buffers() -> Check {
+    const NAME: &str = "UDP buffers";
+    let limit = |key: &str| read_to_string(format!("/proc/sys/net/core/{key}")).ok()?.trim().parse::<u64>().ok();
+    match (limit("rmem_max"), limit("wmem_max")) {
+        (Some(receive), Some(send)) if receive.min(send) < SOCKET_BUFFER_BYTES => Check::warn(
+            NAME,
+            format!("limited to {} for receiving and {} for sending", bytes(receive), bytes(send)),
+            format!("sysctl net.core.rmem_max={SOCKET_BUFFER_BYTES} net.core.wmem_max={SOCKET_BUFFER_BYTES}"),
+        ),
+        (Some(receive), Some(_)) => Check::ok(NAME, format!("up to {}", bytes(receive))),
+        // Not told in containers with a network of their own.
+        _ => Check::ok(NAME, "their limit is not known here"),
+    }
+}
+
 fn open_files() -> Check {
     let limit = getrlimit(Resource::Nofile).current;
     match limit {
@@ -140,6 +160,6 @@ mod tests {
         assert_eq!(parse_release("5.4"), Some((5, 4)));
         assert_eq!(parse_release("4.18.0-553.el8_10.x86_64"), Some((4, 18)));
         assert_eq!(parse_release("next"), None);
-        assert!(checks().len() == 8);
+        assert_eq!(checks().len(), 9);
     }
 }

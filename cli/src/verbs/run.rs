@@ -2,7 +2,7 @@
 
 use crate::args::{Cli, SiteVerb, Verb};
 use crate::client::Replicator;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::{cert, doctor, inspect, output, views};
 
 use super::{members, replication, status, volumes};
@@ -14,11 +14,15 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Cert(verb) => return cert::run(format, verb),
         Verb::Inspect(verb) => return inspect::run(format, verb),
         Verb::Doctor { config } => return doctor::run(&global, &config).await,
+        Verb::Snapshot(_) => return Err(later("snapshot", "meanwhile: stop the writer, detach, and copy the device")),
+        Verb::Failback(_) => return Err(later("failback", "resync, then: farshore switchover VOLUME --to SITE")),
+        Verb::Fence(_) => return Err(later("fence", "a demoted or detached volume takes no writes: farshore demote")),
+        Verb::Drill(_) => return Err(later("drill", "a switchover there and back rehearses the move")),
         _ => {}
     }
     let replicator = Replicator::connect(&global).await?;
     match verb {
-        Verb::Status(args) => status::run(format, &replicator, args).await,
+        Verb::Status(args) => status::run(&global, replicator, args).await,
         Verb::Volume(verb) => volumes::run(format, &replicator, verb).await,
         Verb::Member(verb) => members::run(format, &replicator, verb).await,
         Verb::Promote(args) => replication::promote(format, &replicator, args).await,
@@ -30,6 +34,12 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             let peers = replicator.node().peers(farshore_proto::v1::PeersRequest {}).await?.into_inner();
             output::print(format, &views::SitesView::from(peers))
         }
+        // Dealt with above.
         Verb::Cert(_) | Verb::Inspect(_) | Verb::Doctor { .. } => Ok(()),
+        Verb::Snapshot(_) | Verb::Failback(_) | Verb::Fence(_) | Verb::Drill(_) => Ok(()),
     }
+}
+
+fn later(verb: &str, instead: &str) -> Failure {
+    Failure::new(Exit::Unsupported, format!("{verb} is not supported by this version"), instead)
 }

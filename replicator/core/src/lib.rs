@@ -11,6 +11,7 @@ pub mod codec;
 pub mod durable;
 pub mod history;
 pub mod ids;
+pub mod journal;
 pub mod limits;
 pub mod message;
 pub mod overlay;

@@ -56,8 +56,8 @@ impl OpKind {
     fn from_code(code: Code) -> OpKind {
         match KINDS.into_iter().find(|row| row.1 == code) {
             Some(row) => row.0,
-            // Not ours: tonic's own (deadline, cancelled, connection) all mean that nothing is known.
-            None if matches!(code, Code::DeadlineExceeded | Code::Cancelled) => OpKind::Unavailable,
+            // Not ours: tonic's own (deadline, cancelled, a connection that broke). Nothing is known of the call.
+            None if matches!(code, Code::DeadlineExceeded | Code::Cancelled | Code::Unknown) => OpKind::Unavailable,
             None => OpKind::Internal,
         }
     }

@@ -23,6 +23,8 @@ struct State {
     volumes: BTreeMap<String, api::VolumeStatus>,
     /// Returned once, by whatever verb comes next.
     fail_next: Option<OpError>,
+    /// The next verb is never answered.
+    stall_next: bool,
     drawn: u64,
 }
 
@@ -34,6 +36,11 @@ impl FakeOperations {
     /// The next verb fails with this.
     pub fn fail_next(&self, error: OpError) {
         self.lock().fail_next = Some(error);
+    }
+
+    /// The next verb is never answered.
+    pub fn stall_next(&self) {
+        self.lock().stall_next = true;
     }
 
     /// Changes a volume behind the verbs' back, or adds one.
@@ -52,6 +59,9 @@ impl FakeOperations {
     /// Runs a verb at once, under the lock.
     fn run<'a, T: Send + 'a>(&'a self, verb: impl FnOnce(&Self, &mut State) -> Result<T, OpError>) -> OpFuture<'a, T> {
         let mut state = self.lock();
+        if std::mem::take(&mut state.stall_next) {
+            return std::future::pending().boxed();
+        }
         let result = match state.fail_next.take() {
             Some(error) => Err(error),
             None => verb(self, &mut state),

@@ -56,7 +56,7 @@ impl Attachments {
             path: state_dir.clone(),
             source,
         })?;
-        for stale in FuseDevice::cleanup_stale(&runtime_dir).await? {
+        for stale in FuseDevice::cleanup_stale(&runtime_dir)? {
             tracing::info!(?stale, "removed what an earlier life of the daemon left");
         }
         let exports = Arc::new(ExportTable::default());
@@ -142,19 +142,13 @@ impl Attachments {
     /// Removes the device. Refuses while somebody has it open, unless `force`.
     pub async fn close(&self, volume: VolumeId, force: bool) -> Result<(), OpError> {
         let mut attached = self.attached.lock().await;
-        let Some(mut found) = attached.remove(&volume) else { return Ok(()) };
-        if let Some(fuse) = found.fuse.take() {
-            let result = if force { fuse.detach_forced().await } else { fuse.detach().await };
-            if let Err((fuse, error)) = result {
-                let error = device_error(&found.name, error);
-                found.fuse = fuse;
-                if !force {
-                    attached.insert(volume, found);
-                    return Err(error);
-                }
-                tracing::warn!(volume = %found.name, %error, "the device is removed although it is in use");
-            }
+        let Some(found) = attached.get(&volume) else { return Ok(()) };
+        match &found.fuse {
+            Some(fuse) if force => fuse.detach_by_force().await,
+            Some(fuse) => fuse.detach().await.map_err(|error| device_error(&found.name, error))?,
+            None => {}
         }
+        let Some(found) = attached.remove(&volume) else { return Ok(()) };
         lock(&self.exports.devices).remove(&found.name);
         let _ = std::fs::remove_file(self.file(volume));
         Ok(())
@@ -173,11 +167,9 @@ impl Attachments {
     /// The daemon stops: its devices end with it, and are remembered.
     pub async fn suspend(&self) {
         let mut attached = self.attached.lock().await;
-        for (volume, mut found) in std::mem::take(&mut *attached) {
-            if let Some(fuse) = found.fuse.take()
-                && let Err((_, error)) = fuse.detach_forced().await
-            {
-                tracing::warn!(%volume, %error, "a device could not be removed");
+        for found in std::mem::take(&mut *attached).into_values() {
+            if let Some(fuse) = found.fuse {
+                fuse.detach_by_force().await;
             }
         }
     }

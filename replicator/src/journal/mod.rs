@@ -1,1 +1,29 @@
-//! Placeholder.
+//! The write-ahead journal of a node, shared by its volumes: one write and one sync make a group of everyone's entries
+//! durable. What the bytes mean and what recovery decides is in the core; here are the files, the thread and the queue.
+//!
+//! ```text
+//! append → queue (order, fairness) → writer thread: group → disk engine: write + sync → index, cache → done
+//!                                       │ segment full                                     ↑
+//!                                       └ rotate: recycle the oldest, write a head         read
+//! ```
+
+mod cache;
+mod config;
+mod error;
+mod handle;
+mod inspect;
+mod open;
+mod queue;
+mod read;
+mod segments;
+mod super_file;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use config::{JournalConfig, JournalStatus, QUEUE_BYTES_MAX, RecoveredVolume, SEGMENT_BYTES_DEFAULT};
+pub use error::{JournalError, ReadError};
+pub use farshore_core::journal::entry::{Entry, LogEnd, META_BYTES_MAX};
+pub use farshore_core::journal::recovery::Rule;
+pub use handle::{Done, Journal};
+pub use inspect::{GroupReport, InspectReport, SegmentReport, VolumeReport, inspect};

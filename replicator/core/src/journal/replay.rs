@@ -1,0 +1,198 @@
+//! Turns groups that were read back into the index, and what was lost between them into named damage.
+
+use std::collections::BTreeSet;
+
+use crate::ids::{Seq, VolumeId};
+use crate::journal::entry::{Entry, Item, LogEnd, RecapItem, VolumeHead};
+use crate::journal::group::{FLAG_AFTER_LOSS, FLAG_HEAD_END, GroupHeader};
+use crate::journal::log::{Log, LogError, Place};
+use crate::record::{Record, RecordHash};
+
+/// Feeds the planned groups, in order, into a [`Log`].
+#[derive(Default)]
+pub struct Replay {
+    pub log: Log,
+    /// Groups lost just before the one to come.
+    lost: u64,
+    /// Older segments than the first one replayed should have been there.
+    start_lost: bool,
+    begun: bool,
+    /// Volumes that the heads of the segment being replayed name, until they are complete.
+    named: BTreeSet<VolumeId>,
+}
+
+impl Replay {
+    /// The first segments, which should be there, are not.
+    pub fn start_is_lost(&mut self) {
+        self.start_lost = true;
+        self.lost = u64::MAX;
+    }
+
+    /// This many groups are lost here.
+    pub fn groups_lost(&mut self, count: u64) {
+        self.lost = self.lost.saturating_add(count);
+    }
+
+    /// One whole group. `items` come with their offsets in it, as the decoder gave them.
+    pub fn group(&mut self, header: &GroupHeader, items: &[(Item, usize)]) {
+        let recap = items.iter().find_map(|(item, _)| if let Item::Recap(recap) = item { Some(recap) } else { None });
+        self.account_for_losses(header, recap.map_or(&[], Vec::as_slice));
+        for (item, at) in items {
+            match item {
+                Item::Entry(entry) => self.entry(header, entry, *at),
+                Item::Head(head) => self.head(head),
+                Item::Recap(_) => {}
+            }
+        }
+        if header.is(FLAG_HEAD_END) {
+            self.head_is_complete();
+        }
+    }
+
+    /// The end: what is still unproven stays so. Returns the index and the recap of the last group.
+    pub fn finish(mut self) -> (Log, Option<Vec<RecapItem>>) {
+        let recap = self.log.take_recap();
+        if self.lost > 0 {
+            self.doubt_everyone();
+            return (self.log, None);
+        }
+        (self.log, Some(recap))
+    }
+
+    fn account_for_losses(&mut self, header: &GroupHeader, recap: &[RecapItem]) {
+        self.log.take_recap();
+        let lost = std::mem::take(&mut self.lost);
+        if lost == 0 {
+            return;
+        }
+        if lost > 1 || header.is(FLAG_AFTER_LOSS) {
+            self.doubt_everyone();
+        }
+        for item in recap {
+            self.lose(item);
+        }
+    }
+
+    /// Several groups are gone, so that no recap tells whom they concerned.
+    fn doubt_everyone(&mut self) {
+        for log in self.log.volumes.values_mut() {
+            log.unproven = true;
+            log.meta_damaged = true;
+        }
+    }
+
+    fn lose(&mut self, item: &RecapItem) {
+        if item.forgotten {
+            self.log.volumes.remove(&item.volume);
+            if item.from.is_none() && !item.meta {
+                return;
+            }
+        }
+        let log = self.log.volumes.entry(item.volume).or_default();
+        log.meta_damaged |= item.meta || item.forgotten;
+        if let Some(from) = item.from {
+            log.lose(from, item.end);
+        }
+    }
+
+    fn entry(&mut self, header: &GroupHeader, entry: &Entry, at: usize) {
+        let Entry::Record(record) = entry else {
+            // Only records can be refused.
+            let _ = self.log.apply(entry, RecordHash::default(), Place::default());
+            return;
+        };
+        let place = Place {
+            segment: header.segment,
+            offset: u32::try_from(header.offset + at as u64).unwrap_or(u32::MAX),
+            len: record.encoded_len() as u32,
+        };
+        let proven = self.continues_an_unproven_log(record);
+        if self.log.apply(entry, record.hash(), place).is_err() {
+            self.make_room(record);
+            let refused: Result<(), LogError> = self.log.apply(entry, record.hash(), place);
+            assert!(refused.is_ok(), "a record was refused although its log had been cut to fit it");
+        }
+        if proven && let Some(log) = self.log.volumes.get_mut(&record.volume) {
+            log.unproven = false;
+        }
+    }
+
+    /// The hash chain itself proves that nothing of this volume's log was lost.
+    fn continues_an_unproven_log(&self, record: &Record) -> bool {
+        self.log.volumes.get(&record.volume).is_some_and(|log| {
+            let end = log.end();
+            log.unproven
+                && record.seq == end.seq.next()
+                && end.hash != RecordHash::default()
+                && record.prev_hash == end.hash
+        })
+    }
+
+    /// A record that does not fit: what would have made it fit is lost. Its place in the order is true all the same.
+    fn make_room(&mut self, record: &Record) {
+        let log = self.log.volumes.entry(record.volume).or_default();
+        let last = log.last_seq();
+        let before = LogEnd { seq: record.seq.prev(), hash: record.prev_hash, ..LogEnd::default() };
+        log.lost_from = Some(log.lost_from.unwrap_or(Seq(u64::MAX)).min(last.next()).min(record.seq));
+        if record.seq > last.next() {
+            let lost_from = log.lost_from;
+            log.lose(last.next(), before);
+            log.lost_from = lost_from;
+        } else {
+            // A truncation is lost, and with it whatever followed up to this record.
+            let damaged = log.lost_from;
+            let _ = self.log.apply(
+                &Entry::Restart { volume: record.volume, end: before },
+                RecordHash::default(),
+                Place::default(),
+            );
+            if let Some(log) = self.log.volumes.get_mut(&record.volume) {
+                log.lost_from = damaged;
+            }
+        }
+    }
+
+    fn head(&mut self, head: &VolumeHead) {
+        self.named.insert(head.volume);
+        let (begun, start_lost) = (self.begun, self.start_lost);
+        let log = self.log.volumes.entry(head.volume).or_default();
+        // A head repeats the newest metadata, so it heals a lost one.
+        log.meta.clone_from(&head.meta);
+        log.meta_damaged = false;
+        let Some((base, last)) = head.log else { return };
+        if !log.has_log() && !begun {
+            // What the first segment says of earlier records is all that is left of them: rightly so, unless segments
+            // are missing before it.
+            let end = if start_lost { base } else { last };
+            let restart = Entry::Restart { volume: head.volume, end };
+            // Only records can be refused.
+            let _ = self.log.apply(&restart, RecordHash::default(), Place::default());
+            if start_lost && let Some(log) = self.log.volumes.get_mut(&head.volume) {
+                log.lose(base.seq.next(), last);
+            }
+            return;
+        }
+        if !begun && base.seq < log.base().seq {
+            // Records before the first ones found were retained then; they may have been in what is missing.
+            log.lost_from = Some(base.seq.next());
+        }
+        if log.has_log() && log.end() == last {
+            log.unproven = false;
+        } else if !log.has_log() || log.unproven || log.last_seq() != last.seq {
+            // The log went on in groups that are lost.
+            let from = log.last_seq().next().min(last.seq);
+            let from = if log.has_log() { from } else { base.seq.next() };
+            let unproven = log.has_log() && log.last_seq() >= last.seq;
+            log.lose(from, last);
+            log.unproven = unproven;
+        }
+    }
+
+    /// A volume that a complete head does not name was forgotten in a group that is lost.
+    fn head_is_complete(&mut self) {
+        self.begun = true;
+        let named = std::mem::take(&mut self.named);
+        self.log.volumes.retain(|volume, _| named.contains(volume));
+        self.log.take_recap();
+    }
+}

@@ -1,0 +1,255 @@
+//! The journal as others hold it: append, marks, status, close; and the state that its threads share.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use farshore_core::ids::{Seq, VolumeId};
+use farshore_core::journal::entry::Entry;
+use farshore_core::journal::log::{Log, LogError, Place};
+use farshore_core::journal::recovery::Rule;
+use farshore_core::record::RecordHash;
+
+use super::cache::Cache;
+use super::config::{JournalConfig, JournalStatus, RecoveredVolume};
+use super::error::JournalError;
+use super::open;
+use super::queue::Queue;
+use super::segments::Segments;
+use super::writer::Writer;
+use crate::disk::{DiskEngine, start_engine};
+
+/// Called once, from the journal's thread, when the append is durable or never will be. Must not block.
+pub type Done = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
+
+/// A node's journal. Clones share it; the last one to go closes it.
+#[derive(Clone)]
+pub struct Journal {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the writer, the readers and the owners share. Locks are taken in the order queue, index.
+pub(super) struct Shared {
+    pub(super) dir: PathBuf,
+    pub(super) journal: u128,
+    pub(super) segment_bytes: u64,
+    pub(super) engine: Arc<dyn DiskEngine>,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    index: Mutex<Index>,
+    /// Held until the last user of the directory is gone.
+    _lock: File,
+}
+
+/// What is durable, and where.
+pub(super) struct Index {
+    pub(super) log: Log,
+    pub(super) segments: Segments,
+    pub(super) cache: Cache,
+    /// Bytes of each volume's records after its checkpoint.
+    pub(super) needed: BTreeMap<VolumeId, u64>,
+    pub(super) poisoned: Option<String>,
+    pub(super) rule: Rule,
+    /// Counters only; the rest is filled in when asked.
+    pub(super) status: JournalStatus,
+}
+
+impl Index {
+    /// One entry is durable.
+    pub(super) fn learn(&mut self, entry: &Entry, hash: RecordHash, place: Place) -> Result<(), LogError> {
+        self.log.apply(entry, hash, place)?;
+        self.segments.note(entry);
+        let volume = entry.volume();
+        match entry {
+            Entry::Record(record) => {
+                *self.needed.entry(volume).or_default() += u64::from(place.len);
+                self.cache.insert(record.clone());
+            }
+            Entry::Truncate { after, .. } => {
+                self.cache.truncate(volume, *after);
+                self.recount(volume);
+            }
+            Entry::Forget { .. } | Entry::Restart { .. } => {
+                self.cache.truncate(volume, Seq::ZERO);
+                self.needed.remove(&volume);
+            }
+            Entry::Meta { .. } => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn recount(&mut self, volume: VolumeId) {
+        let checkpoint = self.segments.marks.get(&volume).copied().unwrap_or_default().checkpoint;
+        let bytes = self.log.volumes.get(&volume).map_or(0, |log| log.bytes_after(checkpoint));
+        self.needed.insert(volume, bytes);
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        config: &JournalConfig,
+        journal: u128,
+        segment_bytes: u64,
+        engine: Arc<dyn DiskEngine>,
+        lock: File,
+        index: Index,
+    ) -> Shared {
+        let queue = Queue::new(index.log.clone());
+        Shared {
+            dir: config.dir.clone(),
+            journal,
+            segment_bytes,
+            engine,
+            queue: Mutex::new(queue),
+            wake: Condvar::new(),
+            index: Mutex::new(index),
+            _lock: lock,
+        }
+    }
+
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn wait<'a>(&self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something changed that may let the writer go on.
+    pub(super) fn kick(&self) {
+        self.queue().kicks += 1;
+        self.wake.notify_all();
+    }
+}
+
+impl Journal {
+    /// Opens or creates the journal in `config.dir`, recovers it, and starts its thread.
+    pub fn open(config: JournalConfig) -> Result<(Journal, Vec<RecoveredVolume>), JournalError> {
+        let engine = start_engine(config.engine).map_err(JournalError::io("start io_uring for", &config.dir))?;
+        Journal::open_on(config, engine)
+    }
+
+    /// Opens it on an engine of the caller's, which tests use to make disks fail.
+    pub fn open_on(
+        config: JournalConfig,
+        engine: Arc<dyn DiskEngine>,
+    ) -> Result<(Journal, Vec<RecoveredVolume>), JournalError> {
+        let (writer, volumes) = open::open(&config, engine)?;
+        let shared = writer.shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || Writer::run(writer))
+            .map_err(JournalError::io("start a thread for", &config.dir))?;
+        Ok((Journal { inner: Arc::new(Inner { shared, writer: Mutex::new(Some(thread)) }) }, volumes))
+    }
+
+    /// Queues entries to be made durable. `done` is called exactly once; for entries of one volume in the order of the
+    /// appends, except that metadata may pass records that wait for space. An append that fits into one group is whole
+    /// or absent after a crash. Never blocks on the disk.
+    pub fn append(&self, entries: Vec<Entry>, done: Done) {
+        // Hashing is the dearest part; it is done here, on the caller's thread and outside of the lock.
+        let hash =
+            |entry: &Entry| if let Entry::Record(record) = entry { record.hash() } else { RecordHash::default() };
+        let entries =
+            entries.into_iter().map(|entry| (hash(&entry), entry)).map(|(hash, entry)| (entry, hash)).collect();
+        self.shared().queue().push(entries, done);
+        self.shared().wake.notify_all();
+    }
+
+    /// First seq that can be read; last + 1 if none can.
+    pub fn floor(&self, volume: VolumeId) -> Seq {
+        self.shared().index().log.volumes.get(&volume).map_or(Seq(1), |log| log.floor())
+    }
+
+    /// Records up to `seq` are in the store for good: not needed for redo any more. Never goes back.
+    pub fn set_checkpoint(&self, volume: VolumeId, seq: Seq) {
+        let mut index = self.shared().index();
+        let marks = index.segments.marks.entry(volume).or_default();
+        marks.checkpoint = marks.checkpoint.max(seq);
+        index.recount(volume);
+        index.segments.allocation_error = None;
+        drop(index);
+        self.shared().kick();
+    }
+
+    /// Records after `seq` are still wanted for catch-up; they are kept until space is short. Never goes back.
+    pub fn set_keep(&self, volume: VolumeId, seq: Seq) {
+        let mut index = self.shared().index();
+        let marks = index.segments.marks.entry(volume).or_default();
+        marks.keep = marks.keep.max(seq);
+        drop(index);
+        self.shared().kick();
+    }
+
+    /// Bytes that wait to be written; beyond [`super::QUEUE_BYTES_MAX`] appends are refused.
+    pub fn queued_bytes(&self) -> u64 {
+        self.shared().queue().bytes()
+    }
+
+    pub fn status(&self) -> JournalStatus {
+        let shared = self.shared();
+        let queue = shared.queue();
+        let index = shared.index();
+        let segments = &index.segments;
+        let holders = segments.holders(&index.log, segments.space_is_short());
+        JournalStatus {
+            engine: shared.engine.name().to_owned(),
+            direct: segments.files.first().is_some_and(|file| file.direct),
+            segment_bytes: shared.segment_bytes,
+            segments_max: segments.max.into(),
+            segments_total: segments.total().into(),
+            segments_used: segments.live.len() as u64,
+            used_bytes: segments.live.iter().map(|segment| segment.used_bytes).sum(),
+            budget_bytes: u64::from(segments.max) * shared.segment_bytes,
+            queued_bytes: queue.bytes(),
+            queued_submissions: queue.len() as u64,
+            waiting_submissions: queue.blocked as u64,
+            cached_bytes: index.cache.bytes() as u64,
+            floor_held_by: holders.iter().map(VolumeId::to_string).collect(),
+            allocation_error: segments.allocation_error.clone(),
+            poisoned: index.poisoned.clone(),
+            recovery_rule: format!("{:?}", index.rule),
+            ..index.status.clone()
+        }
+    }
+
+    /// Writes what is queued and can be written, fails the rest with [`JournalError::Closed`], and stops the thread.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.inner.shared
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        self.shared.queue().closing = true;
+        self.shared.kick();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // A completion may hold the last handle: the thread cannot wait for itself.
+            if writer.thread().id() != std::thread::current().id() && writer.join().is_err() {
+                tracing::error!("the journal's thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,307 @@
+//! What waits to be written, and who goes next.
+//!
+//! Entries of one volume keep their order, with one exception: metadata passes records that wait for space (a promise
+//! must be possible on a full journal). A truncation makes waiting records that it would hide moot: they are cancelled,
+//! else it would wait for space that only it can free.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use farshore_core::ids::{Seq, VolumeId};
+use farshore_core::journal::entry::{Entry, META_BYTES_MAX, SEQ_MAX};
+use farshore_core::journal::log::{Log, LogError, Place, VolumeLog};
+use farshore_core::record::{Kind, RecordHash};
+
+use super::config::{GROUP_TARGET_BYTES, GROUP_VOLUMES_MAX, QUEUE_BYTES_MAX};
+use super::error::JournalError;
+use super::handle::Done;
+
+/// What a submission counts in the queue beyond its bytes, so that empty ones are bounded too.
+const SUBMISSION_OVERHEAD_BYTES: usize = 256;
+
+/// Entries that go into one group together.
+pub(super) struct Submission {
+    /// With each entry its record's hash (zero for others).
+    pub(super) entries: Vec<(Entry, RecordHash)>,
+    pub(super) bytes: usize,
+    volumes: BTreeSet<VolumeId>,
+    /// Carries user data: it does not touch the reserve.
+    data: bool,
+    meta_only: bool,
+    /// The last piece of an append calls.
+    pub(super) done: Option<Done>,
+}
+
+/// What the next group may hold.
+pub(super) struct Room<'a> {
+    /// Body bytes.
+    pub(super) bytes: usize,
+    /// User data may go in, except for these volumes.
+    pub(super) data: Option<&'a BTreeSet<VolumeId>>,
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    /// The log as it will be once all that is queued is durable: what an append is checked against.
+    pub(super) ahead: Log,
+    waiting: VecDeque<Submission>,
+    bytes: usize,
+    /// To be called back without being written.
+    pub(super) refused: Vec<(Done, JournalError)>,
+    /// Grows with every event that may let waiting submissions go on.
+    pub(super) kicks: u64,
+    pub(super) closing: bool,
+    pub(super) blocked: usize,
+}
+
+impl Queue {
+    pub(super) fn new(ahead: Log) -> Queue {
+        Queue { ahead, ..Queue::default() }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes as u64
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Takes an append, whole or not at all.
+    pub(super) fn push(&mut self, entries: Vec<(Entry, RecordHash)>, done: Done) {
+        self.kicks += 1;
+        match self.admit(&entries) {
+            Ok(()) => self.enqueue(entries, done),
+            Err(error) => self.refused.push((done, error)),
+        }
+    }
+
+    fn admit(&mut self, entries: &[(Entry, RecordHash)]) -> Result<(), JournalError> {
+        if self.closing {
+            return Err(JournalError::Closed);
+        }
+        if self.bytes as u64 > QUEUE_BYTES_MAX {
+            return Err(JournalError::QueueFull { queued_bytes: self.bytes() });
+        }
+        for (entry, _) in entries {
+            check_size(entry)?;
+        }
+        // One entry is refused as a whole by itself; and metadata leaves nothing behind that matters here.
+        let mut undo: BTreeMap<VolumeId, Undo> = BTreeMap::new();
+        for (entry, hash) in entries {
+            if entries.len() > 1 && !matches!(entry, Entry::Meta { .. }) {
+                undo.entry(entry.volume()).or_insert_with(|| Undo::before(&self.ahead, entry.volume(), entries));
+            }
+            if let Err(error) = self.admit_one(entry, *hash) {
+                undo.into_iter().for_each(|(volume, undo)| undo.carry_out(&mut self.ahead, volume));
+                return Err(error.into());
+            }
+        }
+        self.ahead.take_recap();
+        Ok(())
+    }
+
+    fn admit_one(&mut self, entry: &Entry, hash: RecordHash) -> Result<(), LogError> {
+        if let Entry::Truncate { volume, after } = *entry
+            && let Some(log) = self.ahead.volumes.get(&volume)
+            && after.next() < log.floor()
+        {
+            return Err(LogError::Truncation { volume, after, floor: log.floor(), last: log.last_seq() });
+        }
+        self.ahead.apply(entry, hash, ANYWHERE)
+    }
+
+    fn enqueue(&mut self, entries: Vec<(Entry, RecordHash)>, done: Done) {
+        let mut done = Some(done);
+        let mut pieces = split(entries).into_iter().peekable();
+        while let Some(entries) = pieces.next() {
+            let done = if pieces.peek().is_none() { done.take() } else { None };
+            let submission = Submission::of(entries, done);
+            self.bytes += submission.bytes + SUBMISSION_OVERHEAD_BYTES;
+            self.waiting.push_back(submission);
+        }
+    }
+
+    /// Takes what the next group may hold, in order. Cancelled submissions go to `refused`.
+    pub(super) fn form(&mut self, room: &Room) -> Vec<Submission> {
+        let mut taken = Vec::new();
+        let mut kept: VecDeque<Submission> = VecDeque::new();
+        let mut blocked: BTreeSet<VolumeId> = BTreeSet::new();
+        let mut volumes: BTreeSet<VolumeId> = BTreeSet::new();
+        let mut bytes = 0;
+        let mut full = false;
+        while let Some(submission) = self.waiting.pop_front() {
+            if full {
+                kept.push_back(submission);
+                break;
+            }
+            let mut waits = submission.volumes.iter().any(|volume| blocked.contains(volume)) && !submission.meta_only;
+            if waits && let Some((volume, after)) = submission.hides() {
+                waits = !self.cancel(&mut kept, volume, after);
+                if !waits {
+                    blocked.remove(&volume);
+                }
+            }
+            let allowed =
+                !submission.data || room.data.is_some_and(|over_share| submission.volumes.is_disjoint(over_share));
+            if waits || !allowed {
+                blocked.extend(&submission.volumes);
+                kept.push_back(submission);
+                continue;
+            }
+            volumes.extend(&submission.volumes);
+            if bytes + submission.bytes > room.bytes || (volumes.len() > GROUP_VOLUMES_MAX && !taken.is_empty()) {
+                full = true;
+                kept.push_back(submission);
+                continue;
+            }
+            bytes += submission.bytes;
+            taken.push(submission);
+        }
+        kept.append(&mut self.waiting);
+        self.waiting = kept;
+        self.blocked = if blocked.is_empty() { 0 } else { self.waiting.len() };
+        for submission in &taken {
+            self.bytes -= submission.bytes + SUBMISSION_OVERHEAD_BYTES;
+        }
+        taken
+    }
+
+    /// Cancels the volume's waiting submissions if all of them would be hidden after `after`.
+    fn cancel(&mut self, kept: &mut VecDeque<Submission>, volume: VolumeId, after: Seq) -> bool {
+        let concerns = |submission: &Submission| submission.volumes.contains(&volume);
+        let hidden = |submission: &Submission| {
+            submission.entries.iter().all(|(entry, _)| match entry {
+                Entry::Record(record) => record.volume == volume && record.seq > after,
+                _ => false,
+            })
+        };
+        if kept.iter().any(|submission| concerns(submission) && !hidden(submission)) {
+            return false;
+        }
+        for mut submission in std::mem::take(kept) {
+            if !concerns(&submission) {
+                kept.push_back(submission);
+                continue;
+            }
+            self.bytes -= submission.bytes + SUBMISSION_OVERHEAD_BYTES;
+            if let Some(done) = submission.done.take() {
+                self.refused.push((done, JournalError::Superseded { volume }));
+            }
+        }
+        true
+    }
+
+    /// Everything that waits, to be told that it failed.
+    pub(super) fn drain(&mut self) -> Vec<Done> {
+        self.bytes = 0;
+        self.blocked = 0;
+        self.waiting.drain(..).filter_map(|submission| submission.done).collect()
+    }
+}
+
+/// Any place but nowhere: records ahead are not lost.
+const ANYWHERE: Place = Place { segment: 0, offset: 0, len: 1 };
+
+/// How to take back what a refused append had done to the log ahead.
+enum Undo {
+    /// Only records at the end were added: cut them off.
+    CutAfter(Seq),
+    Whole(Box<Option<VolumeLog>>),
+}
+
+impl Undo {
+    fn before(ahead: &Log, volume: VolumeId, entries: &[(Entry, RecordHash)]) -> Undo {
+        let log = ahead.volumes.get(&volume);
+        let grows = |log: &VolumeLog, entry: &Entry| match entry {
+            Entry::Record(record) => record.seq > log.last_seq(),
+            Entry::Meta { .. } => true,
+            _ => false,
+        };
+        let mut of_volume = entries.iter().map(|(entry, _)| entry).filter(|entry| entry.volume() == volume);
+        match log {
+            Some(log) if log.has_log() && of_volume.all(|entry| grows(log, entry)) => Undo::CutAfter(log.last_seq()),
+            log => Undo::Whole(Box::new(log.cloned())),
+        }
+    }
+
+    fn carry_out(self, ahead: &mut Log, volume: VolumeId) {
+        match self {
+            Undo::CutAfter(after) => {
+                let cut = Entry::Truncate { volume, after };
+                // A truncation is never refused here.
+                let _ = ahead.apply(&cut, RecordHash::default(), ANYWHERE);
+            }
+            Undo::Whole(log) => {
+                ahead.volumes.remove(&volume);
+                if let Some(log) = *log {
+                    ahead.volumes.insert(volume, log);
+                }
+            }
+        }
+        ahead.take_recap();
+    }
+}
+
+fn check_size(entry: &Entry) -> Result<(), JournalError> {
+    let volume = entry.volume();
+    let too_large = |what, bytes: u64, limit: u64| Err(JournalError::TooLarge { what, volume, bytes, limit });
+    let seq = match entry {
+        Entry::Meta { blob, .. } if blob.len() > META_BYTES_MAX => {
+            return too_large("metadata", blob.len() as u64, META_BYTES_MAX as u64);
+        }
+        Entry::Record(record) if record.payload.len() > farshore_core::record::RECORD_PAYLOAD_MAX => {
+            let limit = farshore_core::record::RECORD_PAYLOAD_MAX as u64;
+            return too_large("a record", record.payload.len() as u64, limit);
+        }
+        Entry::Record(record) => record.seq,
+        Entry::Truncate { after, .. } => *after,
+        Entry::Restart { end, .. } => end.seq,
+        Entry::Meta { .. } | Entry::Forget { .. } => Seq::ZERO,
+    };
+    if seq > SEQ_MAX { too_large("a seq", seq.0, SEQ_MAX.0) } else { Ok(()) }
+}
+
+/// An append that is too long for one group becomes several.
+fn split(entries: Vec<(Entry, RecordHash)>) -> Vec<Vec<(Entry, RecordHash)>> {
+    let mut pieces = vec![Vec::new()];
+    let mut bytes = 0;
+    for entry in entries {
+        let len = entry.0.encoded_len();
+        if bytes + len > PIECE_BYTES_MAX && bytes > 0 {
+            pieces.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += len;
+        pieces.last_mut().expect("there is always a last piece").push(entry);
+    }
+    pieces
+}
+
+/// One record of the largest size fits, and a piece fits into the smallest segment's groups.
+const PIECE_BYTES_MAX: usize = GROUP_TARGET_BYTES / 2 + (64 << 10);
+
+impl Submission {
+    fn of(entries: Vec<(Entry, RecordHash)>, done: Option<Done>) -> Submission {
+        let user_data = |entry: &Entry| matches!(entry, Entry::Record(record) if matches!(record.kind, Kind::Write | Kind::Discard | Kind::WriteZeroes));
+        Submission {
+            bytes: entries.iter().map(|(entry, _)| entry.encoded_len()).sum(),
+            volumes: entries.iter().map(|(entry, _)| entry.volume()).collect(),
+            data: entries.iter().any(|(entry, _)| user_data(entry)),
+            meta_only: entries.iter().all(|(entry, _)| matches!(entry, Entry::Meta { .. })),
+            entries,
+            done,
+        }
+    }
+
+    /// If this is about one volume and hides records of it: which.
+    fn hides(&self) -> Option<(VolumeId, Seq)> {
+        if self.volumes.len() != 1 || self.data {
+            return None;
+        }
+        self.entries.iter().find_map(|(entry, _)| match entry {
+            Entry::Truncate { volume, after } => Some((*volume, *after)),
+            Entry::Forget { volume } | Entry::Restart { volume, .. } => Some((*volume, Seq::ZERO)),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,228 @@
+//! The segments: which are in use, what they hold that is still needed, which is recycled next.
+//!
+//! Segments are recycled strictly from the oldest on. So a truncation, which always comes later than what it hides, is
+//! kept as long as that without any further care.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use farshore_core::ids::{Seq, VolumeId};
+use farshore_core::journal::entry::Entry;
+use farshore_core::journal::log::Log;
+
+use crate::disk::DiskFile;
+
+/// The newest segment and the one before it always stay: every volume's metadata is in two places then.
+const LIVE_MIN: usize = 2;
+
+pub(super) struct Segment {
+    pub(super) generation: u64,
+    pub(super) number: u32,
+    pub(super) used_bytes: u64,
+    /// The last record of each volume in it that is not hidden.
+    pub(super) holds: BTreeMap<VolumeId, Seq>,
+}
+
+/// How far a volume's owner has got.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Marks {
+    pub(super) checkpoint: Seq,
+    pub(super) keep: Seq,
+}
+
+#[derive(Default)]
+pub(super) struct Segments {
+    /// From the oldest to the one being written.
+    pub(super) live: VecDeque<Segment>,
+    /// With the generation of their last use.
+    pub(super) free: Vec<(u32, u64)>,
+    /// By number.
+    pub(super) files: Vec<Arc<DiskFile>>,
+    pub(super) max: u32,
+    pub(super) segment_bytes: u64,
+    /// What the last durable group names as the oldest needed; segments below may be overwritten.
+    pub(super) durable_oldest: u64,
+    pub(super) marks: BTreeMap<VolumeId, Marks>,
+    pub(super) allocation_error: Option<String>,
+}
+
+impl Segments {
+    pub(super) fn oldest(&self) -> u64 {
+        self.live.front().map_or(0, |segment| segment.generation)
+    }
+
+    pub(super) fn total(&self) -> u32 {
+        self.files.len() as u32
+    }
+
+    /// Few segments are left: records kept for catch-up only must go.
+    pub(super) fn space_is_short(&self) -> bool {
+        let left = self.free.len() as u32 + (self.max - self.total().min(self.max));
+        left < (self.max / 4).max(3)
+    }
+
+    /// Gives up the oldest segments that hold nothing needed. Returns whether any was.
+    pub(super) fn recycle(&mut self, log: &mut Log, ahead: &mut Log) -> bool {
+        let mut any = false;
+        while self.live.len() > LIVE_MIN && self.holders(log, self.space_is_short()).is_empty() {
+            let Some(segment) = self.live.pop_front() else { break };
+            for (volume, &last) in &segment.holds {
+                for log in [&mut *log, &mut *ahead] {
+                    if let Some(log) = log.volumes.get_mut(volume) {
+                        log.raise_floor(last);
+                    }
+                }
+            }
+            self.free.push((segment.number, segment.generation));
+            any = true;
+        }
+        any
+    }
+
+    /// The volumes that still need the oldest segment.
+    pub(super) fn holders(&self, log: &Log, short: bool) -> Vec<VolumeId> {
+        let Some(oldest) = self.live.front() else { return Vec::new() };
+        let needs = |(volume, last): (&VolumeId, &Seq)| {
+            let marks = self.marks.get(volume).copied().unwrap_or_default();
+            let needed = *last > marks.checkpoint || (!short && *last > marks.keep);
+            (needed && log.volumes.contains_key(volume)).then_some(*volume)
+        };
+        oldest.holds.iter().filter_map(needs).collect()
+    }
+
+    /// Notes what a durable entry does to what segments hold.
+    pub(super) fn note(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Record(record) => {
+                if let Some(newest) = self.live.back_mut() {
+                    let last = newest.holds.entry(record.volume).or_default();
+                    *last = record.seq.max(*last);
+                }
+            }
+            Entry::Truncate { volume, after } => {
+                for segment in &mut self.live {
+                    if let Some(last) = segment.holds.get_mut(volume) {
+                        *last = (*last).min(*after);
+                    }
+                }
+            }
+            Entry::Forget { volume } | Entry::Restart { volume, .. } => {
+                for segment in &mut self.live {
+                    segment.holds.remove(volume);
+                }
+                self.marks.remove(volume);
+            }
+            Entry::Meta { .. } => {}
+        }
+    }
+
+    /// A new segment file is whole and named in the superblock.
+    pub(super) fn adopt(&mut self, file: DiskFile) {
+        self.free.push((self.total(), 0));
+        self.files.push(Arc::new(file));
+    }
+
+    /// A segment that may be overwritten now, if there is one.
+    pub(super) fn take_free(&mut self) -> Option<u32> {
+        let at = self.free.iter().position(|&(_, generation)| generation < self.durable_oldest)?;
+        Some(self.free.swap_remove(at).0)
+    }
+
+    /// Volumes that hold more un-checkpointed bytes than their share, when space is short; they wait.
+    pub(super) fn over_share(&self, log: &Log, needed: &BTreeMap<VolumeId, u64>) -> BTreeSet<VolumeId> {
+        if !self.space_is_short() {
+            return BTreeSet::new();
+        }
+        let needy = needed.iter().filter(|&(volume, &bytes)| bytes > 0 && log.volumes.contains_key(volume));
+        let capacity = u64::from(self.max.saturating_sub(2)) * self.segment_bytes;
+        let share = capacity / (needy.clone().count() as u64).max(1);
+        needy.filter(|&(_, &bytes)| bytes > share).map(|(&volume, _)| volume).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farshore_core::journal::log::VolumeLog;
+
+    use super::*;
+
+    const V: VolumeId = VolumeId(1);
+    const W: VolumeId = VolumeId(2);
+
+    fn segments(holds: &[&[(VolumeId, u64)]]) -> (Segments, Log) {
+        let mut out = Segments { max: 20, segment_bytes: 100, ..Segments::default() };
+        for (at, holds) in holds.iter().enumerate() {
+            out.live.push_back(Segment {
+                generation: at as u64 + 1,
+                number: at as u32,
+                used_bytes: 0,
+                holds: holds.iter().map(|&(volume, last)| (volume, Seq(last))).collect(),
+            });
+        }
+        let mut log = Log::default();
+        log.volumes.insert(V, VolumeLog::default());
+        log.volumes.insert(W, VolumeLog::default());
+        (out, log)
+    }
+
+    fn mark(segments: &mut Segments, volume: VolumeId, checkpoint: u64, keep: u64) {
+        segments.marks.insert(volume, Marks { checkpoint: Seq(checkpoint), keep: Seq(keep) });
+    }
+
+    #[test]
+    fn the_oldest_goes_when_nobody_needs_it_and_two_always_stay() {
+        let (mut segments, mut log) = segments(&[&[(V, 5), (W, 3)], &[(V, 9)], &[(W, 4)], &[]]);
+        let mut ahead = log.clone();
+        assert_eq!(segments.holders(&log, false), [V, W]);
+        mark(&mut segments, V, 9, 9);
+        mark(&mut segments, W, 2, 2);
+        assert!(!segments.recycle(&mut log, &mut ahead));
+        assert_eq!(segments.holders(&log, false), [W]);
+        mark(&mut segments, W, 4, 4);
+        assert!(segments.recycle(&mut log, &mut ahead));
+        assert_eq!(segments.live.len(), 2);
+        assert_eq!(segments.oldest(), 3);
+    }
+
+    #[test]
+    fn what_is_kept_for_catch_up_goes_only_when_space_is_short() {
+        let (mut segments, mut log) = segments(&[&[(V, 5)], &[], &[]]);
+        let mut ahead = log.clone();
+        mark(&mut segments, V, 9, 0);
+        assert!(!segments.recycle(&mut log, &mut ahead));
+        segments.max = 2;
+        assert!(segments.recycle(&mut log, &mut ahead));
+    }
+
+    #[test]
+    fn forgotten_and_truncated_records_hold_nothing() {
+        let (mut segments, log) = segments(&[&[(V, 5), (W, 7)], &[], &[]]);
+        mark(&mut segments, W, 3, 3);
+        segments.note(&Entry::Forget { volume: V });
+        segments.note(&Entry::Truncate { volume: W, after: Seq(3) });
+        assert!(segments.holders(&log, false).is_empty());
+    }
+
+    #[test]
+    fn a_freed_segment_waits_until_a_durable_group_says_so() {
+        let (mut segments, _) = segments(&[]);
+        segments.free = vec![(4, 7)];
+        segments.durable_oldest = 7;
+        assert_eq!(segments.take_free(), None);
+        segments.durable_oldest = 8;
+        assert_eq!(segments.take_free(), Some(4));
+    }
+
+    #[test]
+    fn only_who_holds_more_than_its_share_waits_and_only_when_space_is_short() {
+        let (mut segments, log) = segments(&[]);
+        let needed = BTreeMap::from([(V, 1000), (W, 10)]);
+        assert!(segments.over_share(&log, &needed).is_empty());
+        segments.max = 2;
+        assert_eq!(segments.over_share(&log, &needed), BTreeSet::from([V, W]));
+        segments.max = 12;
+        segments.files = Vec::new();
+        segments.free = Vec::new();
+        assert!(segments.over_share(&log, &needed).is_empty(), "files can still be made");
+    }
+}
