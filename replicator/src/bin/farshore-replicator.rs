@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     if let Err(error) = telemetry::log::set_up(&config.log) {
         return fail(&error);
     }
-    farshore_replicator::device::become_io_flusher();
+    farshore_replicator::device::fuse::become_io_flusher();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),

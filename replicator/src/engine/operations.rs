@@ -53,8 +53,8 @@ impl Node {
 
 /// Wraps an async block that needs the node, as the trait wants it.
 macro_rules! verb {
-    ($self:ident, $body:expr) => {{
-        let $self: Arc<Node> = $self.arc();
+    ($self:ident, $node:ident, $body:expr) => {{
+        let $node: Arc<Node> = $self.arc();
         // In a task of its own: a caller that hangs up does not leave a verb half-done.
         let task = tokio::spawn($body);
         Box::pin(
@@ -71,136 +71,136 @@ impl Node {
 
 impl Operations for Node {
     fn create_volume(&self, request: api::CreateVolumeRequest) -> OpFuture<'_, api::VolumeStatus> {
-        verb!(self, async move {
+        verb!(self, node, async move {
             let name = request.name.clone();
-            let id = self.create(request).await?;
-            if self.catalog.get(id).is_none() {
+            let id = node.create(request).await?;
+            if node.catalog.get(id).is_none() {
                 // No member of it is on this node.
                 return Ok(api::VolumeStatus { id: id.to_string(), name, ..api::VolumeStatus::default() });
             }
-            self.by_name(&id.to_string()).await
+            node.by_name(&id.to_string()).await
         })
     }
 
     fn list_volumes(&self) -> OpFuture<'_, Vec<api::VolumeStatus>> {
-        verb!(self, async move { Ok(self.views().await) })
+        verb!(self, node, async move { Ok(node.views().await) })
     }
 
     fn get_volume(&self, volume: String) -> OpFuture<'_, api::VolumeStatus> {
-        verb!(self, async move { self.by_name(&volume).await })
+        verb!(self, node, async move { node.by_name(&volume).await })
     }
 
     fn delete_volume(&self, volume: String) -> OpFuture<'_, ()> {
-        verb!(self, async move {
-            let handle = self.find(&volume)?;
-            self.delete(&handle).await
+        verb!(self, node, async move {
+            let handle = node.find(&volume)?;
+            node.delete(&handle).await
         })
     }
 
     fn attach_volume(&self, request: api::AttachVolumeRequest) -> OpFuture<'_, api::AttachVolumeResponse> {
-        verb!(self, async move {
-            if !request.node.is_empty() && request.node != self.shared.me.node {
-                let peer = crate::transport::PeerName::new(&self.shared.me.site, &request.node)
+        verb!(self, node, async move {
+            if !request.node.is_empty() && request.node != node.shared.me.node {
+                let peer = crate::transport::PeerName::new(&node.shared.me.site, &request.node)
                     .map_err(super::create::name_error)?;
-                return self.forward(&peer, "attach", &request).await;
+                return node.forward(&peer, "attach", &request).await;
             }
-            let handle = self.find(&request.volume)?;
-            let (session, device) = self.attach(&handle, &request).await?;
-            let volume = Some(self.view(&handle).await?);
+            let handle = node.find(&request.volume)?;
+            let (session, device) = node.attach(&handle, &request).await?;
+            let volume = Some(node.view(&handle).await?);
             Ok(api::AttachVolumeResponse { session: format!("{:032x}", session.0), device: Some(device), volume })
         })
     }
 
     fn detach_volume(&self, request: api::DetachVolumeRequest) -> OpFuture<'_, api::VolumeStatus> {
-        verb!(self, async move {
-            let handle = self.find(&request.volume)?;
-            self.detach(&handle, &request).await?;
-            self.view(&handle).await
+        verb!(self, node, async move {
+            let handle = node.find(&request.volume)?;
+            node.detach(&handle, &request).await?;
+            node.view(&handle).await
         })
     }
 
     fn resize_volume(&self, request: api::ResizeVolumeRequest) -> OpFuture<'_, api::VolumeStatus> {
-        verb!(self, async move {
+        verb!(self, node, async move {
             let (handle, done) =
-                self.at_holder::<_, api::ResizeVolumeResponse>(&request.volume, "resize", &request).await?;
+                node.at_holder::<_, api::ResizeVolumeResponse>(&request.volume, "resize", &request).await?;
             if done.is_none() {
                 let size_bytes = request.size_bytes;
-                self.change(&handle, farshore_core::api::Change::Resize { size_bytes }).await?;
+                node.change(&handle, farshore_core::api::Change::Resize { size_bytes }).await?;
             }
-            self.view(&handle).await
+            node.view(&handle).await
         })
     }
 
     fn add_member(&self, request: api::AddMemberRequest) -> OpFuture<'_, api::VolumeStatus> {
-        verb!(self, async move {
+        verb!(self, node, async move {
             let (handle, done) =
-                self.at_holder::<_, api::AddMemberResponse>(&request.volume, "add-member", &request).await?;
+                node.at_holder::<_, api::AddMemberResponse>(&request.volume, "add-member", &request).await?;
             if done.is_none() {
-                Node::add_member(&self, &handle, &request.member.unwrap_or_default()).await?;
+                Node::add_member(&node, &handle, &request.member.unwrap_or_default()).await?;
             }
-            self.view(&handle).await
+            node.view(&handle).await
         })
     }
 
     fn remove_member(&self, request: api::RemoveMemberRequest) -> OpFuture<'_, api::VolumeStatus> {
-        verb!(self, async move {
+        verb!(self, node, async move {
             let (handle, done) =
-                self.at_holder::<_, api::RemoveMemberResponse>(&request.volume, "remove-member", &request).await?;
+                node.at_holder::<_, api::RemoveMemberResponse>(&request.volume, "remove-member", &request).await?;
             if done.is_none() {
-                Node::remove_member(&self, &handle, &request.site, &request.node).await?;
+                Node::remove_member(&node, &handle, &request.site, &request.node).await?;
             }
-            self.view(&handle).await
+            node.view(&handle).await
         })
     }
 
     fn replace_member(&self, request: api::ReplaceMemberRequest) -> OpFuture<'_, api::VolumeStatus> {
-        verb!(self, async move {
+        verb!(self, node, async move {
             let (handle, done) =
-                self.at_holder::<_, api::ReplaceMemberResponse>(&request.volume, "replace-member", &request).await?;
+                node.at_holder::<_, api::ReplaceMemberResponse>(&request.volume, "replace-member", &request).await?;
             if done.is_none() {
-                Node::replace_member(&self, &handle, &request).await?;
+                Node::replace_member(&node, &handle, &request).await?;
             }
-            self.view(&handle).await
+            node.view(&handle).await
         })
     }
 
     fn promote(&self, request: api::PromoteRequest) -> OpFuture<'_, api::PromoteResponse> {
-        verb!(self, async move {
+        verb!(self, node, async move {
             if request.force {
                 return Err(OpError::unsupported(
                     "forced promotion is not supported by this version",
                     "restore contact with a control quorum, then promote without --force",
                 ));
             }
-            let handle = self.find(&request.volume)?;
-            self.promote_here(&handle, Promotion::Verb).await?;
-            Ok(api::PromoteResponse { volume: Some(self.view(&handle).await?), plan: None })
+            let handle = node.find(&request.volume)?;
+            node.promote_here(&handle, Promotion::Verb).await?;
+            Ok(api::PromoteResponse { volume: Some(node.view(&handle).await?), plan: None })
         })
     }
 
     fn demote(&self, volume: String) -> OpFuture<'_, api::VolumeStatus> {
-        verb!(self, async move {
-            let handle = self.find(&volume)?;
-            self.attachments.close(handle.id, false).await?;
+        verb!(self, node, async move {
+            let handle = node.find(&volume)?;
+            node.attachments.close(handle.id, false).await?;
             handle.command(Command::Demote).await.map_err(refused)?;
-            self.view(&handle).await
+            node.view(&handle).await
         })
     }
 
     fn switchover(&self, request: api::SwitchoverRequest) -> OpFuture<'_, api::VolumeStatus> {
-        verb!(self, async move {
-            let handle = self.find(&request.volume)?;
-            self.switch_over(&handle, &request).await?;
-            self.view(&handle).await
+        verb!(self, node, async move {
+            let handle = node.find(&request.volume)?;
+            node.switch_over(&handle, &request).await?;
+            node.view(&handle).await
         })
     }
 
     fn failover(&self, request: api::FailoverRequest) -> OpFuture<'_, Vec<api::VolumeResult>> {
-        verb!(self, async move { self.fail_over(request).await })
+        verb!(self, node, async move { node.fail_over(request).await })
     }
 
     fn resync(&self, request: api::ResyncRequest) -> OpFuture<'_, api::VolumeStatus> {
-        verb!(self, async move {
+        verb!(self, node, async move {
             if request.discard {
                 return Err(OpError::unsupported(
                     "giving up a forked history is not supported by this version",
@@ -208,40 +208,42 @@ impl Operations for Node {
                 ));
             }
             // Members that are behind are fed without being asked; what is left to do is to say how it goes.
-            self.by_name(&request.volume).await
+            node.by_name(&request.volume).await
         })
     }
 
     fn info(&self) -> OpFuture<'_, api::InfoResponse> {
-        verb!(self, async move { Ok(self.describe()) })
+        verb!(self, node, async move { Ok(node.describe()) })
     }
 
     fn status(&self, volumes: Vec<String>) -> OpFuture<'_, api::StatusResponse> {
-        verb!(self, async move {
+        verb!(self, node, async move {
             let views = if volumes.is_empty() {
-                self.views().await
+                node.views().await
             } else {
                 let mut views = Vec::new();
                 for volume in &volumes {
-                    views.push(self.by_name(volume).await?);
+                    views.push(node.by_name(volume).await?);
                 }
                 views
             };
-            let conditions = self.node_conditions();
-            let (site, node) = (self.shared.me.site.clone(), self.shared.me.node.clone());
+            let conditions = node.node_conditions();
+            let me = &node.shared.me;
+            let (site, node) = (me.site.clone(), me.node.clone());
             Ok(api::StatusResponse { site, node, volumes: views, conditions })
         })
     }
 
     fn peers(&self) -> OpFuture<'_, api::PeersResponse> {
-        verb!(self, async move {
-            let (site, node) = (self.shared.me.site.clone(), self.shared.me.node.clone());
-            Ok(api::PeersResponse { site, node, peers: self.peer_views() })
+        verb!(self, node, async move {
+            let peers = node.peer_views();
+            let me = &node.shared.me;
+            Ok(api::PeersResponse { site: me.site.clone(), node: me.node.clone(), peers })
         })
     }
 
     fn doctor(&self) -> OpFuture<'_, api::DoctorResponse> {
-        verb!(self, async move { Ok(self.doctor_facts()) })
+        verb!(self, node, async move { Ok(node.doctor_facts()) })
     }
 }
 

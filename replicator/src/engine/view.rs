@@ -74,7 +74,7 @@ impl Node {
                 node: s.name.node,
                 address: s.address.map(|a| a.to_string()).unwrap_or_default(),
                 connected: s.connected,
-                reason: s.last_error.unwrap_or_default(),
+                reason: s.last_error.map(|(_, text)| text).unwrap_or_default(),
                 rtt_us: s.rtt_us.unwrap_or(0),
                 sent_bytes: s.sent_bytes,
                 received_bytes: s.received_bytes,
