@@ -466,6 +466,15 @@ impl Primary {
 
     // ---- commands ----
 
+    /// A promotion asked for again is answered like the first: when the epoch is fully ours.
+    pub fn await_open(&mut self, command: CommandId, fx: &mut Effects) {
+        if self.opened {
+            fx.push(Effect::Answer { id: command, result: Ok(()) });
+        } else {
+            self.on_open.push(command);
+        }
+    }
+
     pub fn attach(
         &mut self,
         command: CommandId,
@@ -566,14 +575,14 @@ impl Primary {
             return Next::Stay;
         }
         let command = handover.command;
+        self.handover = None;
         if self.device.take().is_some_and(|d| d.open) {
             fx.push(Effect::CloseDevice { reason: "handed over".to_string() });
         }
         self.pipeline.fence("handed over", fx);
         let tell = self.config.members.iter().map(|m| m.id).collect();
-        replica.end_epoch(self.epoch, tell);
+        replica.end_epoch(self.epoch, tell, command);
         fx.push(Effect::Edge { rule: "epoch-released", text: format!("epoch {} ended at seq {end}", self.epoch) });
-        fx.push(Effect::Answer { id: command, result: Ok(()) });
         Next::Released
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::api::{Effect, Effects, JournalOp, Token};
+use crate::api::{CommandId, Effect, Effects, JournalOp, Refusal, Token};
 use crate::durable::{Durable, Installing, LogBase};
 use crate::history::History;
 use crate::ids::{Epoch, MemberId, Seq, Tick, VolumeId};
@@ -54,7 +54,7 @@ enum Then {
     Elected { epoch: Epoch },
     Based { seq: Seq },
     Installing { seq: Seq },
-    Ended { epoch: Epoch, tell: Vec<MemberId> },
+    Ended { epoch: Epoch, tell: Vec<MemberId>, command: CommandId },
 }
 
 pub struct Replica {
@@ -234,9 +234,15 @@ impl Replica {
     /// The incarnation is burnt: nothing is acknowledged any more (I31).
     pub fn on_journal_failed(&mut self, reason: String, fx: &mut Effects) {
         fx.push(Effect::Edge { rule: "journal-poisoned", text: reason.clone() });
+        let waiting = self.pending.drain(..).flat_map(|(_, then)| then).chain(self.batch_then.drain(..));
+        for step in waiting {
+            if let Then::Ended { command: id, .. } = step {
+                let refusal = Refusal::new("journal-poisoned", reason.clone(), "replace the disk, then promote");
+                fx.push(Effect::Answer { id, result: Err(refusal) });
+            }
+        }
         self.failed = Some(reason);
         self.following = None;
-        self.pending.clear();
     }
 
     fn carry_out(&mut self, then: Vec<Then>, now: Tick, fx: &mut Effects) {
@@ -268,10 +274,11 @@ impl Replica {
                 Then::Promised { .. } | Then::ConfigStored { .. } | Then::Elected { .. } => {}
                 Then::Based { seq } => fx.push(Effect::Trim { checkpoint: seq }),
                 Then::Installing { seq } => fx.push(Effect::InstallImage { seq }),
-                Then::Ended { epoch, tell } => {
+                Then::Ended { epoch, tell, command } => {
                     for to in tell {
                         self.send(to, Body::Release { epoch }, fx);
                     }
+                    fx.push(Effect::Answer { id: command, result: Ok(()) });
                 }
             }
         }
@@ -569,11 +576,11 @@ impl Replica {
         }
     }
 
-    /// Durably ends an epoch that this node held; only then is the release sent to `tell`.
-    pub fn end_epoch(&mut self, epoch: Epoch, tell: Vec<MemberId>) {
+    /// Durably ends an epoch that this node held; only then is the release sent to `tell`, and `command` answered.
+    pub fn end_epoch(&mut self, epoch: Epoch, tell: Vec<MemberId>, command: CommandId) {
         self.d.ended = self.d.ended.max(epoch);
         self.persist_meta();
-        self.batch_then.push(Then::Ended { epoch, tell });
+        self.batch_then.push(Then::Ended { epoch, tell, command });
     }
 
     /// A resync's image is staged. From here until it is visible this replica counts in nothing but its vote.

@@ -343,7 +343,7 @@ impl Volume {
                     Refusal::new("promote-running", "a promotion is running on this node", "wait for its end");
                 fx.push(Effect::Answer { id, result: Err(refusal) });
             }
-            (Role::Primary(_), Command::Promote { .. }) => fx.push(Effect::Answer { id, result: Ok(()) }),
+            (Role::Primary(primary), Command::Promote { .. }) => primary.await_open(id, fx),
             (Role::Primary(primary), Command::Attach { session, .. }) => {
                 primary.attach(id, session, &mut self.replica, now, fx);
             }
