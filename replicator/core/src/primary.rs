@@ -15,7 +15,7 @@ use crate::api::{Change, CommandId, Effect, Effects, Event, Refusal, RequestId};
 use crate::candidate::Won;
 use crate::change::{self, Pending, Stage};
 use crate::ids::{Epoch, Incarnation, MemberId, Seq, SessionId, Tick};
-use crate::limits::{APPEND_BYTES_MAX, DRIFT_DIVISOR, HEARTBEAT_US, PEER_INFLIGHT_BYTES_MAX, RESEND_AFTER_US};
+use crate::limits::{APPEND_BYTES_MAX, COMMANDS_MAX, DRIFT_DIVISOR, HEARTBEAT_US, PEER_INFLIGHT_BYTES_MAX, RESEND_AFTER_US};
 use crate::message::{Body, MESSAGE_RECORDS_MAX, Message};
 use crate::peers::{Feed, Peer};
 use crate::pipeline::{Draft, Pipeline, Reached};
@@ -286,7 +286,8 @@ impl Primary {
     /// Recounts after anything that may have moved a position, the register or the clock.
     pub fn progress(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) -> Next {
         self.progress_change(replica, now, fx);
-        let position = self.in_force.iter().map(|t| self.position(t)).min().unwrap_or(Seq::ZERO);
+        // Nobody holds more of our epoch than we do, whatever he says.
+        let position = self.in_force.iter().map(|t| self.position(t)).min().unwrap_or(Seq::ZERO).min(replica.end());
         // Records of earlier epochs count only through our own EpochStart (I9).
         if position >= self.start && position > self.acked {
             self.acked = position;
@@ -417,13 +418,29 @@ impl Primary {
     ) {
         self.config = next;
         // From the moment of proposal both the old and the new terms hold.
-        self.in_force = self.config.all_terms().cloned().collect();
+        // Terms of a change that this one replaces hold too, until it is on the control quorum.
+        let replaced = self.pending.take();
+        if replaced.is_none() {
+            self.in_force.clear();
+        }
+        for terms in self.config.all_terms() {
+            if !self.in_force.contains(terms) {
+                self.in_force.push(terms.clone());
+            }
+        }
+        let carried = replaced.map(|p| p.commands).unwrap_or_default();
+        let commands = carried.into_iter().chain(commands).collect();
         self.pending = Some(Pending { stage: Stage::Joint, commands });
         self.heartbeat(replica, now, fx);
     }
 
     pub fn change(&mut self, command: CommandId, change: &Change, replica: &mut Replica, now: Tick, fx: &mut Effects) {
-        let refusal = if self.pending.is_some() || !self.opened {
+        // Members may be left out before the epoch opens, or in place of a change that can't take effect without them.
+        let replaces = matches!(change, Change::Reduce { .. })
+            && self.pending.as_ref().is_some_and(|p| p.stage == Stage::Joint && p.commands.len() < COMMANDS_MAX);
+        let refusal = if self.handover.is_some() {
+            Some(Refusal::new("handover-running", "a handover is running", "wait for it"))
+        } else if self.pending.is_some() && !replaces {
             Some(Refusal::new(
                 "change-pending",
                 "another change of the configuration is on its way",
@@ -445,7 +462,7 @@ impl Primary {
 
     /// A data member that has caught up under the incarnation of its vote, and is not in the sync set, enters it.
     fn maintain(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) {
-        if self.pending.is_some() || !self.opened || self.handover.is_some() {
+        if self.pending.is_some() || self.handover.is_some() {
             return;
         }
         let ready = self.config.members.iter().filter(|m| m.kind == MemberKind::Data).find_map(|m| {
@@ -470,8 +487,11 @@ impl Primary {
     pub fn await_open(&mut self, command: CommandId, fx: &mut Effects) {
         if self.opened {
             fx.push(Effect::Answer { id: command, result: Ok(()) });
-        } else {
+        } else if self.on_open.len() < COMMANDS_MAX {
             self.on_open.push(command);
+        } else {
+            let refusal = Refusal::new("promote-running", "many wait for this promotion", "wait for its end");
+            fx.push(Effect::Answer { id: command, result: Err(refusal) });
         }
     }
 
@@ -533,14 +553,16 @@ impl Primary {
         now: Tick,
         fx: &mut Effects,
     ) {
-        if !self.device.as_ref().is_some_and(|d| d.session == session) {
+        if self.device.as_ref().is_some_and(|d| d.session == session) {
+            if self.device.take().is_some_and(|d| d.open) {
+                fx.push(Effect::CloseDevice { reason: "detached".to_string() });
+            }
+            self.pipeline.fence("detached", fx);
+        } else if self.config.attached.is_none_or(|a| a.session != session) {
             // Detaching what is not attached is done already.
             fx.push(Effect::Answer { id: command, result: Ok(()) });
             return;
         }
-        self.device = None;
-        fx.push(Effect::CloseDevice { reason: "detached".to_string() });
-        self.pipeline.fence("detached", fx);
         self.change(command, &Change::Attached { attached: None }, replica, now, fx);
     }
 
@@ -614,6 +636,10 @@ impl Primary {
         let Some(peer) = self.peers.get_mut(&to).filter(|p| p.feed == Feed::Reading) else { return };
         peer.feed = Feed::Live;
         if peer.next != from {
+            return;
+        }
+        // Read before our log was cut, and for an epoch that we held then: not what is there now.
+        if records.iter().any(|r| replica.history().epoch_of(r.seq) != Some(r.epoch)) {
             return;
         }
         if from < floor {

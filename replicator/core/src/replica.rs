@@ -585,7 +585,9 @@ impl Replica {
 
     /// A resync's image is staged. From here until it is visible this replica counts in nothing but its vote.
     pub fn on_staged(&mut self, base: LogBase, history: History, fx: &mut Effects) {
-        if base.seq <= self.applied || self.failed.is_some() || self.d.installing.is_some() {
+        // A shipment may arrive late, when another holder has brought our log further, and we have said so: the
+        // image would take back what we acknowledged.
+        if base.seq <= self.end().max(self.applied) || self.failed.is_some() || self.d.installing.is_some() {
             return;
         }
         fx.push(Effect::Edge {
@@ -629,6 +631,6 @@ impl Replica {
 
     /// How much longer than its nominal length a lease must be waited for, since clocks drift.
     pub fn with_drift(us: u64) -> u64 {
-        us + us / DRIFT_DIVISOR
+        us.saturating_add(us / DRIFT_DIVISOR)
     }
 }

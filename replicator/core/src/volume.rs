@@ -213,7 +213,11 @@ impl Volume {
                 }
             }
             Event::Checkpointed { base } => self.replica.on_checkpointed(base),
-            Event::Staged { base, history } => self.replica.on_staged(base, history, fx),
+            // A candidate or holder stands by the log that it promised with.
+            Event::Staged { base, history } if matches!(self.role, Role::Follower) => {
+                self.replica.on_staged(base, history, fx);
+            }
+            Event::Staged { .. } => {}
             Event::ImageVisible => self.replica.on_image_visible(fx),
             Event::ImageLost => self.replica.on_image_lost(fx),
             Event::Shipped { to } => {

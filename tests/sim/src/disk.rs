@@ -179,6 +179,7 @@ fn replay(log: &mut BTreeMap<Seq, Record>, op: &JournalOp) {
         JournalOp::Truncate { after } => {
             log.split_off(&after.next());
         }
+        JournalOp::Restart { .. } => log.clear(),
         JournalOp::Meta(_) => {}
     }
 }

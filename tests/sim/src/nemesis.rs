@@ -215,7 +215,8 @@ impl World {
                 }
             }
             _ => {
-                if let Some(id) = self.dice.pick(&open) {
+                let primaries = self.primaries();
+                if let Some(id) = self.dice.pick(&primaries) {
                     self.change(id);
                 }
             }
@@ -231,6 +232,12 @@ impl World {
         self.nodes.values().filter(open).map(|n| n.id).collect()
     }
 
+    /// Nodes that hold an epoch, open or not.
+    pub fn primaries(&self) -> Vec<MemberId> {
+        let holds = |n: &&crate::world::Node| n.volume.as_ref().and_then(|v| v.primary()).is_some();
+        self.nodes.values().filter(holds).map(|n| n.id).collect()
+    }
+
     fn promote(&mut self, id: Option<MemberId>, why: Promotion) {
         let writer = self.dice.u128();
         if let Some(id) = id {
@@ -242,7 +249,7 @@ impl World {
     pub fn readmit_lost(&mut self) {
         let lost: Vec<MemberId> = self.nodes.values().filter(|n| n.wiped).map(|n| n.id).collect();
         for member in lost {
-            for id in self.holders() {
+            for id in self.primaries() {
                 let Some(config) = self.config_of(id) else { continue };
                 let Some(node) = self.nodes.get_mut(&member) else { continue };
                 let incarnation = node.disk.journal.durable_blob().incarnation;

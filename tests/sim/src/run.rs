@@ -143,7 +143,8 @@ fn await_ok(world: &mut World, id: MemberId, command: impl FnOnce(&mut World) ->
         if let Some(answer) = world.answers.get(&number) {
             return answer.is_ok();
         }
-        world.run_until(world.now + 50_000);
+        world.readmit_lost();
+        world.run_until(world.now + 200_000);
     }
     false
 }
