@@ -10,7 +10,7 @@
 //! | once | each request completes exactly once, unless its node dies (I36) |
 //! | promise | what was said under an epoch is never forgotten by that disk (I1) |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use farshore_core::ids::{Epoch, Incarnation, MemberId, Seq};
 use farshore_core::record::{Record, RecordHash};
@@ -56,6 +56,8 @@ struct Operation {
 #[derive(Default)]
 pub struct Oracle {
     operations: BTreeMap<u64, Operation>,
+    /// Requests that have not come back, by the node and life that took them.
+    open: BTreeMap<(MemberId, u32), BTreeSet<u64>>,
     /// The one order, as it is applied anywhere first.
     order: BTreeMap<Seq, RecordHash>,
     block_history: Vec<Vec<(Seq, u64)>>,
@@ -94,6 +96,7 @@ impl Oracle {
             epoch: Epoch::ZERO,
         };
         self.operations.insert(id, operation);
+        self.open.entry((node, life)).or_default().insert(id);
     }
 
     /// A request came back. `seen` holds the stamps that a successful read returned; `None` for a failed request.
@@ -103,6 +106,9 @@ impl Oracle {
         };
         if std::mem::replace(&mut operation.completed, true) {
             return wrong("once", format!("request {id} completed twice"));
+        }
+        if let Some(open) = self.open.get_mut(&(operation.node, operation.life)) {
+            open.remove(&id);
         }
         let Some(seen) = ok else { return Ok(()) };
         operation.done = Some(now);
@@ -131,14 +137,14 @@ impl Oracle {
 
     /// Every request to this life of a node has come back; to be called when the device is gone or the run ends.
     pub fn all_completed(&self, node: MemberId, life: u32) -> Verdict {
-        match self.operations.iter().find(|(_, o)| o.node == node && o.life == life && !o.completed) {
-            Some((id, o)) => wrong("once", format!("{:?} {id} at {node} (life {life}) never completed", o.asked)),
+        match self.open.get(&(node, life)).and_then(|open| open.first()) {
+            Some(id) => wrong("once", format!("request {id} at {node} (life {life}) never completed")),
             None => Ok(()),
         }
     }
 
     pub fn outstanding(&self, node: MemberId, life: u32) -> usize {
-        self.operations.values().filter(|o| o.node == node && o.life == life && !o.completed).count()
+        self.open.get(&(node, life)).map_or(0, BTreeSet::len)
     }
 
     pub fn journalled(&mut self, node: MemberId, record: &Record) -> Verdict {
@@ -222,15 +228,15 @@ impl Oracle {
         // Per stamp: earliest completion and latest invocation of its write and reads.
         let mut zones: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         zones.insert(0, (0, 0));
-        for (id, operation) in &self.operations {
-            if !operation.blocks.contains(&block) {
-                continue;
-            }
+        let here = || self.operations.iter().filter(|(_, o)| o.blocks.contains(&block));
+        let done_reads = here().filter(|(_, o)| o.asked == Asked::Read && o.done.is_some());
+        let seen: BTreeSet<u64> = done_reads.map(|(_, o)| o.seen[block - o.blocks.start]).collect();
+        for (id, operation) in here() {
             match operation.asked {
                 Asked::Flush => {}
                 Asked::Mutate => {
                     let done = self.owed_from(operation).unwrap_or(u64::MAX);
-                    if done == u64::MAX && !self.was_read(block, *id) {
+                    if done == u64::MAX && !seen.contains(id) {
                         continue;
                     }
                     let zone = zones.entry(*id).or_insert((u64::MAX, 0));
@@ -258,15 +264,6 @@ impl Oracle {
             }
         }
         judge_zones(block, &zones)
-    }
-
-    fn was_read(&self, block: usize, stamp: u64) -> bool {
-        self.operations.values().any(|o| {
-            o.asked == Asked::Read
-                && o.done.is_some()
-                && o.blocks.contains(&block)
-                && o.seen[block - o.blocks.start] == stamp
-        })
     }
 
     /// From when on a mutation must be there: its completion; in class `flush`, that of the first flush after it in
