@@ -101,7 +101,13 @@ impl Primary {
             peers: BTreeMap::new(),
             in_force: Vec::new(),
             config,
-            pending: Some(Pending { stage: Stage::Joint, commands: Vec::new() }),
+            pending: Some(Pending {
+                stage: Stage::Joint,
+                commands: Vec::new(),
+                under: found.all_terms().cloned().collect(),
+                before: None,
+                stored: false,
+            }),
             settled: false,
             old_lease_until,
             device: attach.map(|session| Device { session, open: false }),
@@ -380,6 +386,9 @@ impl Primary {
                 // Everything acked so far, and before the first ack everything adopted, under the new terms too.
                 let must = self.acked.max(self.start.prev());
                 if self.position(&self.config.current) < must {
+                    if let Some(pending) = &mut self.pending {
+                        pending.stored = true;
+                    }
                     return;
                 }
                 self.in_force = vec![self.config.current.clone()];
@@ -416,7 +425,7 @@ impl Primary {
         now: Tick,
         fx: &mut Effects,
     ) {
-        self.config = next;
+        let replaced_value = std::mem::replace(&mut self.config, next);
         // From the moment of proposal both the old and the new terms hold.
         // Terms of a change that this one replaces hold too, until it is on the control quorum.
         let replaced = self.pending.take();
@@ -428,15 +437,21 @@ impl Primary {
                 self.in_force.push(terms.clone());
             }
         }
-        let carried = replaced.map(|p| p.commands).unwrap_or_default();
+        let (under, before, carried) = match replaced {
+            Some(p) => (p.under, p.before, p.commands),
+            None => (vec![replaced_value.current.clone()], Some(Box::new(replaced_value)), Vec::new()),
+        };
         let commands = carried.into_iter().chain(commands).collect();
-        self.pending = Some(Pending { stage: Stage::Joint, commands });
+        self.pending = Some(Pending { stage: Stage::Joint, commands, under, before, stored: false });
         self.heartbeat(replica, now, fx);
     }
 
     pub fn change(&mut self, command: CommandId, change: &Change, replica: &mut Replica, now: Tick, fx: &mut Effects) {
+        if matches!(change, Change::Withdraw) {
+            return self.withdraw(command, replica, now, fx);
+        }
         // Members may be left out before the epoch opens, or in place of a change that can't take effect without them.
-        let replaces = matches!(change, Change::Reduce { .. })
+        let replaces = matches!(change, Change::Reduce { .. } | Change::Readmit { .. })
             && self.pending.as_ref().is_some_and(|p| p.stage == Stage::Joint && p.commands.len() < COMMANDS_MAX);
         let refusal = if self.handover.is_some() {
             Some(Refusal::new("handover-running", "a handover is running", "wait for it"))
@@ -447,7 +462,7 @@ impl Primary {
                 "try again shortly",
             ))
         } else {
-            match change::propose(&self.config, change) {
+            match change::propose(&self.config, &self.under(), change) {
                 Ok(next) => {
                     self.write_register(next, vec![command], replica, now, fx);
                     None
@@ -460,9 +475,34 @@ impl Primary {
         }
     }
 
+    /// The terms that the next register value must keep: those in force without what is only proposed.
+    fn under(&self) -> Vec<Terms> {
+        match &self.pending {
+            Some(pending) => pending.under.clone(),
+            None => vec![self.config.current.clone()],
+        }
+    }
+
+    /// Takes a change back that has not taken effect; what waited for it is told so.
+    fn withdraw(&mut self, command: CommandId, replica: &mut Replica, now: Tick, fx: &mut Effects) {
+        let pending = self.pending.as_mut().filter(|p| p.stage == Stage::Joint);
+        let Some((commands, Some(before))) = pending.map(|p| (std::mem::take(&mut p.commands), p.before.clone())) else {
+            let refusal = Refusal::new("change-none", "no change is on its way", "nothing is left to do");
+            fx.push(Effect::Answer { id: command, result: Err(refusal) });
+            return;
+        };
+        for id in commands {
+            let refusal = Refusal::new("change-withdrawn", "the change was withdrawn", "nothing is left to do");
+            fx.push(Effect::Answer { id, result: Err(refusal) });
+        }
+        let next = change::withdraw(&self.config, &self.under(), &before);
+        self.write_register(next, vec![command], replica, now, fx);
+    }
+
     /// A data member that has caught up under the incarnation of its vote, and is not in the sync set, enters it.
     fn maintain(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) {
-        if self.pending.is_some() || self.handover.is_some() {
+        // A change that waits for data may wait for this very member.
+        if self.pending.as_ref().is_some_and(|p| !p.stored || p.stage != Stage::Joint) || self.handover.is_some() {
             return;
         }
         let ready = self.config.members.iter().filter(|m| m.kind == MemberKind::Data).find_map(|m| {
@@ -474,7 +514,7 @@ impl Primary {
             (whole && votes && outside).then_some((m.id, incarnation))
         });
         if let Some((member, incarnation)) = ready
-            && let Some(next) = change::grow(&self.config, member, incarnation)
+            && let Some(next) = change::grow(&self.config, &self.under(), member, incarnation)
         {
             fx.push(Effect::Edge { rule: "sync-set-grow", text: format!("{member} is whole and enters the sync set") });
             self.write_register(next, Vec::new(), replica, now, fx);
@@ -535,7 +575,7 @@ impl Primary {
             fx.push(Effect::Answer { id: command, result: Err(refusal) });
             return;
         }
-        match change::propose(&self.config, &Change::Attached { attached }) {
+        match change::propose(&self.config, &self.under(), &Change::Attached { attached }) {
             Ok(next) => {
                 self.device = Some(Device { session, open: false });
                 self.on_device.push(command);

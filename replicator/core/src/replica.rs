@@ -413,7 +413,10 @@ impl Replica {
             return;
         }
         let (history, end) = leader_log;
-        let common = self.history.common_point(self.end(), history, end);
+        // Once our log has records of this epoch it is a beginning of its holder's, who only appends. The Elect may be
+        // a late copy from before we got them: what it does not know of is not cut.
+        let ours = epoch > Epoch::ZERO && self.history.last_epoch() == epoch;
+        let common = if ours { self.end() } else { self.history.common_point(self.end(), history, end) };
         if common < self.applied || common < self.acked {
             let text = format!(
                 "the log of {from} under epoch {epoch} parts from ours at {common}, below what was acked ({}); not following it",

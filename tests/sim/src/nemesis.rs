@@ -289,7 +289,8 @@ impl World {
                 let Some(member) = self.dice.pick(&members) else { return };
                 Change::Remove { member }
             }
-            40..70 => {
+            40..50 => Change::Withdraw,
+            50..75 => {
                 // Shrink to some of the sync set, with the rule reduced to them.
                 let sync: Vec<MemberId> = config.current.sync.iter().map(|s| s.member).collect();
                 let without: Vec<MemberId> = sync.iter().copied().filter(|_| self.dice.chance(400)).collect();
@@ -331,5 +332,6 @@ fn kind_of(change: &Change) -> &'static str {
         Change::Rule { .. } => "rule",
         Change::Attached { .. } => "attached",
         Change::Reduce { .. } => "reduce",
+        Change::Withdraw => "withdraw",
     }
 }
