@@ -105,7 +105,10 @@ pub enum Change {
     Rule { policy: String, rule: DataRule },
     /// Name or clear the node and session that may do I/O.
     Attached { attached: Option<crate::register::Attachment> },
-    /// Put a member out of the sync set without touching its vote, with the rule reduced to `rule`.
+    /// Take back a change that has not taken effect, for instance because a member it names is gone.
+    Withdraw,
+    /// Put a member out of the sync set without touching its vote, with the rule reduced to `rule`. Also before the
+    /// epoch opens, and in place of a change that is stuck.
     Reduce { without: Vec<MemberId>, rule: DataRule },
 }
 

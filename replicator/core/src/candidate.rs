@@ -12,6 +12,7 @@ use crate::api::{CommandId, Effect, Effects, Promotion, Refusal};
 use crate::ids::{Epoch, MemberId, Seq, SessionId, Tick};
 use crate::limits::{APPEND_BYTES_MAX, LINGER_US, PROMOTE_TIMEOUT_US, RETRY_US};
 use crate::message::{Body, Message, Report};
+use crate::record::Record;
 use crate::register::{Configuration, MemberKind};
 use crate::replica::Replica;
 
@@ -157,7 +158,7 @@ impl Candidate {
         }
         if self.missing(replica).is_empty() {
             let highest = self.answers().values().map(|(r, _)| r.promised.n.max(r.config.version.epoch.n)).max();
-            let n = highest.unwrap_or(0).max(replica.d.promised.n) + 1;
+            let n = highest.unwrap_or(0).max(replica.d.promised.n).saturating_add(1);
             let epoch = Epoch { n, writer: self.writer };
             let config = self.newest(replica).clone();
             self.phase = Phase::Preparing { epoch, promises: Answers::new(), enough_at: None };
@@ -369,11 +370,11 @@ impl Candidate {
         let report = &promises[&donor].0;
         let goal = report.durable;
         let common = replica.history().common_point(replica.end(), &report.history, goal);
-        if common < replica.applied {
+        if common < replica.applied.max(replica.acked) {
             return Err(Refusal::new(
                 "promote-diverged",
                 format!(
-                    "our log parts from the donor's ({}) at {common}, below what we applied",
+                    "our log parts from the donor's ({}) at {common}, below what was acked",
                     config.site_of(donor)
                 ),
                 "promote that site instead, and resync this one",
@@ -404,15 +405,19 @@ impl Candidate {
         &mut self,
         from: MemberId,
         epoch: Epoch,
-        records: Vec<crate::record::Record>,
+        records: Vec<Record>,
         replica: &mut Replica,
         now: Tick,
         fx: &mut Effects,
     ) -> Verdict {
-        let Phase::Fetching { epoch: ours, donor, goal, .. } = &self.phase else { return Verdict::Waiting };
+        let Phase::Fetching { epoch: ours, donor, goal, promises } = &self.phase else { return Verdict::Waiting };
         if *ours != epoch || *donor != from {
             return Verdict::Waiting;
         }
+        // A late answer may have been read from the donor's log before it was cut; its report says what it holds.
+        let held = promises.get(donor).map(|(report, _)| &report.history);
+        let records: Vec<Record> =
+            records.into_iter().take_while(|r| held.and_then(|h| h.epoch_of(r.seq)) == Some(r.epoch)).collect();
         let before = replica.end();
         if let Err(reason) = replica.adopt(records, *goal, now) {
             fx.push(Effect::Edge { rule: "record-refused", text: format!("from donor {from}: {reason}") });

@@ -10,6 +10,13 @@ use crate::register::{Configuration, MemberKind, SyncMember, Terms, Vote};
 pub struct Pending {
     pub stage: Stage,
     pub commands: Vec<CommandId>,
+    /// The terms under which something may have been acked before this was proposed. A value that replaces this one
+    /// keeps exactly these; the terms proposed here were never acked under alone.
+    pub under: Vec<Terms>,
+    /// The value to return to when this one is withdrawn; none for the first write of an epoch.
+    pub before: Option<Box<Configuration>>,
+    /// It is on the control quorum and waits for the data of the new terms.
+    pub stored: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +39,8 @@ pub fn adopt(found: &Configuration, epoch: Epoch, site: &str) -> Configuration {
     next
 }
 
-/// The next value of the register with `change` made, or why it can't be.
-pub fn propose(config: &Configuration, change: &Change) -> Result<Configuration, Refusal> {
+/// The next value of the register with `change` made, or why it can't be. It keeps `under` as earlier terms.
+pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Result<Configuration, Refusal> {
     let mut next = config.clone();
     next.version.k += 1;
     match change {
@@ -88,14 +95,25 @@ pub fn propose(config: &Configuration, change: &Change) -> Result<Configuration,
             next.current.sync.retain(|s| !without.contains(&s.member));
             next.current.rule = *rule;
         }
+        Change::Withdraw => {
+            return Err(Refusal::new("change-none", "no change is on its way", "nothing is left to do"));
+        }
     }
     check_satisfiable(&next.current)?;
-    keep_earlier(config, &mut next);
+    keep_earlier(under, &mut next);
     Ok(next)
 }
 
+/// The value that takes a pending one back.
+pub fn withdraw(pending: &Configuration, under: &[Terms], before: &Configuration) -> Configuration {
+    let mut next = before.clone();
+    next.version.k = pending.version.k + 1;
+    keep_earlier(under, &mut next);
+    next
+}
+
 /// The value in which `member` counts for acknowledgements with the disk it has now.
-pub fn grow(config: &Configuration, member: MemberId, incarnation: Incarnation) -> Option<Configuration> {
+pub fn grow(config: &Configuration, under: &[Terms], member: MemberId, incarnation: Incarnation) -> Option<Configuration> {
     let site = config.member(member).filter(|m| m.kind == MemberKind::Data)?.site.clone();
     let mut next = config.clone();
     next.version.k += 1;
@@ -106,7 +124,7 @@ pub fn grow(config: &Configuration, member: MemberId, incarnation: Incarnation) 
     if check_satisfiable(&asked).is_ok() {
         next.current.rule = config.volume.rule;
     }
-    keep_earlier(config, &mut next);
+    keep_earlier(under, &mut next);
     Some(next)
 }
 
@@ -119,8 +137,8 @@ pub fn drop_earlier(config: &Configuration) -> Configuration {
     next
 }
 
-fn keep_earlier(config: &Configuration, next: &mut Configuration) {
-    next.earlier = config.all_terms().filter(|t| **t != next.current).cloned().collect();
+fn keep_earlier(under: &[Terms], next: &mut Configuration) {
+    next.earlier = under.iter().filter(|t| **t != next.current).cloned().collect();
 }
 
 fn require(config: &Configuration, member: MemberId) -> Result<(), Refusal> {

@@ -20,7 +20,8 @@ impl Seq {
     pub const ZERO: Seq = Seq(0);
 
     pub fn next(self) -> Seq {
-        Seq(self.0 + 1)
+        // Saturates: a peer may name any seq, and none but a peer's lie is ever that high.
+        Seq(self.0.saturating_add(1))
     }
 
     /// The position before this one; 0 stays 0.

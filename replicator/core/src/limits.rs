@@ -19,6 +19,8 @@ pub const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;
 pub const WAITING_REQUESTS_MAX: usize = 4096;
 /// Hashes and sizes of recent records kept in memory, for truncation and for exact lag.
 pub const TAIL_ENTRIES_MAX: usize = 65_536;
+/// Commands that wait for one and the same thing.
+pub const COMMANDS_MAX: usize = 64;
 /// How often the holder of an epoch speaks to each member when it has nothing to send.
 pub const HEARTBEAT_US: u64 = 500_000;
 /// A peer whose appended position stands still this long, with records on their way, is sent them again.

@@ -70,7 +70,9 @@ impl Peer {
         }
         self.incarnation = Some(incarnation);
         self.durable = self.durable.max(durable);
-        self.applied = self.applied.max(applied);
+        // Told anew, not maximised: a crash takes the store back to its checkpoint, and a shipment's base must not be
+        // above what it shows.
+        self.applied = applied;
         self.appended = self.durable;
         self.heard = Some(now);
         self.moved = now;

@@ -218,6 +218,7 @@ impl Pipeline {
 
     /// Fails everything that has not completed: the whole device is gone, never a single write.
     pub fn fence(&mut self, reason: &str, fx: &mut Effects) {
+        self.unacked_bytes = 0;
         let mut ids: Vec<RequestId> = self.waiting.drain(..).map(|r| r.id).collect();
         ids.extend(self.in_flight.drain(..).map(|f| f.id));
         ids.extend(self.flushes.drain(..).map(|f| f.0));

@@ -15,7 +15,7 @@ use crate::api::{Change, CommandId, Effect, Effects, Event, Refusal, RequestId};
 use crate::candidate::Won;
 use crate::change::{self, Pending, Stage};
 use crate::ids::{Epoch, Incarnation, MemberId, Seq, SessionId, Tick};
-use crate::limits::{APPEND_BYTES_MAX, DRIFT_DIVISOR, HEARTBEAT_US, PEER_INFLIGHT_BYTES_MAX, RESEND_AFTER_US};
+use crate::limits::{APPEND_BYTES_MAX, COMMANDS_MAX, DRIFT_DIVISOR, HEARTBEAT_US, PEER_INFLIGHT_BYTES_MAX, RESEND_AFTER_US};
 use crate::message::{Body, MESSAGE_RECORDS_MAX, Message};
 use crate::peers::{Feed, Peer};
 use crate::pipeline::{Draft, Pipeline, Reached};
@@ -101,7 +101,13 @@ impl Primary {
             peers: BTreeMap::new(),
             in_force: Vec::new(),
             config,
-            pending: Some(Pending { stage: Stage::Joint, commands: Vec::new() }),
+            pending: Some(Pending {
+                stage: Stage::Joint,
+                commands: Vec::new(),
+                under: found.all_terms().cloned().collect(),
+                before: None,
+                stored: false,
+            }),
             settled: false,
             old_lease_until,
             device: attach.map(|session| Device { session, open: false }),
@@ -286,7 +292,8 @@ impl Primary {
     /// Recounts after anything that may have moved a position, the register or the clock.
     pub fn progress(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) -> Next {
         self.progress_change(replica, now, fx);
-        let position = self.in_force.iter().map(|t| self.position(t)).min().unwrap_or(Seq::ZERO);
+        // Nobody holds more of our epoch than we do, whatever he says.
+        let position = self.in_force.iter().map(|t| self.position(t)).min().unwrap_or(Seq::ZERO).min(replica.end());
         // Records of earlier epochs count only through our own EpochStart (I9).
         if position >= self.start && position > self.acked {
             self.acked = position;
@@ -379,6 +386,9 @@ impl Primary {
                 // Everything acked so far, and before the first ack everything adopted, under the new terms too.
                 let must = self.acked.max(self.start.prev());
                 if self.position(&self.config.current) < must {
+                    if let Some(pending) = &mut self.pending {
+                        pending.stored = true;
+                    }
                     return;
                 }
                 self.in_force = vec![self.config.current.clone()];
@@ -415,22 +425,44 @@ impl Primary {
         now: Tick,
         fx: &mut Effects,
     ) {
-        self.config = next;
+        let replaced_value = std::mem::replace(&mut self.config, next);
         // From the moment of proposal both the old and the new terms hold.
-        self.in_force = self.config.all_terms().cloned().collect();
-        self.pending = Some(Pending { stage: Stage::Joint, commands });
+        // Terms of a change that this one replaces hold too, until it is on the control quorum.
+        let replaced = self.pending.take();
+        if replaced.is_none() {
+            self.in_force.clear();
+        }
+        for terms in self.config.all_terms() {
+            if !self.in_force.contains(terms) {
+                self.in_force.push(terms.clone());
+            }
+        }
+        let (under, before, carried) = match replaced {
+            Some(p) => (p.under, p.before, p.commands),
+            None => (vec![replaced_value.current.clone()], Some(Box::new(replaced_value)), Vec::new()),
+        };
+        let commands = carried.into_iter().chain(commands).collect();
+        self.pending = Some(Pending { stage: Stage::Joint, commands, under, before, stored: false });
         self.heartbeat(replica, now, fx);
     }
 
     pub fn change(&mut self, command: CommandId, change: &Change, replica: &mut Replica, now: Tick, fx: &mut Effects) {
-        let refusal = if self.pending.is_some() || !self.opened {
+        if matches!(change, Change::Withdraw) {
+            return self.withdraw(command, replica, now, fx);
+        }
+        // Members may be left out before the epoch opens, or in place of a change that can't take effect without them.
+        let replaces = matches!(change, Change::Reduce { .. } | Change::Readmit { .. })
+            && self.pending.as_ref().is_some_and(|p| p.stage == Stage::Joint && p.commands.len() < COMMANDS_MAX);
+        let refusal = if self.handover.is_some() {
+            Some(Refusal::new("handover-running", "a handover is running", "wait for it"))
+        } else if self.pending.is_some() && !replaces {
             Some(Refusal::new(
                 "change-pending",
                 "another change of the configuration is on its way",
                 "try again shortly",
             ))
         } else {
-            match change::propose(&self.config, change) {
+            match change::propose(&self.config, &self.under(), change) {
                 Ok(next) => {
                     self.write_register(next, vec![command], replica, now, fx);
                     None
@@ -443,9 +475,34 @@ impl Primary {
         }
     }
 
+    /// The terms that the next register value must keep: those in force without what is only proposed.
+    fn under(&self) -> Vec<Terms> {
+        match &self.pending {
+            Some(pending) => pending.under.clone(),
+            None => vec![self.config.current.clone()],
+        }
+    }
+
+    /// Takes a change back that has not taken effect; what waited for it is told so.
+    fn withdraw(&mut self, command: CommandId, replica: &mut Replica, now: Tick, fx: &mut Effects) {
+        let pending = self.pending.as_mut().filter(|p| p.stage == Stage::Joint);
+        let Some((commands, Some(before))) = pending.map(|p| (std::mem::take(&mut p.commands), p.before.clone())) else {
+            let refusal = Refusal::new("change-none", "no change is on its way", "nothing is left to do");
+            fx.push(Effect::Answer { id: command, result: Err(refusal) });
+            return;
+        };
+        for id in commands {
+            let refusal = Refusal::new("change-withdrawn", "the change was withdrawn", "nothing is left to do");
+            fx.push(Effect::Answer { id, result: Err(refusal) });
+        }
+        let next = change::withdraw(&self.config, &self.under(), &before);
+        self.write_register(next, vec![command], replica, now, fx);
+    }
+
     /// A data member that has caught up under the incarnation of its vote, and is not in the sync set, enters it.
     fn maintain(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) {
-        if self.pending.is_some() || !self.opened || self.handover.is_some() {
+        // A change that waits for data may wait for this very member.
+        if self.pending.as_ref().is_some_and(|p| !p.stored || p.stage != Stage::Joint) || self.handover.is_some() {
             return;
         }
         let ready = self.config.members.iter().filter(|m| m.kind == MemberKind::Data).find_map(|m| {
@@ -457,7 +514,7 @@ impl Primary {
             (whole && votes && outside).then_some((m.id, incarnation))
         });
         if let Some((member, incarnation)) = ready
-            && let Some(next) = change::grow(&self.config, member, incarnation)
+            && let Some(next) = change::grow(&self.config, &self.under(), member, incarnation)
         {
             fx.push(Effect::Edge { rule: "sync-set-grow", text: format!("{member} is whole and enters the sync set") });
             self.write_register(next, Vec::new(), replica, now, fx);
@@ -465,6 +522,18 @@ impl Primary {
     }
 
     // ---- commands ----
+
+    /// A promotion asked for again is answered like the first: when the epoch is fully ours.
+    pub fn await_open(&mut self, command: CommandId, fx: &mut Effects) {
+        if self.opened {
+            fx.push(Effect::Answer { id: command, result: Ok(()) });
+        } else if self.on_open.len() < COMMANDS_MAX {
+            self.on_open.push(command);
+        } else {
+            let refusal = Refusal::new("promote-running", "many wait for this promotion", "wait for its end");
+            fx.push(Effect::Answer { id: command, result: Err(refusal) });
+        }
+    }
 
     pub fn attach(
         &mut self,
@@ -506,7 +575,7 @@ impl Primary {
             fx.push(Effect::Answer { id: command, result: Err(refusal) });
             return;
         }
-        match change::propose(&self.config, &Change::Attached { attached }) {
+        match change::propose(&self.config, &self.under(), &Change::Attached { attached }) {
             Ok(next) => {
                 self.device = Some(Device { session, open: false });
                 self.on_device.push(command);
@@ -524,14 +593,16 @@ impl Primary {
         now: Tick,
         fx: &mut Effects,
     ) {
-        if !self.device.as_ref().is_some_and(|d| d.session == session) {
+        if self.device.as_ref().is_some_and(|d| d.session == session) {
+            if self.device.take().is_some_and(|d| d.open) {
+                fx.push(Effect::CloseDevice { reason: "detached".to_string() });
+            }
+            self.pipeline.fence("detached", fx);
+        } else if self.config.attached.is_none_or(|a| a.session != session) {
             // Detaching what is not attached is done already.
             fx.push(Effect::Answer { id: command, result: Ok(()) });
             return;
         }
-        self.device = None;
-        fx.push(Effect::CloseDevice { reason: "detached".to_string() });
-        self.pipeline.fence("detached", fx);
         self.change(command, &Change::Attached { attached: None }, replica, now, fx);
     }
 
@@ -566,14 +637,14 @@ impl Primary {
             return Next::Stay;
         }
         let command = handover.command;
+        self.handover = None;
         if self.device.take().is_some_and(|d| d.open) {
             fx.push(Effect::CloseDevice { reason: "handed over".to_string() });
         }
         self.pipeline.fence("handed over", fx);
         let tell = self.config.members.iter().map(|m| m.id).collect();
-        replica.end_epoch(self.epoch, tell);
+        replica.end_epoch(self.epoch, tell, command);
         fx.push(Effect::Edge { rule: "epoch-released", text: format!("epoch {} ended at seq {end}", self.epoch) });
-        fx.push(Effect::Answer { id: command, result: Ok(()) });
         Next::Released
     }
 
@@ -605,6 +676,10 @@ impl Primary {
         let Some(peer) = self.peers.get_mut(&to).filter(|p| p.feed == Feed::Reading) else { return };
         peer.feed = Feed::Live;
         if peer.next != from {
+            return;
+        }
+        // Read before our log was cut, and for an epoch that we held then: not what is there now.
+        if records.iter().any(|r| replica.history().epoch_of(r.seq) != Some(r.epoch)) {
             return;
         }
         if from < floor {

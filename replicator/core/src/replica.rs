@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::api::{Effect, Effects, JournalOp, Token};
+use crate::api::{CommandId, Effect, Effects, JournalOp, Refusal, Token};
 use crate::durable::{Durable, Installing, LogBase};
 use crate::history::History;
 use crate::ids::{Epoch, MemberId, Seq, Tick, VolumeId};
@@ -54,7 +54,7 @@ enum Then {
     Elected { epoch: Epoch },
     Based { seq: Seq },
     Installing { seq: Seq },
-    Ended { epoch: Epoch, tell: Vec<MemberId> },
+    Ended { epoch: Epoch, tell: Vec<MemberId>, command: CommandId },
 }
 
 pub struct Replica {
@@ -234,9 +234,15 @@ impl Replica {
     /// The incarnation is burnt: nothing is acknowledged any more (I31).
     pub fn on_journal_failed(&mut self, reason: String, fx: &mut Effects) {
         fx.push(Effect::Edge { rule: "journal-poisoned", text: reason.clone() });
+        let waiting = self.pending.drain(..).flat_map(|(_, then)| then).chain(self.batch_then.drain(..));
+        for step in waiting {
+            if let Then::Ended { command: id, .. } = step {
+                let refusal = Refusal::new("journal-poisoned", reason.clone(), "replace the disk, then promote");
+                fx.push(Effect::Answer { id, result: Err(refusal) });
+            }
+        }
         self.failed = Some(reason);
         self.following = None;
-        self.pending.clear();
     }
 
     fn carry_out(&mut self, then: Vec<Then>, now: Tick, fx: &mut Effects) {
@@ -268,10 +274,11 @@ impl Replica {
                 Then::Promised { .. } | Then::ConfigStored { .. } | Then::Elected { .. } => {}
                 Then::Based { seq } => fx.push(Effect::Trim { checkpoint: seq }),
                 Then::Installing { seq } => fx.push(Effect::InstallImage { seq }),
-                Then::Ended { epoch, tell } => {
+                Then::Ended { epoch, tell, command } => {
                     for to in tell {
                         self.send(to, Body::Release { epoch }, fx);
                     }
+                    fx.push(Effect::Answer { id: command, result: Ok(()) });
                 }
             }
         }
@@ -406,7 +413,10 @@ impl Replica {
             return;
         }
         let (history, end) = leader_log;
-        let common = self.history.common_point(self.end(), history, end);
+        // Once our log has records of this epoch it is a beginning of its holder's, who only appends. The Elect may be
+        // a late copy from before we got them: what it does not know of is not cut.
+        let ours = epoch > Epoch::ZERO && self.history.last_epoch() == epoch;
+        let common = if ours { self.end() } else { self.history.common_point(self.end(), history, end) };
         if common < self.applied || common < self.acked {
             let text = format!(
                 "the log of {from} under epoch {epoch} parts from ours at {common}, below what was acked ({}); not following it",
@@ -569,16 +579,18 @@ impl Replica {
         }
     }
 
-    /// Durably ends an epoch that this node held; only then is the release sent to `tell`.
-    pub fn end_epoch(&mut self, epoch: Epoch, tell: Vec<MemberId>) {
+    /// Durably ends an epoch that this node held; only then is the release sent to `tell`, and `command` answered.
+    pub fn end_epoch(&mut self, epoch: Epoch, tell: Vec<MemberId>, command: CommandId) {
         self.d.ended = self.d.ended.max(epoch);
         self.persist_meta();
-        self.batch_then.push(Then::Ended { epoch, tell });
+        self.batch_then.push(Then::Ended { epoch, tell, command });
     }
 
     /// A resync's image is staged. From here until it is visible this replica counts in nothing but its vote.
     pub fn on_staged(&mut self, base: LogBase, history: History, fx: &mut Effects) {
-        if base.seq <= self.applied || self.failed.is_some() || self.d.installing.is_some() {
+        // A shipment may arrive late, when another holder has brought our log further, and we have said so: the
+        // image would take back what we acknowledged.
+        if base.seq <= self.end().max(self.applied) || self.failed.is_some() || self.d.installing.is_some() {
             return;
         }
         fx.push(Effect::Edge {
@@ -622,6 +634,6 @@ impl Replica {
 
     /// How much longer than its nominal length a lease must be waited for, since clocks drift.
     pub fn with_drift(us: u64) -> u64 {
-        us + us / DRIFT_DIVISOR
+        us.saturating_add(us / DRIFT_DIVISOR)
     }
 }

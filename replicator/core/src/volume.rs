@@ -213,7 +213,11 @@ impl Volume {
                 }
             }
             Event::Checkpointed { base } => self.replica.on_checkpointed(base),
-            Event::Staged { base, history } => self.replica.on_staged(base, history, fx),
+            // A candidate or holder stands by the log that it promised with.
+            Event::Staged { base, history } if matches!(self.role, Role::Follower) => {
+                self.replica.on_staged(base, history, fx);
+            }
+            Event::Staged { .. } => {}
             Event::ImageVisible => self.replica.on_image_visible(fx),
             Event::ImageLost => self.replica.on_image_lost(fx),
             Event::Shipped { to } => {
@@ -343,7 +347,7 @@ impl Volume {
                     Refusal::new("promote-running", "a promotion is running on this node", "wait for its end");
                 fx.push(Effect::Answer { id, result: Err(refusal) });
             }
-            (Role::Primary(_), Command::Promote { .. }) => fx.push(Effect::Answer { id, result: Ok(()) }),
+            (Role::Primary(primary), Command::Promote { .. }) => primary.await_open(id, fx),
             (Role::Primary(primary), Command::Attach { session, .. }) => {
                 primary.attach(id, session, &mut self.replica, now, fx);
             }

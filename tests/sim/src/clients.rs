@@ -1,0 +1,69 @@
+//! The workload: clients on the node whose device is open, with several overlapping requests in flight.
+
+use bytes::Bytes;
+use farshore_core::api::{Event, Io, Request, RequestId};
+use farshore_core::ids::{BLOCK_BYTES, MemberId, SessionId};
+use farshore_core::record::Origin;
+
+use crate::layout::VOLUME_BLOCKS;
+use crate::oracle::Asked;
+use crate::world::{Happening, World};
+
+/// The longest request, in blocks.
+const REQUEST_BLOCKS_MAX: u64 = 6;
+/// Requests in flight per node; a real device is bounded too.
+const IN_FLIGHT_MAX: usize = 32;
+
+impl World {
+    pub fn client(&mut self, id: MemberId, session: SessionId) {
+        let Some(life) = self.life(id) else { return };
+        if self.nodes.get(&id).is_none_or(|n| n.device != Some(session)) {
+            return;
+        }
+        if self.knobs.clients == 0 {
+            return;
+        }
+        if self.oracle.outstanding(id, life) < IN_FLIGHT_MAX {
+            self.request(id, session);
+        }
+        let delay = self.dice.range(1, self.knobs.think_us * 2);
+        self.after(delay, Happening::Client { node: id, life, session });
+    }
+
+    fn request(&mut self, id: MemberId, session: SessionId) {
+        let first = self.dice.range(0, VOLUME_BLOCKS - 1);
+        let blocks = self.dice.skewed(1, REQUEST_BLOCKS_MAX).min(VOLUME_BLOCKS - first);
+        let what = self.dice.range(0, 99);
+        self.submit(id, session, (first, blocks), what);
+    }
+
+    /// Submits a request over `blocks` blocks from `first`; `what` in 0..100 chooses its kind.
+    pub fn submit(&mut self, id: MemberId, session: SessionId, (first, blocks): (u64, u64), what: u64) -> u64 {
+        let number = self.next_request;
+        self.next_request += 1;
+        let (offset, length) = (first * BLOCK_BYTES, blocks * BLOCK_BYTES);
+        let fua = self.dice.chance(100);
+        let (asked, io) = match what {
+            0..50 => (Asked::Mutate, Io::Write { offset, data: stamped(number, blocks), fua }),
+            50..55 => (Asked::Mutate, Io::Discard { offset, length }),
+            55..60 => (Asked::Mutate, Io::WriteZeroes { offset, length, fua }),
+            60..65 => (Asked::Flush, Io::Flush),
+            _ => (Asked::Read, Io::Read { offset, length: length as u32 }),
+        };
+        let life = self.life(id).unwrap_or_default();
+        let range = if asked == Asked::Flush { 0..0 } else { first as usize..(first + blocks) as usize };
+        self.oracle.submitted(number, asked, range, (id, life), self.now);
+        let origin = Origin { session, tag: number };
+        self.feed(id, Event::Io(Request { id: RequestId(number), io, origin }));
+        number
+    }
+}
+
+/// Blocks that carry the request's number where checkers look for it.
+fn stamped(number: u64, blocks: u64) -> Bytes {
+    let mut data = vec![0; (blocks * BLOCK_BYTES) as usize];
+    for block in data.chunks_mut(BLOCK_BYTES as usize) {
+        block[..8].copy_from_slice(&number.to_le_bytes());
+    }
+    Bytes::from(data)
+}

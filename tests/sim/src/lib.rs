@@ -1,0 +1,15 @@
+//! The simulator: the core of the replication protocol over simulated journals, stores, links and clocks.
+//!
+//! One seed fixes a whole run: who is slow, what breaks when, what the clients write, what the operator orders. The
+//! code under test is [`farshore_core::volume::Volume`], the very one that the daemon drives. No thread, no clock, no
+//! I/O: a run takes milliseconds and replays exactly.
+
+mod clients;
+pub mod dice;
+pub mod disk;
+pub mod layout;
+mod nemesis;
+pub mod network;
+pub mod oracle;
+pub mod run;
+pub mod world;

@@ -1,0 +1,337 @@
+//! What goes wrong and who gives orders: faults of network, nodes and disks, and an operator who does not know better.
+//!
+//! Faults stay within what may happen to a volume that must not lose anything: a disk is wiped only while the other
+//! members, under every register value known anywhere, still hold all that was acknowledged.
+
+use farshore_core::api::{Change, Command, Event, Promotion};
+use farshore_core::ids::{Incarnation, MemberId, SessionId};
+use farshore_core::register::{Configuration, DataRule, Member, MemberKind, Terms};
+
+use crate::network::Weather;
+use crate::world::{Happening, World};
+
+/// Members that a volume has at most in a run.
+const MEMBERS_MAX: usize = 6;
+
+impl World {
+    pub fn begin_turmoil(&mut self) {
+        self.after(1_000, Happening::Operator);
+        self.after(200_000, Happening::Fault);
+    }
+
+    // ---- faults ----
+
+    pub fn misbehave(&mut self) {
+        if !self.turmoil {
+            return;
+        }
+        let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
+        let Some(id) = self.dice.pick(&ids) else { return };
+        match self.dice.range(0, 99) {
+            0..20 => {
+                self.fault("crash", || format!("{id}"));
+                self.crash(id);
+            }
+            20..30 => {
+                let left = self.dice.skewed(0, 60);
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.dies_after = Some(left);
+                }
+            }
+            30..34 => {
+                self.fault("crash-all", String::new);
+                for id in ids {
+                    self.crash(id);
+                }
+            }
+            34..44 => self.isolate(id, &ids),
+            44..54 => self.cut_one_way(id, &ids),
+            54..72 => self.heal_links(),
+            72..80 => {
+                let until = self.now + self.dice.skewed(10_000, self.knobs.lease_us * 3);
+                self.fault("pause", || format!("{id} until {until}"));
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.paused_until = until;
+                }
+            }
+            80..86 => {
+                let slowness = self.dice.skewed(1, 200);
+                self.fault("slow-disk", || format!("{id} × {slowness}"));
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.slowness = slowness;
+                }
+            }
+            86..92 => {
+                self.network.weather = Weather::draw(&mut self.dice);
+                self.fault("weather", String::new);
+            }
+            _ => self.lose_disk(id),
+        }
+        let delay = self.dice.range(1_000, self.knobs.calm_us * 2);
+        self.after(delay, Happening::Fault);
+    }
+
+    /// Cuts a node (sometimes with some companions) from the rest, in both directions.
+    fn isolate(&mut self, id: MemberId, ids: &[MemberId]) {
+        let mut inside = vec![id];
+        for other in ids {
+            if *other != id && self.dice.chance(250) {
+                inside.push(*other);
+            }
+        }
+        self.fault("partition", || format!("{inside:?}"));
+        for a in ids {
+            for b in ids {
+                if inside.contains(a) != inside.contains(b) {
+                    self.network.cut(*a, *b);
+                }
+            }
+        }
+        self.tell_links(ids, false);
+    }
+
+    fn cut_one_way(&mut self, id: MemberId, ids: &[MemberId]) {
+        let Some(other) = self.dice.pick(ids).filter(|o| *o != id) else { return };
+        self.fault("one-way", || format!("{id} to {other}"));
+        self.network.cut(id, other);
+        self.tell_links(ids, false);
+    }
+
+    fn heal_links(&mut self) {
+        if self.network.cuts() == 0 {
+            return;
+        }
+        self.say(|| "links heal".to_string());
+        self.network.heal();
+        let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
+        self.tell_links(&ids, true);
+    }
+
+    /// The transport notices some changes of its links, and not always soon.
+    fn tell_links(&mut self, ids: &[MemberId], up: bool) {
+        for a in ids {
+            for b in ids {
+                let cut = self.network.is_cut(*a, *b) || self.network.is_cut(*b, *a);
+                if a == b || cut == up || self.dice.chance(400) {
+                    continue;
+                }
+                let delay = self.dice.skewed(100, 1_000_000);
+                if let Some(life) = self.life(*a) {
+                    let event = Box::new(Event::Link { member: *b, up });
+                    self.after(delay, Happening::Feed { node: *a, life, event });
+                }
+            }
+        }
+    }
+
+    fn lose_disk(&mut self, id: MemberId) {
+        // A register value that is still on its way may make this disk indispensable.
+        let settled = self.now > self.register_written_at + self.network.weather.late_us + 1_000_000;
+        if !settled || !self.may_lose(id) {
+            return;
+        }
+        let others: Vec<MemberId> = self.nodes.keys().copied().filter(|n| *n != id).collect();
+        let Some(teacher) = self.dice.pick(&others).and_then(|t| self.nodes.get(&t)) else { return };
+        let config = teacher.disk.journal.durable_blob().config;
+        self.fault("disk-lost", || format!("{id}"));
+        self.wipe(id, config);
+    }
+
+    /// Every register value that anyone may still act on.
+    fn known_configurations(&self) -> Vec<Configuration> {
+        let mut known = Vec::new();
+        for node in self.nodes.values() {
+            known.push(node.disk.journal.durable_blob().config);
+            if let Some(volume) = &node.volume {
+                known.push(volume.replica().d.config.clone());
+                known.extend(volume.primary().map(|p| p.config().clone()));
+            }
+        }
+        known
+    }
+
+    /// Is what this member holds under this incarnation there and complete?
+    fn holds(&self, member: MemberId, incarnation: Incarnation) -> bool {
+        self.nodes.get(&member).is_some_and(|n| {
+            let blob = n.disk.journal.durable_blob();
+            let installing = n.volume.as_ref().is_some_and(|v| v.replica().d.installing.is_some());
+            blob.incarnation == incarnation && blob.installing.is_none() && !installing && blob.holed.is_none()
+        })
+    }
+
+    fn may_lose(&self, id: MemberId) -> bool {
+        let enough = |terms: &Terms| {
+            terms.control_quorum(|m, inc| m != id && self.holds(m, inc))
+                && terms.recovery(|m| m.member != id && self.holds(m.member, m.incarnation))
+        };
+        self.known_configurations().iter().all(|c| c.all_terms().all(enough))
+    }
+
+    // ---- orders ----
+
+    pub fn operate(&mut self) {
+        if !self.turmoil {
+            return;
+        }
+        self.readmit_lost();
+        let open: Vec<MemberId> = self.holders();
+        let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
+        let any = self.dice.pick(&ids);
+        match self.dice.range(0, 99) {
+            // A restarted daemon takes its device back.
+            0..20 => {
+                let back: Vec<(MemberId, SessionId)> =
+                    self.nodes.values().filter_map(|n| n.last_session.map(|s| (n.id, s))).collect();
+                if let Some((id, session)) = self.dice.pick(&back) {
+                    let writer = self.dice.u128();
+                    self.command(id, Command::Promote { writer, why: Promotion::Restart { session } });
+                }
+            }
+            20..45 if open.is_empty() => self.promote(any, Promotion::Verb),
+            20..32 => self.promote(any, Promotion::Verb),
+            32..50 => self.promote(any, Promotion::Takeover),
+            50..72 => {
+                let writer = self.dice.u128();
+                let session = SessionId(self.dice.u128());
+                if let Some(id) = self.dice.pick(&open).or(any) {
+                    self.command(id, Command::Attach { writer, session });
+                }
+            }
+            72..75 => {
+                let devices: Vec<(MemberId, SessionId)> =
+                    self.nodes.values().filter_map(|n| n.device.map(|s| (n.id, s))).collect();
+                if let Some((id, session)) = self.dice.pick(&devices) {
+                    self.command(id, Command::Detach { session });
+                }
+            }
+            75..77 => {
+                if let Some(id) = self.dice.pick(&open) {
+                    self.command(id, Command::Demote);
+                }
+            }
+            77..85 => {
+                if let (Some(id), Some(to)) = (self.dice.pick(&open), any) {
+                    self.command(id, Command::Handover { to });
+                }
+            }
+            _ => {
+                let primaries = self.primaries();
+                if let Some(id) = self.dice.pick(&primaries) {
+                    self.change(id);
+                }
+            }
+        }
+        // Leave room for work between the orders.
+        let delay = self.dice.range(10_000, self.knobs.patience_us * 2);
+        self.after(delay, Happening::Operator);
+    }
+
+    /// Nodes whose epoch is fully open.
+    pub fn holders(&self) -> Vec<MemberId> {
+        let open = |n: &&crate::world::Node| n.volume.as_ref().and_then(|v| v.primary()).is_some_and(|p| p.is_open());
+        self.nodes.values().filter(open).map(|n| n.id).collect()
+    }
+
+    /// Nodes that hold an epoch, open or not.
+    pub fn primaries(&self) -> Vec<MemberId> {
+        let holds = |n: &&crate::world::Node| n.volume.as_ref().and_then(|v| v.primary()).is_some();
+        self.nodes.values().filter(holds).map(|n| n.id).collect()
+    }
+
+    fn promote(&mut self, id: Option<MemberId>, why: Promotion) {
+        let writer = self.dice.u128();
+        if let Some(id) = id {
+            self.command(id, Command::Promote { writer, why });
+        }
+    }
+
+    /// A member that came back with a new disk is let in again, by whoever holds the epoch.
+    pub fn readmit_lost(&mut self) {
+        let lost: Vec<MemberId> = self.nodes.values().filter(|n| n.wiped).map(|n| n.id).collect();
+        for member in lost {
+            for id in self.primaries() {
+                let Some(config) = self.config_of(id) else { continue };
+                let Some(node) = self.nodes.get_mut(&member) else { continue };
+                let incarnation = node.disk.journal.durable_blob().incarnation;
+                if config.current.has_vote(member, incarnation) || config.member(member).is_none() {
+                    node.wiped = false;
+                } else {
+                    self.command(id, Command::Change(Change::Readmit { member, incarnation }));
+                }
+            }
+        }
+    }
+
+    fn config_of(&self, id: MemberId) -> Option<Configuration> {
+        let volume = self.nodes.get(&id)?.volume.as_ref()?;
+        volume.primary().map(|p| p.config().clone())
+    }
+
+    fn change(&mut self, id: MemberId) {
+        let Some(config) = self.config_of(id) else { return };
+        let members: Vec<MemberId> = config.members.iter().map(|m| m.id).collect();
+        let change = match self.dice.range(0, 99) {
+            0..20 => {
+                let next = self.nodes.keys().map(|m| m.0 + 1).max().unwrap_or(0);
+                if config.members.len() >= MEMBERS_MAX || next > 9 {
+                    return;
+                }
+                let member = MemberId(next);
+                let incarnation = Incarnation(self.dice.u128());
+                let sites = ["a", "b", "c", "x"];
+                let site = self.dice.pick(&sites).unwrap_or("x").to_string();
+                self.add_node(member, incarnation, config.clone());
+                let votes = if self.dice.chance(800) { 1 } else { 0 };
+                let member = Member { id: member, site, node: format!("n{next}"), kind: MemberKind::Data };
+                Change::Add { member, incarnation, votes }
+            }
+            20..40 => {
+                let Some(member) = self.dice.pick(&members) else { return };
+                Change::Remove { member }
+            }
+            40..50 => Change::Withdraw,
+            50..75 => {
+                // Shrink to some of the sync set, with the rule reduced to them.
+                let sync: Vec<MemberId> = config.current.sync.iter().map(|s| s.member).collect();
+                let without: Vec<MemberId> = sync.iter().copied().filter(|_| self.dice.chance(400)).collect();
+                let left = (sync.len() - without.len()) as u8;
+                let w = config.volume.rule.w.min(left).max(1);
+                let sites: std::collections::BTreeSet<&str> = config
+                    .current
+                    .sync
+                    .iter()
+                    .filter(|s| !without.contains(&s.member) && s.site != config.current.primary_site)
+                    .map(|s| s.site.as_str())
+                    .collect();
+                let min_remote = config.volume.rule.min_remote.min(sites.len() as u8);
+                Change::Reduce { without, rule: DataRule { w, min_remote, local: config.volume.rule.local } }
+            }
+            _ => {
+                let rules = [
+                    DataRule { w: 2, min_remote: 1, local: false },
+                    DataRule { w: 2, min_remote: 2, local: false },
+                    DataRule { w: 2, min_remote: 1, local: true },
+                    DataRule { w: 3, min_remote: 1, local: false },
+                    self.layout.rule,
+                ];
+                let Some(rule) = self.dice.pick(&rules) else { return };
+                Change::Rule { policy: "drawn".to_string(), rule }
+            }
+        };
+        *self.tally.edges.entry(format!("change-{}", kind_of(&change))).or_default() += 1;
+        self.command(id, Command::Change(change));
+    }
+}
+
+fn kind_of(change: &Change) -> &'static str {
+    match change {
+        Change::Resize { .. } => "resize",
+        Change::Add { .. } => "add",
+        Change::Remove { .. } => "remove",
+        Change::Readmit { .. } => "readmit",
+        Change::Rule { .. } => "rule",
+        Change::Attached { .. } => "attached",
+        Change::Reduce { .. } => "reduce",
+        Change::Withdraw => "withdraw",
+    }
+}

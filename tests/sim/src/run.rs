@@ -1,0 +1,201 @@
+//! One run: turmoil for a while, safety held throughout; then everything heals, and the volume must come to rest.
+
+use farshore_core::api::{Command, Promotion};
+use farshore_core::ids::{MemberId, SessionId};
+use farshore_core::register::MemberKind;
+
+use crate::layout::{Layout, VOLUME_BLOCKS};
+use crate::network::Weather;
+use crate::oracle::Violation;
+use crate::world::{Tally, World};
+
+/// Virtual time of the turmoil, at most.
+const TURMOIL_US: u64 = 25_000_000;
+/// Virtual time that a healed world gets to converge.
+const CONVERGE_US: u64 = 240_000_000;
+const POLL_US: u64 = 500_000;
+
+/// What a run did, for the summary.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    pub tally: Tally,
+    pub acked_writes: u64,
+    pub reads: u64,
+    pub late_completions: u64,
+    pub virtual_us: u64,
+    pub violation: Option<Violation>,
+}
+
+pub fn run(seed: u64, layout: &'static Layout, verbose: bool) -> Outcome {
+    let mut world = World::new(seed, layout, verbose);
+    world.begin_turmoil();
+    let end = world.dice.range(TURMOIL_US / 4, TURMOIL_US);
+    world.run_until(end);
+    if world.violation.is_none() {
+        let verdict = converge(&mut world);
+        world.check(verdict);
+    }
+    let verdict = world.oracle.registers();
+    world.check(verdict);
+    Outcome {
+        acked_writes: world.oracle.acked_writes,
+        reads: world.oracle.reads,
+        late_completions: world.oracle.late_completions,
+        virtual_us: world.now,
+        violation: world.violation.take(),
+        tally: world.tally,
+    }
+}
+
+fn stuck(world: &World, what: &str) -> Result<(), Violation> {
+    let mut text = format!("{what}, {} s after everything healed", CONVERGE_US / 1_000_000);
+    for node in world.nodes.values() {
+        if let Some(volume) = &node.volume {
+            let r = volume.replica();
+            text += &format!(
+                "\n    {}: promised {} end {} durable {} acked {} applied {} base {} whole {} config {} {:?}",
+                node.id,
+                r.d.promised,
+                r.end(),
+                r.durable,
+                r.acked,
+                r.applied,
+                r.d.base.seq,
+                r.whole(),
+                r.d.config.version,
+                volume.status(node.clock_at(world.now)).state,
+            );
+        }
+    }
+    if let Some(config) = world.nodes.values().filter_map(|n| n.volume.as_ref()).map(|v| &v.replica().d.config).max_by_key(|c| c.version) {
+        text += &format!("\n    newest register value: {config:?}");
+    }
+    Err(Violation { checker: "liveness", text })
+}
+
+/// Heals everything and requires a promotion, every write, and every live member whole and equal (I37).
+fn converge(world: &mut World) -> Result<(), Violation> {
+    world.say(|| "---- everything heals ----".to_string());
+    world.turmoil = false;
+    world.network.heal();
+    world.network.weather = Weather::fair();
+    let ids: Vec<MemberId> = world.nodes.keys().copied().collect();
+    for id in &ids {
+        if let Some(node) = world.nodes.get_mut(id) {
+            node.paused_until = 0;
+            node.slowness = 1;
+            node.dies_after = None;
+        }
+        world.boot(*id);
+    }
+    let deadline = world.now + CONVERGE_US;
+    let Some((holder, session)) = open_somewhere(world, deadline) else {
+        return if world.violation.is_some() { Ok(()) } else { stuck(world, "no device could be opened") };
+    };
+    while !converged(world, holder) {
+        if world.now >= deadline || world.violation.is_some() {
+            return if world.violation.is_some() { Ok(()) } else { stuck(world, "the members did not converge") };
+        }
+        world.readmit_lost();
+        world.run_until(world.now + POLL_US);
+    }
+    final_reads(world, holder, session, deadline)?;
+    for id in ids {
+        let Some(node) = world.nodes.get(&id) else { continue };
+        world.oracle.image(id, &node.disk.now)?;
+        world.oracle.all_completed(id, node.life).or_else(|v| if id == holder { Ok(()) } else { Err(v) })?;
+    }
+    Ok(())
+}
+
+fn open_device(world: &World) -> Option<(MemberId, SessionId)> {
+    world.nodes.values().find_map(|n| {
+        let serving = n.volume.as_ref().is_some_and(|v| v.lease_until().is_some_and(|t| t > n.clock_at(world.now)));
+        n.device.filter(|_| serving).map(|s| (n.id, s))
+    })
+}
+
+/// Promotes one node after another until a device is open and stays so.
+fn open_somewhere(world: &mut World, deadline: u64) -> Option<(MemberId, SessionId)> {
+    // Whatever was under way gets its chance first.
+    world.run_until(world.now + 2_000_000);
+    let ids: Vec<MemberId> = world.nodes.keys().copied().collect();
+    let mut turn = world.dice.range(0, 7) as usize;
+    while world.now < deadline && world.violation.is_none() {
+        if let Some(found) = open_device(world) {
+            return Some(found);
+        }
+        let id = ids[turn % ids.len()];
+        turn += 1;
+        if !await_ok(world, id, |world| Command::Promote { writer: world.dice.u128(), why: Promotion::Takeover }) {
+            continue;
+        }
+        await_ok(world, id, |world| Command::Attach { writer: world.dice.u128(), session: SessionId(world.dice.u128()) });
+    }
+    None
+}
+
+fn await_ok(world: &mut World, id: MemberId, command: impl FnOnce(&mut World) -> Command) -> bool {
+    let command = command(world);
+    let Some(number) = world.command(id, command) else { return false };
+    let patience = world.now + 40_000_000;
+    while world.now < patience && world.violation.is_none() {
+        if let Some(answer) = world.answers.get(&number) {
+            return answer.is_ok();
+        }
+        world.readmit_lost();
+        world.run_until(world.now + 200_000);
+    }
+    false
+}
+
+/// Every data member of the newest register value is in the sync set, has everything and shows it.
+fn converged(world: &World, holder: MemberId) -> bool {
+    let Some(primary) = world.nodes.get(&holder).and_then(|n| n.volume.as_ref()).and_then(|v| v.primary()) else {
+        return false;
+    };
+    let config = primary.config();
+    config.earlier.is_empty()
+        && config.members.iter().filter(|m| m.kind == MemberKind::Data).all(|m| {
+            let Some(replica) = world.nodes.get(&m.id).and_then(|n| n.volume.as_ref()).map(|v| v.replica()) else {
+                return false;
+            };
+            let votes = config.vote_of(m.id).is_some_and(|v| v.votes > 0);
+            // The clients go on writing: close behind is as good as equal.
+            let close = primary.acked.since(replica.applied) <= 2_000 && replica.whole();
+            close && (!votes || config.current.in_sync(m.id, replica.d.incarnation))
+        })
+}
+
+/// Reads everything once the clients have stopped: what they see is the run's last word.
+fn final_reads(world: &mut World, holder: MemberId, session: SessionId, deadline: u64) -> Result<(), Violation> {
+    world.say(|| "---- the clients stop ----".to_string());
+    let Some(life) = world.life(holder) else { return stuck(world, "the holder is down") };
+    world.stop_clients();
+    while world.oracle.outstanding(holder, life) > 0 {
+        if world.now >= deadline || world.violation.is_some() {
+            return if world.violation.is_some() { Ok(()) } else { stuck(world, "requests did not complete") };
+        }
+        world.run_until(world.now + POLL_US);
+    }
+    for first in 0..VOLUME_BLOCKS {
+        world.submit(holder, session, (first, 1), 99);
+    }
+    let equal = |world: &World| {
+        let end = world.nodes[&holder].volume.as_ref().map(|v| v.replica().end());
+        let config = world.nodes[&holder].volume.as_ref().and_then(|v| v.primary()).map(|p| p.config().clone());
+        config.is_some_and(|c| {
+            c.members.iter().filter(|m| m.kind == MemberKind::Data).all(|m| {
+                let node = &world.nodes[&m.id];
+                Some(node.disk.now.base.seq) == end && node.disk.now.cells == world.nodes[&holder].disk.now.cells
+            })
+        })
+    };
+    while world.oracle.outstanding(holder, life) > 0 || !equal(world) {
+        if world.now >= deadline || world.violation.is_some() {
+            return if world.violation.is_some() { Ok(()) } else { stuck(world, "the images did not become equal") };
+        }
+        world.run_until(world.now + POLL_US);
+    }
+    Ok(())
+}
