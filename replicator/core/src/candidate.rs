@@ -300,7 +300,7 @@ impl Candidate {
             }
             (Promotion::Verb, None) => {
                 let alive = self.answers().iter().find(|(id, (r, _))| {
-                    **id != me && r.lease_left_us > 0 && r.config.attached.is_some() && home != site
+                    **id != me && r.lease_left_us > 0 && r.owed_to > replica.released && r.config.attached.is_some() && home != site
                 });
                 if let Some((id, (report, _))) = alive {
                     return Some(Refusal::new(
@@ -341,6 +341,8 @@ impl Candidate {
             Phase::Fetching { epoch, promises, goal, .. } if replica.end() >= *goal => {
                 let old_lease_until = promises
                     .values()
+                    // The holder said that nothing is read under this epoch any more, nor under an earlier one.
+                    .filter(|(report, _)| report.owed_to > replica.released)
                     .map(|(report, at)| at.plus(Replica::with_drift(report.lease_left_us)))
                     .max()
                     .unwrap_or(now);

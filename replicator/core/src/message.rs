@@ -44,6 +44,8 @@ pub struct Report {
     pub whole: bool,
     /// What remains of the lease owed to the holder of the promised epoch, in microseconds.
     pub lease_left_us: u64,
+    /// To whom that lease is owed; nothing is once this epoch was released.
+    pub owed_to: Epoch,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -349,6 +351,7 @@ fn put_report(w: &mut Writer, report: &Report) {
     w.seq(report.acked);
     w.bool(report.whole);
     w.u64(report.lease_left_us);
+    w.epoch(report.owed_to);
 }
 
 fn get_report(r: &mut Reader) -> Result<Report, DecodeError> {
@@ -364,5 +367,6 @@ fn get_report(r: &mut Reader) -> Result<Report, DecodeError> {
         acked: r.seq()?,
         whole: r.bool()?,
         lease_left_us: r.u64()?,
+        owed_to: r.epoch()?,
     })
 }

@@ -73,6 +73,9 @@ pub struct Replica {
     reorder_bytes: usize,
     undurable_bytes: u64,
     owed_until: Tick,
+    owed_to: Epoch,
+    /// The highest epoch whose holder said that it has ended it.
+    pub released: Epoch,
     batch: Vec<JournalOp>,
     batch_then: Vec<Then>,
     pending: VecDeque<(Token, Vec<Then>)>,
@@ -109,6 +112,8 @@ impl Replica {
             undurable_bytes: 0,
             // A restart has forgotten what was owed: owe a full lease.
             owed_until: if ever_led { now.plus(lease_us) } else { now },
+            owed_to: d.promised,
+            released: d.ended,
             batch: Vec::new(),
             batch_then: Vec::new(),
             pending: VecDeque::new(),
@@ -182,6 +187,7 @@ impl Replica {
             acked: self.acked,
             whole: self.whole(),
             lease_left_us: self.lease_owed_us(now),
+            owed_to: self.owed_to,
         }
     }
 
@@ -342,7 +348,8 @@ impl Replica {
     }
 
     /// Renews what is owed to the epoch's holder: every message accepted from it does.
-    fn owe(&mut self, now: Tick) {
+    fn owe(&mut self, epoch: Epoch, now: Tick) {
+        self.owed_to = epoch;
         self.owed_until = self.owed_until.max(now.plus(self.d.config.volume.lease_us));
     }
 
@@ -396,7 +403,7 @@ impl Replica {
             self.raise(epoch);
             self.persist_meta();
         }
-        self.owe(now);
+        self.owe(epoch, now);
         if self.d.config.version >= version {
             self.batch_then.push(Then::ConfigStored { epoch, version, to: from });
         }
@@ -406,7 +413,7 @@ impl Replica {
         if self.failed.is_some() || self.d.installing.is_some() || self.refuse_lower(epoch, from, fx) {
             return;
         }
-        self.owe(now);
+        self.owe(epoch, now);
         if self.following.as_ref().is_some_and(|f| f.epoch == epoch) {
             // Asked again (the link was down, or a late copy of the first): our log already follows; never cut here.
             self.batch_then.push(Then::Elected { epoch });
@@ -469,7 +476,7 @@ impl Replica {
         };
         f.leader_acked = f.leader_acked.max(acked);
         f.echo = f.echo.max(sent);
-        self.owe(now);
+        self.owe(epoch, now);
         self.learn_acked();
         self.maybe_apply(fx);
         let heartbeat = records.is_empty();
@@ -551,7 +558,7 @@ impl Replica {
         if let Some(f) = self.following.as_mut().filter(|f| f.epoch == epoch) {
             f.leader_acked = f.leader_acked.max(acked);
             f.echo = f.echo.max(now);
-            self.owe(now);
+            self.owe(epoch, now);
             self.learn_acked();
             self.maybe_apply(fx);
         }
@@ -573,6 +580,7 @@ impl Replica {
     }
 
     pub fn on_release(&mut self, epoch: Epoch, now: Tick) {
+        self.released = self.released.max(epoch);
         if epoch == self.d.promised {
             self.owed_until = now;
             self.following = None;

@@ -5,7 +5,7 @@ use crate::ids::{Incarnation, MemberId, Seq, Tick};
 use crate::peers::Feed;
 use crate::primary::Primary;
 use crate::register::MemberKind;
-use crate::volume::{Role, Volume};
+use crate::volume::{RELEASED, Role, Volume};
 
 impl Volume {
     pub fn status(&self, now: Tick) -> Status {
@@ -142,7 +142,7 @@ impl Volume {
                 let text = format!("no data quorum since {} ms; I/O waits", now.since(since) / 1000);
                 add("quorum-lost", text, "restore contact with the unreachable members");
             }
-        } else if let Some(reason) = &self.last_end {
+        } else if let Some(reason) = self.last_end.as_ref().filter(|reason| *reason != RELEASED) {
             add("last-role-ended", reason.clone(), "see which site is primary with `farshore status` there");
         }
         out

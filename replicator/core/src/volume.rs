@@ -16,6 +16,9 @@ use crate::message::{Body, Message};
 use crate::primary::{Next, Primary};
 use crate::replica::{Recovered, Replica};
 
+/// Why a role ended that was given up on purpose.
+pub(crate) const RELEASED: &str = "released";
+
 pub(crate) enum Role {
     Follower,
     Candidate(Box<Candidate>),
@@ -152,7 +155,7 @@ impl Volume {
                 fx.push(Effect::Edge { rule: "primary-fenced", text: reason.clone() });
                 reason
             }
-            Next::Released => "released".to_string(),
+            Next::Released => RELEASED.to_string(),
         };
         if let Role::Primary(primary) = &mut self.role {
             primary.fence(&reason, fx);
