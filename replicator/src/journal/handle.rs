@@ -10,7 +10,7 @@ use farshore_core::ids::{Seq, VolumeId};
 use farshore_core::journal::entry::Entry;
 use farshore_core::journal::log::{Log, LogError, Place};
 use farshore_core::journal::recovery::Rule;
-use farshore_core::record::RecordHash;
+use farshore_core::record::{Record, RecordHash};
 
 use super::cache::Cache;
 use super::config::{JournalConfig, JournalStatus, RecoveredVolume};
@@ -85,6 +85,12 @@ impl Index {
         Ok(())
     }
 
+    /// A copy of a record is durable.
+    pub(super) fn learn_moved(&mut self, record: &Record, place: Place) {
+        self.log.apply_moved(record, record.hash(), place);
+        self.segments.note_newest(record.volume, record.seq);
+    }
+
     pub(super) fn recount(&mut self, volume: VolumeId) {
         let checkpoint = self.segments.marks.get(&volume).copied().unwrap_or_default().checkpoint;
         let bytes = self.log.volumes.get(&volume).map_or(0, |log| log.bytes_after(checkpoint));
@@ -101,7 +107,7 @@ impl Shared {
         lock: File,
         index: Index,
     ) -> Shared {
-        let queue = Queue::new(index.log.clone());
+        let queue = Queue::new(index.log.clone(), segment_bytes);
         Shared {
             dir: config.dir.clone(),
             journal,
