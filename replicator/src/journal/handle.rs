@@ -162,15 +162,18 @@ impl Journal {
 
     /// Queues entries to be made durable. `done` is called exactly once; for entries of one volume in the order of the
     /// appends, except that metadata may pass records that wait for space. An append that fits into one group is whole
-    /// or absent after a crash. Never blocks on the disk.
+    /// or absent after a crash. Never blocks on the disk. Metadata that shares an append with user data waits with it.
     pub fn append(&self, entries: Vec<Entry>, done: Done) {
         // Hashing is the dearest part; it is done here, on the caller's thread and outside of the lock.
         let hash =
             |entry: &Entry| if let Entry::Record(record) = entry { record.hash() } else { RecordHash::default() };
         let entries =
             entries.into_iter().map(|entry| (hash(&entry), entry)).map(|(hash, entry)| (entry, hash)).collect();
-        self.shared().queue().push(entries, done);
+        let unanswered = self.shared().queue().push(entries, done);
         self.shared().wake.notify_all();
+        if let Some(done) = unanswered {
+            done(Err(JournalError::Closed));
+        }
     }
 
     /// First seq that can be read; last + 1 if none can.
@@ -178,7 +181,8 @@ impl Journal {
         self.shared().index().log.volumes.get(&volume).map_or(Seq(1), |log| log.floor())
     }
 
-    /// Records up to `seq` are in the store for good: not needed for redo any more. Never goes back.
+    /// Records up to `seq` are in the store for good: not needed for redo any more. Never goes back. After opening, and
+    /// after a restart of the volume's log, nothing counts as checkpointed until this is called: call it soon.
     pub fn set_checkpoint(&self, volume: VolumeId, seq: Seq) {
         let mut index = self.shared().index();
         let marks = index.segments.marks.entry(volume).or_default();

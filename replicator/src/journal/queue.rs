@@ -52,6 +52,8 @@ pub(super) struct Queue {
     /// Grows with every event that may let waiting submissions go on.
     pub(super) kicks: u64,
     pub(super) closing: bool,
+    /// The writer is gone: nobody will look at the queue again.
+    pub(super) ended: bool,
     pub(super) blocked: usize,
 }
 
@@ -68,13 +70,17 @@ impl Queue {
         self.waiting.len()
     }
 
-    /// Takes an append, whole or not at all.
-    pub(super) fn push(&mut self, entries: Vec<(Entry, RecordHash)>, done: Done) {
+    /// Takes an append, whole or not at all. Hands the completion back if there is no writer any more to call it.
+    pub(super) fn push(&mut self, entries: Vec<(Entry, RecordHash)>, done: Done) -> Option<Done> {
+        if self.ended {
+            return Some(done);
+        }
         self.kicks += 1;
         match self.admit(&entries) {
             Ok(()) => self.enqueue(entries, done),
             Err(error) => self.refused.push((done, error)),
         }
+        None
     }
 
     fn admit(&mut self, entries: &[(Entry, RecordHash)]) -> Result<(), JournalError> {

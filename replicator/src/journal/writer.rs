@@ -85,11 +85,12 @@ impl Writer {
             } else if self.write_next_group() {
                 continue;
             }
-            let queue = self.shared.queue();
+            let mut queue = self.shared.queue();
             if queue.kicks != seen || !queue.refused.is_empty() {
                 continue;
             }
             if queue.closing {
+                queue.ended = true;
                 break;
             }
             drop(self.shared.wait(queue));
@@ -160,19 +161,28 @@ impl Writer {
             };
             let len = Entry::Record(record.clone()).encoded_len();
             if bytes + len > batch_bytes && !batch.is_empty() {
-                self.make_room(bytes)?;
-                self.write(&Content::Moved(&std::mem::take(&mut batch)))?;
+                if !self.write_moved(&std::mem::take(&mut batch), bytes)? {
+                    return Ok(());
+                }
                 bytes = 0;
             }
             bytes += len;
             batch.push(record);
         }
-        if !batch.is_empty() {
-            self.make_room(bytes)?;
-            self.write(&Content::Moved(&batch))?;
+        if batch.is_empty() || self.write_moved(&batch, bytes)? {
+            self.shared.index().segments.has_moved(&work);
         }
-        self.shared.index().segments.has_moved(&work);
         Ok(())
+    }
+
+    /// False if there is no room for it.
+    fn write_moved(&mut self, batch: &[Record], bytes: usize) -> Result<bool, JournalError> {
+        if !self.fits(bytes) && self.shared.index().segments.free.is_empty() {
+            return Ok(false);
+        }
+        self.make_room(bytes)?;
+        self.write(&Content::Moved(batch))?;
+        Ok(true)
     }
 
     /// Takes the next group's submissions, by what space there is: user data neither begins the last free segment nor
@@ -203,8 +213,11 @@ impl Writer {
     }
 
     pub(super) fn make_room(&mut self, body_bytes: usize) -> Result<(), JournalError> {
-        let needed = (body_bytes + GROUP_OVERHEAD_BYTES) as u64;
-        if needed <= self.room_bytes() { Ok(()) } else { self.rotate() }
+        if self.fits(body_bytes) { Ok(()) } else { self.rotate() }
+    }
+
+    fn fits(&self, body_bytes: usize) -> bool {
+        (body_bytes + GROUP_OVERHEAD_BYTES) as u64 <= self.room_bytes()
     }
 
     /// Goes on in a free segment, which begins with every volume's state.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Seq, VolumeId};
 use crate::journal::entry::{Entry, Item, LogEnd, RecapItem, VolumeHead};
-use crate::journal::group::{FLAG_AFTER_LOSS, FLAG_HEAD_END, GroupHeader};
+use crate::journal::group::{FLAG_AFTER_LOSS, FLAG_HEAD, FLAG_HEAD_END, GroupHeader};
 use crate::journal::log::{Log, LogError, Place};
 use crate::record::{Record, RecordHash};
 
@@ -17,8 +17,8 @@ pub struct Replay {
     /// Older segments than the first one replayed should have been there.
     start_lost: bool,
     begun: bool,
-    /// Volumes that the heads of the segment being replayed name, until they are complete.
-    named: BTreeSet<VolumeId>,
+    /// Volumes that the head of the segment being replayed names so far; `None` when a part of it is lost.
+    named: Option<BTreeSet<VolumeId>>,
     /// Records up to here were given up rightly with the segments before the first, if no copy of them turns up.
     given_up: BTreeMap<VolumeId, Seq>,
 }
@@ -38,6 +38,12 @@ impl Replay {
     /// One whole group. `items` come with their offsets in it, as the decoder gave them.
     pub fn group(&mut self, header: &GroupHeader, items: &[(Item, usize)]) {
         let recap = items.iter().find_map(|(item, _)| if let Item::Recap(recap) = item { Some(recap) } else { None });
+        if self.lost > 0 {
+            self.named = None;
+        }
+        if header.is(FLAG_HEAD) && header.offset == 0 {
+            self.named = Some(BTreeSet::new());
+        }
         self.account_for_losses(header, recap.map_or(&[], Vec::as_slice));
         for (item, at) in items {
             match item {
@@ -172,7 +178,9 @@ impl Replay {
     }
 
     fn head(&mut self, head: &VolumeHead) {
-        self.named.insert(head.volume);
+        if let Some(named) = &mut self.named {
+            named.insert(head.volume);
+        };
         let (begun, start_lost) = (self.begun, self.start_lost);
         let log = self.log.volumes.entry(head.volume).or_default();
         // A head repeats the newest metadata, so it heals a lost one.
@@ -212,8 +220,9 @@ impl Replay {
     /// A volume that a complete head does not name was forgotten in a group that is lost.
     fn head_is_complete(&mut self) {
         self.begun = true;
-        let named = std::mem::take(&mut self.named);
-        self.log.volumes.retain(|volume, _| named.contains(volume));
+        if let Some(named) = self.named.take() {
+            self.log.volumes.retain(|volume, _| named.contains(volume));
+        }
         self.log.take_recap();
     }
 }

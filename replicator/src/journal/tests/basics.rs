@@ -56,7 +56,7 @@ fn a_truncation_hides_what_came_before_it_and_nothing_that_comes_after() {
     let truncate = Entry::Truncate { volume: a.volume, after: Seq(4) };
     let kept = a.next(1);
     append(&journal, vec![truncate, Entry::Record(kept.clone())]).unwrap();
-    assert_eq!(journal.read(a.volume, Seq(5), 1).unwrap(), [kept.clone()]);
+    assert_eq!(journal.read(a.volume, Seq(5), 1).unwrap(), std::slice::from_ref(&kept));
     assert_eq!(journal.read(a.volume, Seq(6), 1), Err(ReadError::Beyond { last: Seq(5) }));
     drop(journal);
     let (journal, found) = Journal::open(small(&dir, 8)).unwrap();
@@ -205,4 +205,15 @@ fn metadata_of_all_volumes_fits_into_every_segment() {
     let (_journal, found) = Journal::open(small(&dir, 5)).unwrap();
     let with_meta = found.iter().filter(|found| found.meta.as_ref().is_some_and(|meta| meta.len() == META_BYTES_MAX));
     assert_eq!(with_meta.map(|found| found.volume.0).collect::<Vec<_>>(), [2, 3, 4]);
+}
+
+#[test]
+fn an_append_after_closing_is_answered_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(small(&dir, 5)).unwrap();
+    let mut a = Chain::new(1);
+    append(&journal, vec![a.entry(1)]).unwrap();
+    journal.close();
+    assert!(matches!(append(&journal, vec![a.entry(1)]), Err(JournalError::Closed)));
+    assert_eq!(journal.read(a.volume, Seq(1), 1).unwrap().len(), 1);
 }

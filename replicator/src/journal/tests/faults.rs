@@ -215,3 +215,41 @@ fn nonsense_configurations_are_refused() {
         assert!(matches!(Journal::open(bad), Err(JournalError::Config { .. })));
     }
 }
+
+/// Heads of several groups, and the disk fails at each write around the rotation in turn.
+#[test]
+fn a_rotation_that_breaks_off_anywhere_loses_no_metadata() {
+    for skip in 22..34 {
+        let dir = tempfile::tempdir().unwrap();
+        let config = || JournalConfig { segment_bytes: 16 * MIB, budget_bytes: 160 * MIB, ..small(&dir, 5) };
+        let engine = faulty();
+        let (journal, _) = Journal::open_on(config(), Arc::new(engine.clone())).unwrap();
+        engine.plan(skip, if skip % 2 == 0 { Fault::Torn(2) } else { Fault::WriteFails });
+        for volume in 1..=14 {
+            let blob = Bytes::from(vec![volume as u8; META_BYTES_MAX]);
+            append(&journal, vec![Entry::Meta { volume: VolumeId(volume), blob }]).unwrap();
+        }
+        let mut a = Chain::new(1);
+        let mut durable = LogEnd::default();
+        while append(&journal, vec![a.entry(256)]).is_ok() {
+            durable = a.end;
+        }
+        drop(journal);
+        let (journal, found) = Journal::open(config()).unwrap();
+        assert_eq!(found.len(), 14);
+        for found in found.iter() {
+            let meta = found.meta.as_ref().expect("no metadata");
+            assert!(meta.len() == META_BYTES_MAX && meta.iter().all(|&byte| u128::from(byte) == found.volume.0));
+            assert_eq!((found.damaged, found.meta_damaged), (None, false), "write {skip}");
+        }
+        assert_eq!((found[0].last, found[0].last_hash), (durable.seq, durable.hash), "write {skip}");
+        a.end = durable;
+        for _ in 0..6 {
+            append(&journal, vec![a.entry(256)]).unwrap();
+        }
+        assert_eq!(read_all(&journal, a.volume, Seq(1)).len() as u64, a.end.seq.0);
+        drop(journal);
+        let (_journal, found) = Journal::open(config()).unwrap();
+        assert_eq!((found[0].last, found[0].damaged, found.len()), (a.end.seq, None, 14), "write {skip}");
+    }
+}
