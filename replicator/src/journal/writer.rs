@@ -90,16 +90,11 @@ impl Writer {
                 continue;
             }
             if queue.closing {
+                // Under the same lock as the last look at the queue: no append falls in between.
                 queue.ended = true;
                 break;
             }
             drop(self.shared.wait(queue));
-        }
-        let left = self.shared.queue().drain();
-        left.into_iter().for_each(|done| done(Err(JournalError::Closed)));
-        if let Some(preparing) = self.preparing.take() {
-            // The file it made is found and used at the next start.
-            let _ = preparing.join();
         }
     }
 
@@ -405,6 +400,23 @@ impl Writer {
             }
         }
         Ok(())
+    }
+}
+
+/// However the writer ends, also by a completion that panics: nobody waits for it in vain.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.index().poisoned.get_or_insert("the journal's thread panicked".to_owned());
+        }
+        self.shared.queue().ended = true;
+        self.refuse();
+        let left = self.shared.queue().drain();
+        left.into_iter().for_each(|done| done(Err(JournalError::Closed)));
+        if let Some(preparing) = self.preparing.take() {
+            // The file it made is found and used at the next start.
+            let _ = preparing.join();
+        }
     }
 }
 

@@ -372,6 +372,34 @@ mod tests {
         assert!(decode_record_at(&bytes, record.volume, record.seq.next()).is_err());
     }
 
+    /// The bytes of format version 1. A change that this test notices needs a new version.
+    #[test]
+    fn version_1_stays_as_it_is() {
+        let (body, count) = encode(&samples());
+        assert_eq!((body.len(), count), (9049, 9));
+        let header = GroupHeader {
+            journal: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10,
+            generation: 0x1112,
+            offset: 0x2000,
+            segment: 0x13,
+            entries: count,
+            body_bytes: body.len() as u32,
+            body_crc: crc32fast::hash(&body),
+            index: 0x1415,
+            oldest: 0x1110,
+            prev_crc: 0x1617_1819,
+            flags: 1,
+        };
+        let hex: String = header.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN_HEADER);
+    }
+
+    const GOLDEN_HEADER: &str = concat!(
+        "46534a4701000100100f0e0d0c0b0a090807060504030201121100000000000000200000000000001300000009000000",
+        "592300006b1d466c1514000000000000101100000000000019181716000000000000000000000000000000000000000000000000",
+        "000000000000000000000000000000000000000000000000a75341dc"
+    );
+
     #[test]
     fn no_bytes_panic_the_decoder() {
         let (body, count) = encode(&samples());

@@ -217,3 +217,17 @@ fn an_append_after_closing_is_answered_too() {
     assert!(matches!(append(&journal, vec![a.entry(1)]), Err(JournalError::Closed)));
     assert_eq!(journal.read(a.volume, Seq(1), 1).unwrap().len(), 1);
 }
+
+#[test]
+fn a_completion_that_panics_leaves_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(small(&dir, 5)).unwrap();
+    let mut a = Chain::new(1);
+    journal.append(vec![a.entry(1)], Box::new(|_| panic!("a caller's bug")));
+    // Those of the same group are dropped, those after it are refused; none is left hanging.
+    wait_for("the end of the thread", || match start(&journal, vec![a.entry(1)]).recv_timeout(PATIENCE) {
+        Ok(result) => result.is_err(),
+        Err(error) => error == mpsc::RecvTimeoutError::Disconnected,
+    });
+    wait_for("the word of it", || journal.status().poisoned.is_some());
+}
