@@ -56,7 +56,8 @@ impl JournalConfig {
 
     pub(super) fn check(&self) -> Result<(), JournalError> {
         let refuse = |reason: String| Err(JournalError::Config { reason });
-        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) || self.segment_bytes % (1 << 20) != 0
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes)
+            || !self.segment_bytes.is_multiple_of(1 << 20)
         {
             return refuse(format!(
                 "a segment of {} bytes; it must be whole MiB, from {} to {} MiB",
@@ -106,7 +107,8 @@ impl RecoveredVolume {
             last: end.seq,
             last_hash: end.hash,
             last_epoch: end.epoch,
-            epochs: log.epochs().to_vec(),
+            // Of lost records the epoch is not known.
+            epochs: log.epochs().iter().copied().filter(|&(epoch, _)| epoch != Epoch::ZERO).collect(),
             damaged: log.damaged(),
         }
     }

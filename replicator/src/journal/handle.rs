@@ -10,7 +10,7 @@ use farshore_core::ids::{Seq, VolumeId};
 use farshore_core::journal::entry::Entry;
 use farshore_core::journal::log::{Log, LogError, Place};
 use farshore_core::journal::recovery::Rule;
-use farshore_core::record::RecordHash;
+use farshore_core::record::{Record, RecordHash};
 
 use super::cache::Cache;
 use super::config::{JournalConfig, JournalStatus, RecoveredVolume};
@@ -85,6 +85,12 @@ impl Index {
         Ok(())
     }
 
+    /// A copy of a record is durable.
+    pub(super) fn learn_moved(&mut self, record: &Record, place: Place) {
+        self.log.apply_moved(record, record.hash(), place);
+        self.segments.note_newest(record.volume, record.seq);
+    }
+
     pub(super) fn recount(&mut self, volume: VolumeId) {
         let checkpoint = self.segments.marks.get(&volume).copied().unwrap_or_default().checkpoint;
         let bytes = self.log.volumes.get(&volume).map_or(0, |log| log.bytes_after(checkpoint));
@@ -101,7 +107,7 @@ impl Shared {
         lock: File,
         index: Index,
     ) -> Shared {
-        let queue = Queue::new(index.log.clone());
+        let queue = Queue::new(index.log.clone(), segment_bytes);
         Shared {
             dir: config.dir.clone(),
             journal,
@@ -156,15 +162,18 @@ impl Journal {
 
     /// Queues entries to be made durable. `done` is called exactly once; for entries of one volume in the order of the
     /// appends, except that metadata may pass records that wait for space. An append that fits into one group is whole
-    /// or absent after a crash. Never blocks on the disk.
+    /// or absent after a crash. Never blocks on the disk. Metadata that shares an append with user data waits with it.
     pub fn append(&self, entries: Vec<Entry>, done: Done) {
         // Hashing is the dearest part; it is done here, on the caller's thread and outside of the lock.
         let hash =
             |entry: &Entry| if let Entry::Record(record) = entry { record.hash() } else { RecordHash::default() };
         let entries =
             entries.into_iter().map(|entry| (hash(&entry), entry)).map(|(hash, entry)| (entry, hash)).collect();
-        self.shared().queue().push(entries, done);
+        let unanswered = self.shared().queue().push(entries, done);
         self.shared().wake.notify_all();
+        if let Some(done) = unanswered {
+            done(Err(JournalError::Closed));
+        }
     }
 
     /// First seq that can be read; last + 1 if none can.
@@ -172,7 +181,8 @@ impl Journal {
         self.shared().index().log.volumes.get(&volume).map_or(Seq(1), |log| log.floor())
     }
 
-    /// Records up to `seq` are in the store for good: not needed for redo any more. Never goes back.
+    /// Records up to `seq` are in the store for good: not needed for redo any more. Never goes back. After opening, and
+    /// after a restart of the volume's log, nothing counts as checkpointed until this is called: call it soon.
     pub fn set_checkpoint(&self, volume: VolumeId, seq: Seq) {
         let mut index = self.shared().index();
         let marks = index.segments.marks.entry(volume).or_default();

@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bytes::Bytes;
 use farshore_core::ids::{Seq, VolumeId};
-use farshore_core::journal::entry::{Entry, META_BYTES_MAX, SEQ_MAX};
+use farshore_core::journal::entry::{Entry, META_BYTES_MAX, SEQ_MAX, VolumeHead, head_len};
 use farshore_core::journal::log::{Log, LogError, Place, VolumeLog};
 use farshore_core::record::{Kind, RecordHash};
 
@@ -43,6 +44,7 @@ pub(super) struct Room<'a> {
 pub(super) struct Queue {
     /// The log as it will be once all that is queued is durable: what an append is checked against.
     pub(super) ahead: Log,
+    segment_bytes: u64,
     waiting: VecDeque<Submission>,
     bytes: usize,
     /// To be called back without being written.
@@ -50,12 +52,14 @@ pub(super) struct Queue {
     /// Grows with every event that may let waiting submissions go on.
     pub(super) kicks: u64,
     pub(super) closing: bool,
+    /// The writer is gone: nobody will look at the queue again.
+    pub(super) ended: bool,
     pub(super) blocked: usize,
 }
 
 impl Queue {
-    pub(super) fn new(ahead: Log) -> Queue {
-        Queue { ahead, ..Queue::default() }
+    pub(super) fn new(ahead: Log, segment_bytes: u64) -> Queue {
+        Queue { ahead, segment_bytes, ..Queue::default() }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -66,13 +70,17 @@ impl Queue {
         self.waiting.len()
     }
 
-    /// Takes an append, whole or not at all.
-    pub(super) fn push(&mut self, entries: Vec<(Entry, RecordHash)>, done: Done) {
+    /// Takes an append, whole or not at all. Hands the completion back if there is no writer any more to call it.
+    pub(super) fn push(&mut self, entries: Vec<(Entry, RecordHash)>, done: Done) -> Option<Done> {
+        if self.ended {
+            return Some(done);
+        }
         self.kicks += 1;
         match self.admit(&entries) {
             Ok(()) => self.enqueue(entries, done),
             Err(error) => self.refused.push((done, error)),
         }
+        None
     }
 
     fn admit(&mut self, entries: &[(Entry, RecordHash)]) -> Result<(), JournalError> {
@@ -84,6 +92,7 @@ impl Queue {
         }
         for (entry, _) in entries {
             check_size(entry)?;
+            self.check_heads(entry)?;
         }
         // One entry is refused as a whole by itself; and metadata leaves nothing behind that matters here.
         let mut undo: BTreeMap<VolumeId, Undo> = BTreeMap::new();
@@ -97,6 +106,23 @@ impl Queue {
             }
         }
         self.ahead.take_recap();
+        Ok(())
+    }
+
+    /// Every segment begins with the state of all volumes: together they may take a quarter of it.
+    fn check_heads(&self, entry: &Entry) -> Result<(), JournalError> {
+        let volume = entry.volume();
+        let log = self.ahead.volumes.get(&volume);
+        let has = log.and_then(|log| log.meta.as_ref()).map_or(0, Bytes::len);
+        let wants = if let Entry::Meta { blob, .. } = entry { blob.len() } else { has };
+        if log.is_some() && wants <= has {
+            return Ok(());
+        }
+        let others: usize = self.ahead.volumes.values().map(|log| head_bytes(log.meta.as_ref())).sum();
+        let (bytes, limit) = ((others + head_bytes(None) + wants - has) as u64, self.segment_bytes / 4);
+        if bytes > limit {
+            return Err(JournalError::TooLarge { what: "with it, the metadata of all volumes", volume, bytes, limit });
+        }
         Ok(())
     }
 
@@ -240,6 +266,10 @@ impl Undo {
         }
         ahead.take_recap();
     }
+}
+
+fn head_bytes(meta: Option<&Bytes>) -> usize {
+    head_len(&VolumeHead { volume: VolumeId(0), meta: meta.cloned(), log: None })
 }
 
 fn check_size(entry: &Entry) -> Result<(), JournalError> {

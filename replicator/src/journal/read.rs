@@ -13,7 +13,8 @@ use farshore_core::journal::log::Place;
 use farshore_core::record::Record;
 
 use super::error::ReadError;
-use super::handle::{Index, Journal};
+use super::handle::{Index, Journal, Shared};
+use super::segments::Move;
 use crate::disk::DiskFile;
 
 /// One disk read covers records up to this span, if the gaps between them are short.
@@ -110,6 +111,49 @@ impl Journal {
         }
         tracing::warn!(%volume, seq = %failed.seq, segment = failed.path, "a journal record is corrupt");
         ReadError::Corrupt { seq: failed.seq, reason: failed.reason }
+    }
+}
+
+impl Shared {
+    /// What has to be copied for the oldest segment to go, if that is wanted and there is room for it.
+    pub(super) fn plan_move(&self, room_bytes: u64) -> Option<Move> {
+        let mut queue = self.queue();
+        let mut index = self.index();
+        let index = &mut *index;
+        index.segments.recycle(&mut index.log, &mut queue.ahead);
+        if !index.segments.wants_move(&index.log, index.needed.values().sum()) {
+            return None;
+        }
+        let oldest = index.segments.live.front()?;
+        let mut work = Move { generation: oldest.generation, records: Vec::new(), checkpoints: Vec::new() };
+        let mut bytes = 0;
+        for volume in index.segments.holders(&index.log, true) {
+            let checkpoint = index.segments.marks.get(&volume).copied().unwrap_or_default().checkpoint;
+            work.checkpoints.push((volume, checkpoint));
+            let Some(log) = index.log.volumes.get(&volume) else { continue };
+            let in_oldest = log.places().filter(|(seq, place)| *seq > checkpoint && place.segment == oldest.number);
+            for (seq, place) in in_oldest {
+                work.records.push((volume, seq));
+                bytes += u64::from(place.len);
+            }
+        }
+        // The last free segment is metadata's.
+        (index.segments.free.len() >= 2 || bytes + bytes / 8 + (1 << 20) < room_bytes).then_some(work)
+    }
+
+    /// One record, for the writer; `None` if it cannot be read.
+    pub(super) fn read_to_move(&self, volume: VolumeId, seq: Seq) -> Option<Record> {
+        let source = plan(&self.index(), volume, seq, 0).ok()?.pop()?;
+        match source {
+            Source::Memory(record) => Some(record),
+            Source::Disk(seq, place, file) => {
+                let block = GROUP_ALIGN_BYTES as u64;
+                let start = u64::from(place.offset) / block * block;
+                let skip = (u64::from(place.offset) - start) as usize;
+                let bytes = self.engine.read(&file, start, skip + place.len as usize).ok()?.into_bytes();
+                decode_record_at(&bytes.slice(skip..skip + place.len as usize), volume, seq).ok()
+            }
+        }
     }
 }
 

@@ -30,6 +30,14 @@ pub(super) struct Marks {
     pub(super) keep: Seq,
 }
 
+/// The records to be copied out of the oldest segment.
+pub(super) struct Move {
+    pub(super) generation: u64,
+    pub(super) records: Vec<(VolumeId, Seq)>,
+    /// Of the volumes concerned, as they were when the records were listed.
+    pub(super) checkpoints: Vec<(VolumeId, Seq)>,
+}
+
 #[derive(Default)]
 pub(super) struct Segments {
     /// From the oldest to the one being written.
@@ -93,12 +101,7 @@ impl Segments {
     /// Notes what a durable entry does to what segments hold.
     pub(super) fn note(&mut self, entry: &Entry) {
         match entry {
-            Entry::Record(record) => {
-                if let Some(newest) = self.live.back_mut() {
-                    let last = newest.holds.entry(record.volume).or_default();
-                    *last = record.seq.max(*last);
-                }
-            }
+            Entry::Record(record) => self.note_newest(record.volume, record.seq),
             Entry::Truncate { volume, after } => {
                 for segment in &mut self.live {
                     if let Some(last) = segment.holds.get_mut(volume) {
@@ -113,6 +116,43 @@ impl Segments {
                 self.marks.remove(volume);
             }
             Entry::Meta { .. } => {}
+        }
+    }
+
+    /// The segment being written holds this record.
+    pub(super) fn note_newest(&mut self, volume: VolumeId, seq: Seq) {
+        if let Some(newest) = self.live.back_mut() {
+            let last = newest.holds.entry(volume).or_default();
+            *last = seq.max(*last);
+        }
+    }
+
+    /// What half of the segments hold: more than that is never needed at once, so that there is always something to
+    /// gain from moving records out of the oldest segment.
+    pub(super) fn shared_bytes(&self) -> u64 {
+        u64::from(self.max.saturating_sub(2)) * self.segment_bytes / 2
+    }
+
+    /// Whether the oldest segment should be emptied now, by copying what is needed in it to the newest one.
+    pub(super) fn wants_move(&self, log: &Log, needed_bytes: u64) -> bool {
+        let can_grow = self.total() < self.max && self.allocation_error.is_none();
+        self.free.len() <= 2
+            && !can_grow
+            && self.live.len() > LIVE_MIN
+            && needed_bytes <= self.shared_bytes()
+            && !self.holders(log, true).is_empty()
+    }
+
+    /// The oldest segment's needed records have copies further on.
+    pub(super) fn has_moved(&mut self, work: &Move) {
+        let Some(oldest) = self.live.front_mut() else { return };
+        if oldest.generation != work.generation {
+            return;
+        }
+        for (volume, checkpoint) in &work.checkpoints {
+            if let Some(last) = oldest.holds.get_mut(volume) {
+                *last = (*last).min(*checkpoint);
+            }
         }
     }
 
@@ -134,8 +174,7 @@ impl Segments {
             return BTreeSet::new();
         }
         let needy = needed.iter().filter(|&(volume, &bytes)| bytes > 0 && log.volumes.contains_key(volume));
-        let capacity = u64::from(self.max.saturating_sub(2)) * self.segment_bytes;
-        let share = capacity / (needy.clone().count() as u64).max(1);
+        let share = self.shared_bytes() / (needy.clone().count() as u64).max(1);
         needy.filter(|&(_, &bytes)| bytes > share).map(|(&volume, _)| volume).collect()
     }
 }

@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use farshore_core::journal::entry::{Entry, RecapItem, VolumeHead, head_len, put_entry, put_head, put_recap};
+use farshore_core::journal::entry::{
+    Entry, RecapItem, VolumeHead, head_len, put_entry, put_head, put_moved, put_recap,
+};
 use farshore_core::journal::group::{
     FLAG_AFTER_LOSS, FLAG_HEAD, FLAG_HEAD_END, GROUP_ALIGN_BYTES, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupBuilder,
     GroupHeader,
 };
 use farshore_core::journal::log::Place;
-use farshore_core::record::RecordHash;
+use farshore_core::record::{Record, RecordHash};
 
 use super::config::{GROUP_TARGET_BYTES, GROUP_VOLUMES_MAX};
 use super::error::JournalError;
@@ -48,11 +50,15 @@ pub(super) struct Writer {
     pub(super) super_file: SuperFile,
     buffer: Vec<u8>,
     preparing: Option<JoinHandle<std::io::Result<PathBuf>>>,
+    /// Data went in since records were last moved out of the oldest segment: there may be something to gain again.
+    may_move: bool,
 }
 
 enum Content<'a> {
     Entries(&'a [Submission]),
     Heads(&'a [VolumeHead], bool),
+    /// Copies of records of the oldest segment.
+    Moved(&'a [Record]),
     /// Nothing but the header: which segments are free, and that what came before is over.
     Bare,
 }
@@ -60,7 +66,7 @@ enum Content<'a> {
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, cursor: Cursor, super_file: SuperFile) -> Writer {
         let buffer = AlignedBuf::reserve(GROUP_BYTES_MAX);
-        Writer { shared, cursor, super_file, buffer, preparing: None }
+        Writer { shared, cursor, super_file, buffer, preparing: None, may_move: true }
     }
 
     /// Until the journal is closed.
@@ -73,23 +79,22 @@ impl Writer {
             } else if let Err(error) = self.keep_spares() {
                 self.poison(error);
                 continue;
+            } else if let Err(error) = self.empty_the_oldest() {
+                self.poison(error);
+                continue;
             } else if self.write_next_group() {
                 continue;
             }
-            let queue = self.shared.queue();
+            let mut queue = self.shared.queue();
             if queue.kicks != seen || !queue.refused.is_empty() {
                 continue;
             }
             if queue.closing {
+                // Under the same lock as the last look at the queue: no append falls in between.
+                queue.ended = true;
                 break;
             }
             drop(self.shared.wait(queue));
-        }
-        let left = self.shared.queue().drain();
-        left.into_iter().for_each(|done| done(Err(JournalError::Closed)));
-        if let Some(preparing) = self.preparing.take() {
-            // The file it made is found and used at the next start.
-            let _ = preparing.join();
         }
     }
 
@@ -122,6 +127,7 @@ impl Writer {
         let dones: Vec<Done> = taken.iter_mut().filter_map(|submission| submission.done.take()).collect();
         let bytes: usize = taken.iter().map(|submission| submission.bytes).sum();
         let result = self.make_room(bytes).and_then(|()| self.write(&Content::Entries(&taken)));
+        self.may_move = true;
         if let Err(error) = &result {
             self.poison(error.clone());
         }
@@ -130,6 +136,48 @@ impl Writer {
             done(result.clone().map_err(|_| JournalError::Poisoned { reason: reason.clone() }));
         }
         true
+    }
+
+    /// Copies records forward that keep the oldest segment from being recycled, when space is short: else one volume whose
+    /// records cannot be applied (its quorum is lost, say) would in time stop all others.
+    fn empty_the_oldest(&mut self) -> Result<(), JournalError> {
+        if !self.may_move || self.shared.queue().len() == 0 {
+            return Ok(());
+        }
+        let Some(work) = self.shared.plan_move(self.room_bytes()) else { return Ok(()) };
+        self.may_move = false;
+        let batch_bytes = GROUP_TARGET_BYTES.min(self.shared.segment_bytes as usize / 3);
+        let mut batch: Vec<Record> = Vec::new();
+        let mut bytes = 0;
+        for (volume, seq) in &work.records {
+            let Some(record) = self.shared.read_to_move(*volume, *seq) else {
+                // It cannot be read: the segment stays until the store has it.
+                return Ok(());
+            };
+            let len = Entry::Record(record.clone()).encoded_len();
+            if bytes + len > batch_bytes && !batch.is_empty() {
+                if !self.write_moved(&std::mem::take(&mut batch), bytes)? {
+                    return Ok(());
+                }
+                bytes = 0;
+            }
+            bytes += len;
+            batch.push(record);
+        }
+        if batch.is_empty() || self.write_moved(&batch, bytes)? {
+            self.shared.index().segments.has_moved(&work);
+        }
+        Ok(())
+    }
+
+    /// False if there is no room for it.
+    fn write_moved(&mut self, batch: &[Record], bytes: usize) -> Result<bool, JournalError> {
+        if !self.fits(bytes) && self.shared.index().segments.free.is_empty() {
+            return Ok(false);
+        }
+        self.make_room(bytes)?;
+        self.write(&Content::Moved(batch))?;
+        Ok(true)
     }
 
     /// Takes the next group's submissions, by what space there is: user data neither begins the last free segment nor
@@ -155,13 +203,16 @@ impl Writer {
     }
 
     /// Bytes left in this segment, the reserve apart.
-    fn room_bytes(&self) -> u64 {
+    pub(super) fn room_bytes(&self) -> u64 {
         (self.shared.segment_bytes - RESERVE_BYTES).saturating_sub(self.cursor.offset)
     }
 
-    fn make_room(&mut self, body_bytes: usize) -> Result<(), JournalError> {
-        let needed = (body_bytes + GROUP_OVERHEAD_BYTES) as u64;
-        if needed <= self.room_bytes() { Ok(()) } else { self.rotate() }
+    pub(super) fn make_room(&mut self, body_bytes: usize) -> Result<(), JournalError> {
+        if self.fits(body_bytes) { Ok(()) } else { self.rotate() }
+    }
+
+    fn fits(&self, body_bytes: usize) -> bool {
+        (body_bytes + GROUP_OVERHEAD_BYTES) as u64 <= self.room_bytes()
     }
 
     /// Goes on in a free segment, which begins with every volume's state.
@@ -217,7 +268,7 @@ impl Writer {
         let mut builder = GroupBuilder::new(std::mem::take(&mut self.buffer));
         let mut flags = match content {
             Content::Heads(_, last) => FLAG_HEAD + if *last { FLAG_HEAD_END } else { 0 },
-            Content::Entries(_) | Content::Bare => 0,
+            Content::Entries(_) | Content::Moved(_) | Content::Bare => 0,
         };
         match (&self.cursor.recap, self.cursor.prev_crc) {
             (Some(recap), Some(_)) => put_recap(&mut builder, recap),
@@ -269,12 +320,13 @@ impl Writer {
         if let Content::Entries(submissions) = content {
             let entries = submissions.iter().flat_map(|submission| &submission.entries);
             for ((entry, hash), at) in entries.zip(places) {
-                let place = Place {
-                    segment: header.segment,
-                    offset: header.offset as u32 + *at as u32,
-                    len: if let Entry::Record(record) = entry { record.encoded_len() as u32 } else { 0 },
-                };
-                index.learn(entry, *hash, place)?;
+                let len = if let Entry::Record(record) = entry { record.encoded_len() } else { 0 };
+                index.learn(entry, *hash, place_at(header, *at, len))?;
+            }
+        }
+        if let Content::Moved(records) = content {
+            for (record, at) in records.iter().zip(places) {
+                index.learn_moved(record, place_at(header, *at, record.encoded_len()));
             }
         }
         if let Some(segment) = index.segments.live.back_mut() {
@@ -351,6 +403,28 @@ impl Writer {
     }
 }
 
+/// However the writer ends, also by a completion that panics: nobody waits for it in vain.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.index().poisoned.get_or_insert("the journal's thread panicked".to_owned());
+        }
+        self.shared.queue().ended = true;
+        self.refuse();
+        let left = self.shared.queue().drain();
+        left.into_iter().for_each(|done| done(Err(JournalError::Closed)));
+        if let Some(preparing) = self.preparing.take() {
+            // The file it made is found and used at the next start.
+            let _ = preparing.join();
+        }
+    }
+}
+
+/// Segments are at most 1 GiB long, so that offsets in them fit.
+fn place_at(header: &GroupHeader, at: usize, len: usize) -> Place {
+    Place { segment: header.segment, offset: header.offset as u32 + at as u32, len: len as u32 }
+}
+
 /// Fills a group; returns where each entry's bytes begin in it.
 fn fill(builder: &mut GroupBuilder, content: &Content) -> Vec<usize> {
     match content {
@@ -362,6 +436,7 @@ fn fill(builder: &mut GroupBuilder, content: &Content) -> Vec<usize> {
             heads.iter().for_each(|head| put_head(builder, head));
             Vec::new()
         }
+        Content::Moved(records) => records.iter().map(|record| put_moved(builder, record)).collect(),
         Content::Bare => Vec::new(),
     }
 }

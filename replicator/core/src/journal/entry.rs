@@ -1,5 +1,6 @@
-//! What groups are filled with: the entries that others append, and the two kinds that the journal adds of its own.
+//! What groups are filled with: the entries that others append, and the kinds that the journal adds of its own.
 //!
+//! A *moved* record is one copied forward, so that the old segment that held it can go.
 //! A *recap* names what the previous group did, volume by volume, so that the loss of one group is exact: which volumes
 //! it concerned, and which seqs. A *volume head* is a volume's state at the start of a segment.
 
@@ -86,6 +87,8 @@ pub struct VolumeHead {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
     Entry(Entry),
+    /// A copy of a record that lies in an older segment.
+    Moved(Record),
     Recap(Vec<RecapItem>),
     Head(VolumeHead),
 }
@@ -97,6 +100,7 @@ const KIND_FORGET: u8 = 4;
 const KIND_RESTART: u8 = 5;
 const KIND_RECAP: u8 = 6;
 const KIND_HEAD: u8 = 7;
+const KIND_MOVED: u8 = 8;
 const LOG_END_BYTES: usize = 8 + 16 + 24;
 
 fn put_end(out: &mut Vec<u8>, end: &LogEnd) {
@@ -127,10 +131,7 @@ fn get_end(reader: &mut Reader) -> Result<LogEnd, DecodeError> {
 /// Adds an entry to a group. Returns where in the group its bytes begin.
 pub fn put_entry(builder: &mut super::group::GroupBuilder, entry: &Entry) -> usize {
     match entry {
-        Entry::Record(record) => builder.entry(KIND_RECORD, |out| {
-            out.extend_from_slice(&record.header());
-            out.extend_from_slice(&record.payload);
-        }),
+        Entry::Record(record) => put_record(builder, KIND_RECORD, record),
         Entry::Truncate { volume, after } => builder.entry(KIND_TRUNCATE, |out| {
             out.put_u128_le(volume.0);
             out.put_u64_le(after.0);
@@ -145,6 +146,18 @@ pub fn put_entry(builder: &mut super::group::GroupBuilder, entry: &Entry) -> usi
             put_end(out, end);
         }),
     }
+}
+
+fn put_record(builder: &mut super::group::GroupBuilder, kind: u8, record: &Record) -> usize {
+    builder.entry(kind, |out| {
+        out.extend_from_slice(&record.header());
+        out.extend_from_slice(&record.payload);
+    })
+}
+
+/// Adds a copy of a record that lies in an older segment. Returns where in the group its bytes begin.
+pub fn put_moved(builder: &mut super::group::GroupBuilder, record: &Record) -> usize {
+    put_record(builder, KIND_MOVED, record)
 }
 
 const RECAP_FORGOTTEN: u8 = 1;
@@ -205,7 +218,7 @@ pub fn decode_items(body: Bytes, count: u32) -> Result<Vec<(Item, usize)>, Decod
 
 fn decode_item(kind: u8, mut bytes: Bytes) -> Result<Item, DecodeError> {
     const WHAT: &str = "journal entry";
-    if kind == KIND_RECORD {
+    if kind == KIND_RECORD || kind == KIND_MOVED {
         let record = Record::decode(&mut bytes)?;
         if !bytes.is_empty() {
             return Err(DecodeError::Invalid { what: WHAT, reason: "bytes are left over after a record" });
@@ -213,7 +226,7 @@ fn decode_item(kind: u8, mut bytes: Bytes) -> Result<Item, DecodeError> {
         if limit_seq(record.seq)? == Seq::ZERO {
             return Err(DecodeError::Invalid { what: WHAT, reason: "a record has no seq" });
         }
-        return Ok(Item::Entry(Entry::Record(record)));
+        return Ok(if kind == KIND_MOVED { Item::Moved(record) } else { Item::Entry(Entry::Record(record)) });
     }
     let mut reader = Reader::new(WHAT, bytes);
     if kind == KIND_RECAP {
@@ -300,7 +313,8 @@ mod tests {
         let item = RecapItem { volume: VolumeId(1), forgotten: false, meta: true, from: Some(Seq(3)), end };
         vec![
             Item::Recap(vec![item, RecapItem { forgotten: true, from: None, ..item }]),
-            Item::Entry(Entry::Record(record)),
+            Item::Entry(Entry::Record(record.clone())),
+            Item::Moved(record),
             Item::Entry(Entry::Truncate { volume: VolumeId(1), after: Seq(4) }),
             Item::Entry(Entry::Meta { volume: VolumeId(2), blob: Bytes::from_static(b"meta") }),
             Item::Entry(Entry::Forget { volume: VolumeId(3) }),
@@ -318,6 +332,9 @@ mod tests {
                 Item::Entry(entry) => {
                     put_entry(&mut builder, entry);
                     assert_eq!(builder.body_bytes() - before, entry.encoded_len());
+                }
+                Item::Moved(record) => {
+                    put_moved(&mut builder, record);
                 }
                 Item::Recap(items) => put_recap(&mut builder, items),
                 Item::Head(head) => {
@@ -354,6 +371,34 @@ mod tests {
         assert_eq!(&decode_record_at(&bytes, record.volume, record.seq).unwrap(), record);
         assert!(decode_record_at(&bytes, record.volume, record.seq.next()).is_err());
     }
+
+    /// The bytes of format version 1. A change that this test notices needs a new version.
+    #[test]
+    fn version_1_stays_as_it_is() {
+        let (body, count) = encode(&samples());
+        assert_eq!((body.len(), count), (9049, 9));
+        let header = GroupHeader {
+            journal: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10,
+            generation: 0x1112,
+            offset: 0x2000,
+            segment: 0x13,
+            entries: count,
+            body_bytes: body.len() as u32,
+            body_crc: crc32fast::hash(&body),
+            index: 0x1415,
+            oldest: 0x1110,
+            prev_crc: 0x1617_1819,
+            flags: 1,
+        };
+        let hex: String = header.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN_HEADER);
+    }
+
+    const GOLDEN_HEADER: &str = concat!(
+        "46534a4701000100100f0e0d0c0b0a090807060504030201121100000000000000200000000000001300000009000000",
+        "592300006b1d466c1514000000000000101100000000000019181716000000000000000000000000000000000000000000000000",
+        "000000000000000000000000000000000000000000000000a75341dc"
+    );
 
     #[test]
     fn no_bytes_panic_the_decoder() {

@@ -30,7 +30,7 @@ pub const FLAG_HEAD_END: u16 = 2;
 /// Written after a group whose contents are unknown: names neither its checksum nor what it did.
 pub const FLAG_AFTER_LOSS: u16 = 4;
 
-const _: () = assert!(GROUP_BYTES_MAX % GROUP_ALIGN_BYTES == 0);
+const _: () = assert!(GROUP_BYTES_MAX.is_multiple_of(GROUP_ALIGN_BYTES));
 const _: () = assert!(crate::record::RECORD_PAYLOAD_MAX * 2 < GROUP_BYTES_MAX);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -165,10 +165,54 @@ impl VolumeLog {
             }
             self.slots.push_back(slot);
         } else {
-            let at = (record.seq.0 - self.floor().0) as usize;
-            self.slots[at] = slot;
+            self.fill(record, slot);
         }
         Ok(())
+    }
+
+    /// Puts a record in the place of one that is there or was lost.
+    fn fill(&mut self, record: &Record, slot: Slot) {
+        let at = (record.seq.0 - self.floor().0) as usize;
+        self.slots[at] = slot;
+        // What a lost predecessor's hash was is known from its successor.
+        if let Some(before) = at.checked_sub(1).map(|at| &mut self.slots[at])
+            && before.hash == [0; 16]
+        {
+            before.hash = record.prev_hash.0.to_le_bytes();
+        }
+        let after = (record.seq < self.last_seq()).then(|| (self.epoch_at(record.seq.next()), record.seq.next()));
+        self.epochs.retain(|&(_, first)| first != record.seq);
+        self.begin_epoch(record.epoch, record.seq);
+        if let Some((epoch, seq)) = after {
+            self.begin_epoch(epoch, seq);
+        }
+        self.epochs.dedup_by_key(|&mut (epoch, _)| epoch);
+    }
+
+    /// Makes `epoch` the one that the record at `seq` has.
+    fn begin_epoch(&mut self, epoch: Epoch, seq: Seq) {
+        let at = self.epochs.partition_point(|&(_, first)| first < seq);
+        if self.epochs.get(at).is_some_and(|&(_, first)| first == seq) {
+            self.epochs[at].0 = epoch;
+        } else if at == 0 || self.epochs[at - 1].0 != epoch {
+            self.epochs.insert(at, (epoch, seq));
+        }
+    }
+
+    /// The record lies in a new place too. False if it is not retained any more, or another one is.
+    fn moved(&mut self, record: &Record, hash: RecordHash, place: Place) -> bool {
+        let hash = hash.0.to_le_bytes();
+        let known = self.slot(record.seq).is_some_and(|slot| slot.place == LOST || slot.hash == hash);
+        if known {
+            self.fill(record, Slot { hash, place });
+        }
+        known
+    }
+
+    /// Drops the records at the start, up to `upto` at most, that are known to have been there and have no place.
+    pub(super) fn skip_placeless(&mut self, upto: Seq) {
+        let placeless = self.slots.iter().take_while(|slot| slot.place == LOST).count() as u64;
+        self.raise_floor(Seq(self.base().seq.0 + placeless).min(upto));
     }
 
     /// Hides the records after `after`.
@@ -299,6 +343,19 @@ impl Log {
         Ok(())
     }
 
+    /// Applies a durable copy of a record.
+    pub fn apply_moved(&mut self, record: &Record, hash: RecordHash, place: Place) {
+        let volume = record.volume;
+        let Some(log) = self.volumes.get_mut(&volume) else { return };
+        if !log.moved(record, hash, place) {
+            return;
+        }
+        let end = log.end();
+        let fresh = RecapItem { volume, forgotten: false, meta: false, from: Some(record.seq), end };
+        let item = self.touched.entry(volume).or_insert(fresh);
+        item.from = Some(item.from.map_or(record.seq, |from| from.min(record.seq)));
+    }
+
     /// What the entries since the last call did: the recap that the next group carries.
     pub fn take_recap(&mut self) -> Vec<RecapItem> {
         std::mem::take(&mut self.touched).into_values().collect()
@@ -393,6 +450,28 @@ pub(crate) mod tests {
         log.apply(&Entry::Record(repair.clone()), repair.hash(), PLACE).unwrap();
         assert_eq!(log.volumes[&volume].damaged(), None);
         assert_eq!(log.volumes[&volume].last_seq(), Seq(3));
+    }
+
+    #[test]
+    fn filled_places_get_their_epochs_back_in_any_order() {
+        let (whole, volume) = filled(&[1, 1, 2, 3, 3]);
+        let mut records = Vec::new();
+        let mut end = LogEnd::default();
+        for epoch in [1, 1, 2, 3, 3] {
+            let record = record_after(1, end, epoch, b"");
+            end = LogEnd { seq: record.seq, hash: record.hash(), epoch: record.epoch };
+            records.push(record);
+        }
+        for order in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3]] {
+            let mut log = Log::default();
+            log.apply(&Entry::Restart { volume, end: LogEnd::default() }, RecordHash::default(), LOST).unwrap();
+            log.volumes.get_mut(&volume).unwrap().lose(Seq(1), end);
+            for at in order {
+                log.apply_moved(&records[at], records[at].hash(), PLACE);
+            }
+            assert_eq!(epochs_of(&log), epochs_of(&whole), "{order:?}");
+            assert_eq!(log.volumes[&volume].damaged(), None);
+        }
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::ids::{Seq, VolumeId};
-use crate::journal::entry::{Entry, LogEnd, RecapItem, decode_items, put_entry, put_head, put_recap};
+use crate::journal::entry::{Entry, LogEnd, RecapItem, decode_items, put_entry, put_head, put_moved, put_recap};
 use crate::journal::group::{FLAG_AFTER_LOSS, FLAG_HEAD, FLAG_HEAD_END, GroupBuilder, GroupHeader};
 use crate::journal::log::tests::record_after;
 use crate::journal::log::{Log, Place};
 use crate::journal::recovery::{Plan, Rule, Step, decide};
 use crate::journal::replay::Replay;
 use crate::journal::scan::{SegmentScan, scan};
-use crate::record::RecordHash;
+use crate::record::{Record, RecordHash};
 
 const JOURNAL: u128 = 0x77;
 const SEGMENT_BYTES: usize = 16 * 4096;
@@ -83,6 +83,34 @@ impl Sim {
         self.index += 1;
         self.prev_crc = Some(header.crc());
         self.written.insert(header.index, header);
+    }
+
+    /// Copies records to where the writer is.
+    fn move_records(&mut self, volume: VolumeId, records: &[Record]) {
+        let (header, bytes) = self.encode(0, |builder| {
+            records.iter().for_each(|record| {
+                put_moved(builder, record);
+            });
+        });
+        for record in records {
+            assert_eq!(record.volume, volume);
+            let place = Place { segment: self.segment, offset: header.offset as u32 + 1, len: 1 };
+            self.log.apply_moved(record, record.hash(), place);
+        }
+        self.put(header, &bytes);
+        self.recap = Some(self.log.take_recap());
+    }
+
+    /// A segment whose head comes in two parts.
+    fn rotate_in_two(&mut self, number: u32) {
+        (self.segment, self.offset, self.generation) = (number, 0, self.generation + 1);
+        let heads = self.log.heads();
+        let (some, others) = heads.split_at(1);
+        for (part, flags) in [(some, FLAG_HEAD), (others, FLAG_HEAD + FLAG_HEAD_END)] {
+            let (header, bytes) = self.encode(flags, |builder| part.iter().for_each(|head| put_head(builder, head)));
+            self.put(header, &bytes);
+            self.recap = Some(Vec::new());
+        }
     }
 
     fn rotate(&mut self, number: u32) {
@@ -492,6 +520,89 @@ fn a_lost_write_is_convicted_by_the_chain() {
     let (rule, _, log, _) = other.recover();
     assert_eq!(rule, Rule::DamagedMiddle);
     assert_eq!(log.volumes[&V].damaged(), Some(other.log.volumes[&V].last_seq().prev()));
+}
+
+/// The oldest segment's records that are still needed have been copied, and its file is in use again.
+fn sample_with_copies() -> Sim {
+    let mut sim = Sim::new(3);
+    let mut records = Vec::new();
+    for epoch in [1, 1, 2, 2] {
+        let entry = sim.record(V, epoch, 700);
+        if let Entry::Record(record) = &entry {
+            records.push(record.clone());
+        }
+        sim.write(&[entry]);
+    }
+    sim.append(W, 1, 10);
+    sim.rotate(1);
+    sim.append(V, 2, 10);
+    sim.append(W, 1, 10);
+    sim.rotate(2);
+    sim.oldest = 2;
+    // The store has the first record of V and of W.
+    sim.move_records(V, &records[1..3]);
+    sim.move_records(V, &records[3..]);
+    for volume in [V, W] {
+        sim.log.volumes.get_mut(&volume).unwrap().raise_floor(Seq(1));
+    }
+    sim.rotate(0);
+    sim.append(V, 3, 10);
+    sim.append(W, 1, 10);
+    sim
+}
+
+#[test]
+fn copied_records_are_found_after_their_first_segment_is_gone() {
+    let mut sim = sample_with_copies();
+    for _ in 0..2 {
+        let truth = sim.log.clone();
+        let (rule, log) = sim.restart();
+        assert_eq!(rule, Rule::Clean);
+        for volume in [V, W] {
+            assert_eq!(summary(&log, volume), summary(&truth, volume));
+            assert_eq!(log.volumes[&volume].epochs(), truth.volumes[&volume].epochs());
+        }
+        assert!((2..=6).all(|seq| log.volumes[&V].place(Seq(seq)).flatten().is_some()));
+    }
+}
+
+#[test]
+fn lost_copies_are_damage() {
+    let sim = sample_with_copies();
+    let truth = sim.recover().2;
+    let moved: Vec<GroupHeader> = sim.written.values().filter(|h| h.segment == 2 && h.offset > 0).copied().collect();
+    assert_eq!(moved.len(), 2);
+    for header in moved {
+        let mut bad = sim.clone();
+        bad.segments[2][header.offset as usize + 99] ^= 1;
+        let (rule, _, log, _) = bad.recover();
+        assert_eq!(rule, Rule::DamagedMiddle);
+        let found = &log.volumes[&V];
+        assert_eq!(found.last_seq(), truth.volumes[&V].last_seq());
+        let absent = (2..=6).find(|&seq| found.place(Seq(seq)).flatten().is_none());
+        assert!(absent.is_some());
+        assert!(found.damaged().is_some_and(|damaged| Some(damaged.0) <= absent), "{:?} {absent:?}", found.damaged());
+        assert_eq!(log.volumes[&W].damaged(), None);
+    }
+}
+
+/// A volume named only in a lost part of a head must not pass for a forgotten one.
+#[test]
+fn half_a_head_forgets_nobody() {
+    let mut sim = sample();
+    sim.segments.push(vec![0; SEGMENT_BYTES]);
+    sim.rotate_in_two(3);
+    sim.append(W, 1, 10);
+    assert_eq!(summary(&sim.recover().2, V), summary(&sim.log, V));
+    for at in [0, 4096] {
+        let mut bad = sim.clone();
+        bad.segments[3][at] ^= 1;
+        let (rule, _, log, _) = bad.recover();
+        assert_eq!(rule, Rule::DamagedMiddle);
+        for volume in [V, W] {
+            assert_eq!(summary(&log, volume), summary(&sim.log, volume), "head part at {at}");
+        }
+    }
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Turns groups that were read back into the index, and what was lost between them into named damage.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Seq, VolumeId};
 use crate::journal::entry::{Entry, Item, LogEnd, RecapItem, VolumeHead};
-use crate::journal::group::{FLAG_AFTER_LOSS, FLAG_HEAD_END, GroupHeader};
+use crate::journal::group::{FLAG_AFTER_LOSS, FLAG_HEAD, FLAG_HEAD_END, GroupHeader};
 use crate::journal::log::{Log, LogError, Place};
 use crate::record::{Record, RecordHash};
 
@@ -17,8 +17,10 @@ pub struct Replay {
     /// Older segments than the first one replayed should have been there.
     start_lost: bool,
     begun: bool,
-    /// Volumes that the heads of the segment being replayed name, until they are complete.
-    named: BTreeSet<VolumeId>,
+    /// Volumes that the head of the segment being replayed names so far; `None` when a part of it is lost.
+    named: Option<BTreeSet<VolumeId>>,
+    /// Records up to here were given up rightly with the segments before the first, if no copy of them turns up.
+    given_up: BTreeMap<VolumeId, Seq>,
 }
 
 impl Replay {
@@ -36,11 +38,18 @@ impl Replay {
     /// One whole group. `items` come with their offsets in it, as the decoder gave them.
     pub fn group(&mut self, header: &GroupHeader, items: &[(Item, usize)]) {
         let recap = items.iter().find_map(|(item, _)| if let Item::Recap(recap) = item { Some(recap) } else { None });
+        if self.lost > 0 {
+            self.named = None;
+        }
+        if header.is(FLAG_HEAD) && header.offset == 0 {
+            self.named = Some(BTreeSet::new());
+        }
         self.account_for_losses(header, recap.map_or(&[], Vec::as_slice));
         for (item, at) in items {
             match item {
                 Item::Entry(entry) => self.entry(header, entry, *at),
                 Item::Head(head) => self.head(head),
+                Item::Moved(record) => self.log.apply_moved(record, record.hash(), place_of(header, record, *at)),
                 Item::Recap(_) => {}
             }
         }
@@ -52,6 +61,11 @@ impl Replay {
     /// The end: what is still unproven stays so. Returns the index and the recap of the last group.
     pub fn finish(mut self) -> (Log, Option<Vec<RecapItem>>) {
         let recap = self.log.take_recap();
+        for (volume, upto) in std::mem::take(&mut self.given_up) {
+            if let Some(log) = self.log.volumes.get_mut(&volume) {
+                log.skip_placeless(upto);
+            }
+        }
         if self.lost > 0 {
             self.doubt_everyone();
             return (self.log, None);
@@ -88,6 +102,7 @@ impl Replay {
                 return;
             }
         }
+        self.limit_given_up(item.volume, item.from.map_or(Seq(u64::MAX), Seq::prev));
         let log = self.log.volumes.entry(item.volume).or_default();
         log.meta_damaged |= item.meta || item.forgotten;
         if let Some(from) = item.from {
@@ -97,15 +112,16 @@ impl Replay {
 
     fn entry(&mut self, header: &GroupHeader, entry: &Entry, at: usize) {
         let Entry::Record(record) = entry else {
+            match entry {
+                Entry::Forget { volume } | Entry::Restart { volume, .. } => self.limit_given_up(*volume, Seq::ZERO),
+                Entry::Truncate { volume, after } => self.limit_given_up(*volume, *after),
+                Entry::Record(_) | Entry::Meta { .. } => {}
+            }
             // Only records can be refused.
             let _ = self.log.apply(entry, RecordHash::default(), Place::default());
             return;
         };
-        let place = Place {
-            segment: header.segment,
-            offset: u32::try_from(header.offset + at as u64).unwrap_or(u32::MAX),
-            len: record.encoded_len() as u32,
-        };
+        let place = place_of(header, record, at);
         let proven = self.continues_an_unproven_log(record);
         if self.log.apply(entry, record.hash(), place).is_err() {
             self.make_room(record);
@@ -114,6 +130,14 @@ impl Replay {
         }
         if proven && let Some(log) = self.log.volumes.get_mut(&record.volume) {
             log.unproven = false;
+        }
+    }
+
+    /// Whatever has no place after this seq was not there when the first segment was begun: it is missing for another
+    /// reason than having been given up.
+    fn limit_given_up(&mut self, volume: VolumeId, upto: Seq) {
+        if let Some(given_up) = self.given_up.get_mut(&volume) {
+            *given_up = upto.min(*given_up);
         }
     }
 
@@ -130,6 +154,7 @@ impl Replay {
 
     /// A record that does not fit: what would have made it fit is lost. Its place in the order is true all the same.
     fn make_room(&mut self, record: &Record) {
+        self.limit_given_up(record.volume, record.seq.prev());
         let log = self.log.volumes.entry(record.volume).or_default();
         let last = log.last_seq();
         let before = LogEnd { seq: record.seq.prev(), hash: record.prev_hash, ..LogEnd::default() };
@@ -153,7 +178,9 @@ impl Replay {
     }
 
     fn head(&mut self, head: &VolumeHead) {
-        self.named.insert(head.volume);
+        if let Some(named) = &mut self.named {
+            named.insert(head.volume);
+        };
         let (begun, start_lost) = (self.begun, self.start_lost);
         let log = self.log.volumes.entry(head.volume).or_default();
         // A head repeats the newest metadata, so it heals a lost one.
@@ -161,14 +188,16 @@ impl Replay {
         log.meta_damaged = false;
         let Some((base, last)) = head.log else { return };
         if !log.has_log() && !begun {
-            // What the first segment says of earlier records is all that is left of them: rightly so, unless segments
-            // are missing before it.
-            let end = if start_lost { base } else { last };
-            let restart = Entry::Restart { volume: head.volume, end };
+            // Earlier records may turn up as copies. Those that do not were given up rightly, unless segments are
+            // missing before this first one.
+            let restart = Entry::Restart { volume: head.volume, end: base };
             // Only records can be refused.
             let _ = self.log.apply(&restart, RecordHash::default(), Place::default());
-            if start_lost && let Some(log) = self.log.volumes.get_mut(&head.volume) {
-                log.lose(base.seq.next(), last);
+            let Some(log) = self.log.volumes.get_mut(&head.volume) else { return };
+            log.lose(base.seq.next(), last);
+            if !start_lost {
+                log.lost_from = None;
+                self.given_up.insert(head.volume, last.seq);
             }
             return;
         }
@@ -191,8 +220,17 @@ impl Replay {
     /// A volume that a complete head does not name was forgotten in a group that is lost.
     fn head_is_complete(&mut self) {
         self.begun = true;
-        let named = std::mem::take(&mut self.named);
-        self.log.volumes.retain(|volume, _| named.contains(volume));
+        if let Some(named) = self.named.take() {
+            self.log.volumes.retain(|volume, _| named.contains(volume));
+        }
         self.log.take_recap();
+    }
+}
+
+fn place_of(header: &GroupHeader, record: &Record, at: usize) -> Place {
+    Place {
+        segment: header.segment,
+        offset: u32::try_from(header.offset + at as u64).unwrap_or(u32::MAX),
+        len: record.encoded_len() as u32,
     }
 }

@@ -1,6 +1,11 @@
 //! The journal against real files: both engines, faults, crashes.
 
 mod basics;
+mod crash;
+mod faults;
+mod model;
+mod space;
+mod speed;
 
 use std::sync::mpsc;
 use std::time::Duration;
