@@ -8,8 +8,8 @@ use super::index_rows::{Cursor, PinRow};
 use super::store::Store;
 use super::volume::{State, Volume};
 
-/// Extents in one page at most.
-pub const PAGE_EXTENTS_MAX: usize = 65_536;
+/// Extents in one page at most; writers wait while a page is made.
+pub const PAGE_EXTENTS_MAX: usize = 4096;
 
 /// Blocks of one extent that differ from the base, as bitmaps: bit i is the block at `extent * EXTENT_BYTES + i * 4096`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

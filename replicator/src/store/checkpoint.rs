@@ -21,7 +21,7 @@ use super::store::{PANICKED, Store};
 use super::volume::{Layer, Volume};
 
 /// Changed versions kept in memory before a checkpoint is made unasked, all volumes: about 16 MiB.
-pub(super) const DIRTY_VERSIONS_MAX: usize = if cfg!(test) { 1000 } else { 64 * 1024 };
+pub(super) const DIRTY_VERSIONS_MAX: usize = 64 * 1024;
 
 /// What a checkpoint took from one volume.
 struct Flush {
@@ -63,7 +63,7 @@ impl Store {
 
     /// Makes a checkpoint if too much has changed since the last one.
     pub(super) fn checkpoint_if_crowded(&self) -> Result<(), StoreError> {
-        if self.dirty.load(Ordering::Relaxed) > DIRTY_VERSIONS_MAX {
+        if self.dirty.load(Ordering::Relaxed) > self.dirty_max {
             self.checkpoint_with(|| {})?;
         }
         Ok(())

@@ -46,15 +46,15 @@ mod tests_oracle;
 #[cfg(test)]
 mod tests_store;
 
-pub use changed::{ChangedExtent, ChangedPage};
+pub use changed::{ChangedExtent, ChangedPage, PAGE_EXTENTS_MAX};
 pub use error::{ErrorClass, StoreError};
 pub use extent::{BLOCKS_PER_EXTENT, EXTENT_BYTES};
 pub use index_rows::Cursor;
 pub use inspect::{InspectReport, InspectedVolume, inspect};
 pub use open::StoreConfig;
 pub use pin::Pin;
-pub use read::ImageDigest;
+pub use read::{ImageDigest, READ_BYTES_MAX};
 pub use scrub::{Damage, ScrubCursor, ScrubPage};
-pub use stage::{StageData, StageInfo};
+pub use stage::{STAGE_DATA_BYTES_MAX, STAGE_HOLE_BYTES_MAX, StageData, StageInfo};
 pub use store::{Space, Store, StoredVolume};
 pub use superblock::NodeIdentity;

@@ -75,7 +75,12 @@ impl Store {
             store: superblock.store,
             may_create: places.is_empty(),
         })?;
-        let mut space = SpaceMap::new(capacity_bytes(&config, &slab)?);
+        // The slab's and the index's names must outlive a crash, too.
+        let sync_dir = fs::File::open(&config.dir).and_then(|dir| dir.sync_all());
+        sync_dir.map_err(StoreError::io("sync", &config.dir))?;
+        let capacity_bytes = capacity_bytes(&config, &slab)?;
+        slab.limit(capacity_bytes);
+        let mut space = SpaceMap::new(capacity_bytes);
         for place in places {
             if place.0 >= slab.len_bytes() / EXTENT_BYTES {
                 return Err(damaged("names a place beyond the end of the slab"));

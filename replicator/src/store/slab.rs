@@ -8,6 +8,7 @@ use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use farshore_core::ids::BLOCK_BYTES;
@@ -20,7 +21,7 @@ use super::superblock::{decode_slab_header, encode_slab_header};
 /// The longest single read or write; longer runs are cut.
 pub(super) const IO_BYTES_MAX: usize = 1 << 20;
 /// The file grows in steps of this, so that space is promised by the file system before anything relies on it.
-const GROW_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
+const GROW_BYTES: u64 = 64 << 20;
 
 /// Memory that O_DIRECT takes: starts at a multiple of the block size.
 pub(super) struct Aligned {
@@ -73,6 +74,8 @@ pub(super) struct Slab {
     device: bool,
     /// Bytes that exist; a lock, for growing is one at a time.
     len_bytes: Mutex<u64>,
+    /// The file is not grown beyond this ahead of need.
+    limit_bytes: AtomicU64,
     #[cfg(test)]
     pub(super) synced: Mutex<Vec<u8>>,
     #[cfg(test)]
@@ -91,6 +94,7 @@ impl Slab {
             direct,
             device,
             len_bytes: Mutex::new(len_bytes),
+            limit_bytes: AtomicU64::new(0),
             #[cfg(test)]
             synced: Mutex::default(),
             #[cfg(test)]
@@ -134,6 +138,10 @@ impl Slab {
         *self.len_bytes.lock().expect("nothing panics while it holds the length")
     }
 
+    pub fn limit(&self, bytes: u64) {
+        self.limit_bytes.store(bytes, Ordering::Relaxed);
+    }
+
     /// A device can't grow; what it has is all there will be.
     pub fn is_device(&self) -> bool {
         self.device
@@ -149,8 +157,9 @@ impl Slab {
             return Err(io::ErrorKind::StorageFull.into());
         }
         // A round step first; near the end of the file system exactly what is needed.
-        let target = grow(&self.file, *len, end.div_ceil(GROW_BYTES) * GROW_BYTES)
-            .or_else(|_| grow(&self.file, *len, end.div_ceil(EXTENT_BYTES) * EXTENT_BYTES))?;
+        let needed = end.div_ceil(EXTENT_BYTES) * EXTENT_BYTES;
+        let round = (end.div_ceil(GROW_BYTES) * GROW_BYTES).min(self.limit_bytes.load(Ordering::Relaxed)).max(needed);
+        let target = grow(&self.file, *len, round).or_else(|_| grow(&self.file, *len, needed))?;
         *len = target;
         Ok(())
     }
@@ -187,8 +196,10 @@ impl Slab {
     /// What a power cut right now would at least leave behind.
     #[cfg(test)]
     fn keep_synced_copy(&self) {
-        let copy = std::fs::read(&self.path).expect("the slab can be read");
-        *self.synced.lock().unwrap() = copy;
+        let mut synced = self.synced.lock().unwrap();
+        if self.len_bytes() < 64 << 20 {
+            *synced = std::fs::read(&self.path).expect("the slab can be read");
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
 use farshore_core::ids::{BLOCK_BYTES, Seq, VolumeId};
 
+use super::checkpoint::DIRTY_VERSIONS_MAX;
 use super::error::{StoreError, is_no_space};
 use super::extent::{EXTENT_BYTES, Place};
 use super::index::{Index, IndexBatch};
@@ -29,6 +30,8 @@ pub struct Store {
     pub(super) checkpointing: Mutex<()>,
     /// Versions changed since the last checkpoint, all volumes.
     pub(super) dirty: AtomicUsize,
+    /// [`DIRTY_VERSIONS_MAX`], except in tests.
+    pub(super) dirty_max: usize,
     poison: OnceLock<String>,
 }
 
@@ -74,6 +77,7 @@ impl Store {
             volumes: RwLock::new(volumes),
             checkpointing: Mutex::new(()),
             dirty: AtomicUsize::new(0),
+            dirty_max: DIRTY_VERSIONS_MAX,
             poison: OnceLock::new(),
         }
     }
@@ -83,11 +87,14 @@ impl Store {
         self.check_alive()?;
         check_size("create", id, size_bytes)?;
         // A deletion that is not finished keeps the id; its extents must not show up in the new volume.
-        while self.volumes.read().expect(PANICKED).get(&id).is_some_and(|volume| volume.state().removing) {
+        while self.is_removing(id) {
             self.sweep()?;
             self.checkpoint()?;
         }
         let _one = self.checkpointing();
+        if self.is_removing(id) {
+            return Err(StoreError::NoVolume { volume: id });
+        }
         let mut volumes = self.volumes.write().expect(PANICKED);
         if let Some(volume) = volumes.get(&id) {
             let found_bytes = volume.state().size_bytes;
@@ -196,6 +203,10 @@ impl Store {
             state.sweep = Some(0);
         }
         Ok(())
+    }
+
+    fn is_removing(&self, id: VolumeId) -> bool {
+        self.volumes.read().expect(PANICKED).get(&id).is_some_and(|volume| volume.state().removing)
     }
 
     pub(super) fn live(&self, id: VolumeId) -> Result<Arc<Volume>, StoreError> {

@@ -37,6 +37,10 @@ impl Rig {
         rig
     }
 
+    pub fn limit_dirty(&mut self, dirty_max: usize) {
+        self.store.as_mut().unwrap().dirty_max = dirty_max;
+    }
+
     /// Ends the process without a checkpoint; all that was written to the slab got there.
     pub fn restart(&mut self) {
         self.store = None;

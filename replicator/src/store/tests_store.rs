@@ -443,3 +443,46 @@ fn a_store_without_direct_io_is_the_same() {
     let image = rig.read(VOL, 0, 40 * BLOCK).unwrap();
     assert_eq!([image[0], image[3 * BLOCK]], [1, 2]);
 }
+
+/// Figures, not a verdict: `cargo test --release -p farshore-replicator --lib store -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints figures"]
+fn figures() {
+    let mut rig = Rig::new(40_000);
+    let (size, count) = (1usize << 30, 64usize);
+    rig.create(VOL, size as u64).unwrap();
+    let mut seq = 0;
+    let mut measure = |rig: &Rig, what: &str, blocks: usize, place: &dyn Fn(usize) -> usize| {
+        let start = std::time::Instant::now();
+        let mut bytes = 0;
+        for round in 0..(1 << 14) / count / blocks.min(16) {
+            let records: Vec<_> = (0..count)
+                .map(|at| write(seq + 1 + at as u64, place(round * count + at) * blocks, blocks, 7))
+                .collect();
+            seq += count as u64;
+            rig.apply(VOL, &records).unwrap();
+            bytes += count * blocks * BLOCK;
+        }
+        let applied = start.elapsed();
+        rig.checkpoint().unwrap();
+        println!(
+            "{what}: {:.0} MB/s, {:.0} records/s, checkpoint {:?}",
+            bytes as f64 / 1e6 / applied.as_secs_f64(),
+            bytes as f64 / (blocks * BLOCK) as f64 / applied.as_secs_f64(),
+            start.elapsed() - applied
+        );
+    };
+    for direct_io in [true, false] {
+        rig.config.direct_io = direct_io;
+        rig.restart();
+        println!("direct_io {direct_io}");
+        measure(&rig, "sequential 256 KiB", 64, &|at| at % 4096);
+        measure(&rig, "sequential 4 KiB", 1, &|at| at);
+        measure(&rig, "scattered 4 KiB", 1, &|at| at.wrapping_mul(2_654_435_761) % (size / BLOCK));
+    }
+    let start = std::time::Instant::now();
+    for at in 0..20_000usize {
+        rig.read(VOL, (at.wrapping_mul(2_654_435_761) % (size / BLOCK) * BLOCK) as u64, BLOCK).unwrap();
+    }
+    println!("scattered 4 KiB reads: {:.0}/s", 20_000.0 / start.elapsed().as_secs_f64());
+}
