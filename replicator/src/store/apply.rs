@@ -15,13 +15,17 @@ use farshore_core::record::{Kind, RECORD_PAYLOAD_MAX, RECORD_RANGE_MAX, Record};
 use super::error::{StoreError, is_no_space};
 use super::extent::{BLOCK_LEN, BLOCKS_PER_EXTENT, EXTENT_BYTES, Entry, Place, Version, extents_of, split_range};
 use super::slab::{Aligned, IO_BYTES_MAX};
-use super::store::{Store, check_range};
+use super::store::{PANICKED, Store, check_range};
 use super::volume::{State, Volume};
 
 /// Bounds of one slice, hence of the memory that applying it takes.
 const SLICE_RECORDS_MAX: usize = 4096;
 const SLICE_PAYLOAD_BYTES_MAX: usize = 16 << 20;
 const SLICE_ZEROED_BYTES_MAX: u64 = 2 * RECORD_RANGE_MAX;
+
+/// Threads that write one slice, if it has at least this many runs.
+const WRITERS: usize = 4;
+const PARALLEL_RUNS_MIN: usize = 8;
 
 const _: () = assert!(RECORD_PAYLOAD_MAX <= SLICE_PAYLOAD_BYTES_MAX && RECORD_RANGE_MAX <= SLICE_ZEROED_BYTES_MAX);
 
@@ -85,6 +89,13 @@ struct BlockWrite {
     place: Place,
     block: usize,
     source: Source,
+}
+
+impl BlockWrite {
+    /// In the slab.
+    fn offset(&self) -> u64 {
+        self.place.offset() + self.block as u64 * BLOCK_BYTES
+    }
 }
 
 /// What a slice changes, worked out before anything is written.
@@ -279,26 +290,34 @@ impl Store {
         Ok(plan)
     }
 
-    /// Carries out a plan's writes, adjacent blocks together. Running out of space changes nothing that is visible:
-    /// blocks written in place are rewritten by the retry.
+    /// Carries out a plan's writes, adjacent blocks together, several at a time. Running out of space changes nothing
+    /// that is visible: blocks written in place are rewritten by the retry.
     pub(super) fn write_blocks(&self, plan: &Plan) -> Result<(), StoreError> {
-        let at = |write: &BlockWrite| write.place.offset() + write.block as u64 * BLOCK_BYTES;
-        let mut rest = &plan.writes[..];
-        while let Some(first) = rest.first() {
-            let offset = at(first);
-            let most = rest.len().min(IO_BYTES_MAX / BLOCK_LEN);
-            let count = (1..most).find(|&n| at(&rest[n]) != offset + n as u64 * BLOCK_BYTES).unwrap_or(most);
-            let (run, left) = rest.split_at(count);
-            let mut buffer = Aligned::zeroed(count * BLOCK_LEN);
-            self.fill(run, &mut buffer);
-            if let Err(error) = self.slab.write(offset, &buffer) {
-                self.space_map().release(&plan.allocated);
-                let needed = plan.allocated.len() as u64;
-                return Err(if is_no_space(&error) { self.full(needed) } else { self.poisoned_by("write", error) });
-            }
-            rest = left;
-        }
-        Ok(())
+        let runs = runs_of(&plan.writes);
+        let write_all = |runs: &[&[BlockWrite]]| runs.iter().try_for_each(|run| self.write_run(run));
+        let done = if runs.len() < PARALLEL_RUNS_MIN {
+            write_all(&runs)
+        } else {
+            // One write at a time would leave the disk waiting for us most of the time.
+            std::thread::scope(|threads| {
+                let parts = runs.chunks(runs.len().div_ceil(WRITERS));
+                let writers: Vec<_> = parts.map(|part| threads.spawn(move || write_all(part))).collect();
+                // Every writer is waited for, also after an error: nothing may be written later.
+                let results: Vec<_> = writers.into_iter().map(|writer| writer.join().expect(PANICKED)).collect();
+                results.into_iter().collect()
+            })
+        };
+        done.map_err(|error| {
+            self.space_map().release(&plan.allocated);
+            let needed = plan.allocated.len() as u64;
+            if is_no_space(&error) { self.full(needed) } else { self.poisoned_by("write", error) }
+        })
+    }
+
+    fn write_run(&self, run: &[BlockWrite]) -> std::io::Result<()> {
+        let mut buffer = Aligned::zeroed(run.len() * BLOCK_LEN);
+        self.fill(run, &mut buffer);
+        self.slab.write(run[0].offset(), &buffer)
     }
 
     /// Gathers the bytes of a run; what is kept from the version before is read in runs of its own.
@@ -355,6 +374,12 @@ impl Store {
         self.count_dirty(before, state.dirty_len());
         state.position_dirty = true;
     }
+}
+
+/// Cuts sorted writes into runs that lie together in the slab.
+fn runs_of(writes: &[BlockWrite]) -> Vec<&[BlockWrite]> {
+    let together = |a: &BlockWrite, b: &BlockWrite| a.offset() + BLOCK_BYTES == b.offset();
+    writes.chunk_by(together).flat_map(|run| run.chunks(IO_BYTES_MAX / BLOCK_LEN)).collect()
 }
 
 /// The blocks to write so that `after` holds: those touched, and in a new place also those kept.
