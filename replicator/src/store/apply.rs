@@ -14,8 +14,8 @@ use farshore_core::record::{Kind, RECORD_PAYLOAD_MAX, RECORD_RANGE_MAX, Record};
 
 use super::error::{StoreError, is_no_space};
 use super::extent::{BLOCK_LEN, BLOCKS_PER_EXTENT, EXTENT_BYTES, Entry, Place, Version, extents_of, split_range};
+use super::root::{PANICKED, Store, check_range};
 use super::slab::{Aligned, IO_BYTES_MAX};
-use super::store::{PANICKED, Store, check_range};
 use super::volume::{State, Volume};
 
 /// Bounds of one slice, hence of the memory that applying it takes.

@@ -5,7 +5,7 @@ use farshore_core::ids::{Seq, VolumeId};
 use super::error::StoreError;
 use super::extent::{Version, visible};
 use super::index_rows::{Cursor, PinRow};
-use super::store::Store;
+use super::root::Store;
 use super::volume::{State, Volume};
 
 /// Extents in one page at most; writers wait while a page is made.

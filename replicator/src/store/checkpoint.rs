@@ -17,7 +17,7 @@ use super::error::StoreError;
 use super::extent::Place;
 use super::index::IndexBatch;
 use super::index_rows::{PositionRow, Row, stage_key, volume_key};
-use super::store::{PANICKED, Store};
+use super::root::{PANICKED, Store};
 use super::volume::{Layer, Volume};
 
 /// Changed versions kept in memory before a checkpoint is made unasked, all volumes: about 16 MiB.

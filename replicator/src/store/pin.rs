@@ -6,7 +6,7 @@ use farshore_core::ids::{Seq, VolumeId};
 use super::error::StoreError;
 use super::index::IndexBatch;
 use super::index_rows::{PinRow, pin_key};
-use super::store::Store;
+use super::root::Store;
 
 /// Pins of one volume.
 pub(super) const PINS_MAX: usize = 4096;

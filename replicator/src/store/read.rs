@@ -7,8 +7,8 @@ use farshore_core::ids::{BLOCK_BYTES, Seq, VolumeId};
 
 use super::error::StoreError;
 use super::extent::{BLOCK_LEN, EXTENT_BYTES, Entry, View, extents_of, split_range, visible};
+use super::root::{Store, check_range};
 use super::slab::Aligned;
-use super::store::{Store, check_range};
 use super::volume::{State, Volume};
 
 /// The longest single read.

@@ -7,8 +7,8 @@ use farshore_core::ids::{BLOCK_BYTES, Seq, VolumeId};
 
 use super::error::StoreError;
 use super::extent::{BLOCK_LEN, BLOCKS_PER_EXTENT, EXTENT_BYTES, Entry, Version, visible};
+use super::root::{Store, check_range};
 use super::slab::Aligned;
-use super::store::{Store, check_range};
 use super::volume::Volume;
 
 /// Where a scrub goes on: the next extent.

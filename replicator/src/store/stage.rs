@@ -16,7 +16,7 @@ use super::apply::{Content, Touch};
 use super::error::StoreError;
 use super::extent::{BLOCK_LEN, Version, View, split_range, visible};
 use super::index_rows::{Cursor, StageRow};
-use super::store::{Store, check_range};
+use super::root::{Store, check_range};
 use super::volume::{State, Volume};
 
 /// The longest data of one `stage_write`, and the longest hole.

@@ -11,7 +11,7 @@ use farshore_core::ids::Seq;
 
 use super::error::StoreError;
 use super::extent::{Entry, Version, Versions, View, visible};
-use super::store::{PANICKED, Store};
+use super::root::{PANICKED, Store};
 use super::volume::{State, Volume};
 
 /// Versions that one step looks at.

@@ -280,7 +280,7 @@ impl Store {
 pub(super) const PANICKED: &str = "a panic in the store ends the daemon";
 
 fn check_size(op: &'static str, volume: VolumeId, size_bytes: u64) -> Result<(), StoreError> {
-    if size_bytes == 0 || size_bytes % BLOCK_BYTES != 0 || size_bytes > VOLUME_BYTES_MAX {
+    if size_bytes == 0 || !size_bytes.is_multiple_of(BLOCK_BYTES) || size_bytes > VOLUME_BYTES_MAX {
         let reason = format!("{size_bytes} bytes are not 1 to {VOLUME_BYTES_MAX} in whole 4 KiB blocks");
         return Err(StoreError::Invalid { op, volume, reason });
     }
@@ -290,7 +290,7 @@ fn check_size(op: &'static str, volume: VolumeId, size_bytes: u64) -> Result<(),
 /// Whole blocks, inside the volume.
 pub(super) fn check_range(volume: VolumeId, offset: u64, len: u64, size_bytes: u64) -> Result<(), StoreError> {
     let inside = offset.checked_add(len).is_some_and(|end| end <= size_bytes);
-    if !inside || offset % BLOCK_BYTES != 0 || len % BLOCK_BYTES != 0 {
+    if !inside || !offset.is_multiple_of(BLOCK_BYTES) || !len.is_multiple_of(BLOCK_BYTES) {
         return Err(StoreError::Range { volume, offset, len, size_bytes });
     }
     Ok(())
