@@ -17,12 +17,10 @@ async fn messages_arrive_over_a_network_that_loses_and_delays() {
     let (a, b) = (name("east/a"), name("west/b"));
     let mut config = ground.config(&a);
     config.peers = vec![waits_for(&b)];
-    config.limits.idle_timeout_ms = 20_000;
     let mut left = Station::start(config).await;
     let relay = Relay::start(left.address(), 0.03, Duration::from_millis(15)).await;
     let mut config = ground.config(&b);
     config.peers = vec![at(&a, relay.address)];
-    config.limits.idle_timeout_ms = 20_000;
     config.limits.handshake_timeout_ms = 20_000;
     let mut right = Station::start(config).await;
     left.until_up(&b).await;
@@ -68,10 +66,12 @@ async fn a_peer_that_falls_silent_is_down_after_the_idle_timeout_and_comes_back(
     let (a, b) = (name("east/a"), name("west/b"));
     let mut config = ground.config(&a);
     config.peers = vec![waits_for(&b)];
+    config.limits.idle_timeout_ms = 3000;
     let mut left = Station::start(config).await;
     let relay = Relay::start(left.address(), 0.0, Duration::ZERO).await;
     let mut config = ground.config(&b);
     config.peers = vec![at(&a, relay.address)];
+    config.limits.idle_timeout_ms = 3000;
     let mut right = Station::start(config).await;
     left.until_bulk_up(&b).await;
     right.until_bulk_up(&a).await;
@@ -212,7 +212,7 @@ async fn certificates_are_renewed_without_dropping_a_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_ca_is_replaced_while_the_nodes_stay_connected() {
     let ground = Ground::new();
-    let (left, mut right) = connected_pair(&ground).await;
+    let (mut left, mut right) = connected_pair(&ground).await;
     let (a, b) = (name("east/a"), name("west/b"));
     let renew = async |step| {
         rotate_ca(&ground.ca(), step, 100).unwrap();
@@ -229,6 +229,8 @@ async fn the_ca_is_replaced_while_the_nodes_stay_connected() {
     assert!(left.transport.reconnect(&b));
     right.until_down(&a).await;
     right.until_up(&a).await;
+    left.until_down(&b).await;
+    left.until_up(&b).await;
     left.send(&b, Lane::Control, "under the new CA");
     assert_eq!(right.message().await.2, "under the new CA");
 }
