@@ -106,10 +106,7 @@ async fn a_restarted_peer_is_taken_back_whoever_dials() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         // The one that restarts lives on a runtime of its own, and dies with it without a farewell.
         let (staying, dying) = if dialler_restarts { (&a, &b) } else { (&b, &a) };
-        let anchor = Station::start(ground.config(&name("spare/s"))).await;
-        let spare = anchor.address();
-        drop(anchor);
-        let die = |listen: SocketAddr, peer: PeerConfig| {
+        let live = |listen: SocketAddr, peer: PeerConfig| {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             let config = config(dying, listen, peer);
             let station = runtime.spawn(Station::start(config));
@@ -119,25 +116,25 @@ async fn a_restarted_peer_is_taken_back_whoever_dials() {
         if dialler_restarts {
             stays = Station::start(config(staying, any, waits_for(dying))).await;
             peer = at(staying, stays.address());
-            let (life, station) = die(any, peer.clone());
+            let (life, station) = live(any, peer.clone());
             (runtime, dies) = (life, station.await.unwrap());
             listen = dies.address();
         } else {
             peer = waits_for(staying);
-            let (life, station) = die(any, peer.clone());
+            let (life, station) = live(any, peer.clone());
             (runtime, dies) = (life, station.await.unwrap());
             listen = dies.address();
             stays = Station::start(config(staying, any, at(dying, listen))).await;
         }
-        assert_ne!(listen, spare);
         stays.until_bulk_up(dying).await;
         dies.until_bulk_up(staying).await;
-        runtime.shutdown_background();
+        // The tasks first, so that none is left to send the farewell that dropping the handle asks for.
+        tokio::task::block_in_place(|| runtime.shutdown_timeout(LIMIT));
         drop(dies);
 
         // The port is free once the old runtime has dropped the socket.
         eventually("the port to be free", || std::net::UdpSocket::bind(listen).is_ok()).await;
-        let (runtime, station) = die(listen, peer);
+        let (runtime, station) = live(listen, peer);
         let mut again = station.await.unwrap();
         let reason = stays.until_down(dying).await;
         assert!(reason.starts_with("reset") || reason.starts_with("replaced"), "{reason}");
