@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 
 use quinn::{Connection, RecvStream, SendStream};
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::adoption::{Adoption, Rule};
+use super::config::CANDIDATES_MAX;
 use super::dial::{Backoff, DialledConnection, dial};
 use super::explain::explain;
 use super::frame::Lane;
@@ -136,8 +137,9 @@ pub(super) struct PeerTask {
     node: Arc<Node>,
     peer: Arc<Peer>,
     candidates: mpsc::Receiver<Candidate>,
-    /// For connections that we welcomed and the peer has yet to choose.
+    /// For connections that we welcomed and the peer has yet to choose; so many may wait for that.
     offers: mpsc::WeakSender<Candidate>,
+    unchosen: Arc<Semaphore>,
     wanted: watch::Receiver<Wanted>,
     adoption: Adoption,
     main: Option<Running>,
@@ -168,8 +170,21 @@ impl PeerTask {
     ) -> PeerTask {
         let adoption = Adoption::new(node.name(), &peer.name, node.boot);
         let (main_dial, bulk_dial) = (Dialling::new(&node), Dialling::new(&node));
-        let (main, bulk) = (None, None);
-        PeerTask { node, peer, candidates, offers, wanted, adoption, main, bulk, main_dial, bulk_dial, round: 0 }
+        let (main, bulk, unchosen) = (None, None, Arc::new(Semaphore::new(CANDIDATES_MAX)));
+        PeerTask {
+            node,
+            peer,
+            candidates,
+            offers,
+            unchosen,
+            wanted,
+            adoption,
+            main,
+            bulk,
+            main_dial,
+            bulk_dial,
+            round: 0,
+        }
     }
 
     /// Runs until the peer is removed from the configuration or the transport stops.
@@ -278,6 +293,10 @@ impl PeerTask {
     /// The peer dialled and it chooses: welcome it, and wait for its choice beside the task.
     fn await_start(&self, caller: Caller, mut send: SendStream, mut receive: RecvStream) {
         let Some(offers) = self.offers.upgrade() else { return };
+        let Ok(place) = self.unchosen.clone().try_acquire_owned() else {
+            let text = "too many connections wait to be chosen";
+            return close(&caller.connection, &Refusal::new(RefusalCode::Busy, text));
+        };
         let welcome = self.welcome(&caller, None);
         let limit = self.node.handshake_timeout();
         let peer = self.peer.name.clone();
@@ -294,6 +313,7 @@ impl PeerTask {
                 Ok(Err(error)) => tracing::debug!(%peer, "the peer did not choose this connection: {error}"),
                 Err(_) => close(&caller.connection, &Refusal::new(RefusalCode::Timeout, "no start came")),
             }
+            drop(place);
         });
     }
 

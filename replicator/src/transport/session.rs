@@ -49,7 +49,8 @@ pub(super) async fn run(node: Arc<Node>, peer: Arc<Peer>, connection: Connection
     verdict.unwrap_or_else(|| explain(&end, &peer.name.to_string()))
 }
 
-/// Takes the peer's streams of the main connection as they come; bulk takes its own. Returns what the peer did wrong, or `None` when the connection has ended.
+/// Takes the peer's streams of the main connection as they come; bulk takes its own. Returns what the peer did wrong, or
+/// `None` when the connection has ended.
 async fn serve(
     node: &Arc<Node>,
     peer: &Arc<Peer>,

@@ -462,6 +462,30 @@ mod tests {
     }
 
     #[test]
+    fn damaged_certificates_are_refused_and_never_panic() {
+        let home = Place::new();
+        let (a, b) = (home.issue("a").unwrap(), home.issue("b").unwrap());
+        let whole = b.key.cert[0].to_vec();
+        let refused = |bytes: Vec<u8>| {
+            let der = CertificateDer::from(bytes);
+            let verdict = Verdict::default();
+            if let Err(refusal) = a.judge(&der, &[], UnixTime::now(), None) {
+                verdict.refuse(refusal, &der);
+            }
+            verdict.take().is_some()
+        };
+        assert!(!refused(whole.clone()), "whole, it is accepted");
+        for at in 0..whole.len() {
+            assert!(refused(whole[..at].to_vec()), "cut at {at}");
+            for flip in [0x01, 0x80, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] ^= flip;
+                assert!(refused(bytes), "byte {at} flipped by {flip:#x}");
+            }
+        }
+    }
+
+    #[test]
     fn a_key_file_in_the_middle_of_a_rotation_still_loads() {
         let home = Place::new();
         home.issue("a").unwrap();

@@ -211,3 +211,48 @@ async fn a_peer_is_removed_and_added_again() {
     assert!(left.transport.set_peers(vec![waits_for(&a)]).is_err(), "a node is not its own peer");
     assert!(left.transport.set_peers(vec![waits_for(&b), waits_for(&b)]).is_err(), "no peer twice");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_congestion_control_carries_every_lane() {
+    for congestion in [Congestion::Cubic, Congestion::Bbr, Congestion::Fixed { bytes: 1 << 20 }] {
+        let ground = Ground::new();
+        let (a, b) = (name("east/a"), name("west/b"));
+        let mut config = ground.config(&a);
+        config.congestion = congestion;
+        config.peers = vec![waits_for(&b)];
+        let mut left = Station::start(config).await;
+        let mut config = ground.config(&b);
+        config.congestion = congestion;
+        config.peers = vec![at(&a, left.address())];
+        let mut right = Station::start(config).await;
+        left.until_bulk_up(&b).await;
+        right.until_bulk_up(&a).await;
+        for lane in Lane::ALL {
+            right.send(&a, lane, pattern(1, 3_000_000));
+            let (_, found, message) = left.message().await;
+            assert_eq!(found, lane);
+            assert!(message == pattern(1, 3_000_000), "{congestion:?} {lane:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_are_found_by_host_name_and_across_address_families() {
+    let ground = Ground::new();
+    let (a, b) = (name("east/a"), name("west/b"));
+    let mut config = ground.config(&a);
+    config.peers = vec![waits_for(&b)];
+    let mut left = Station::start(config).await;
+    let mut config = ground.config(&b);
+    // Both families where the machine has them; then the name's first address may be one where nobody answers.
+    if std::net::UdpSocket::bind("[::]:0").is_ok() {
+        config.listen = "[::]:0".parse().unwrap();
+    }
+    config.limits.handshake_timeout_ms = 1000;
+    config.peers = vec![PeerConfig { name: a.clone(), address: Some(format!("localhost:{}", left.address().port())) }];
+    let mut right = Station::start(config).await;
+    right.until_up(&a).await;
+    left.until_up(&b).await;
+    right.send(&a, Lane::Control, "by name");
+    assert_eq!(left.message().await.2, "by name");
+}

@@ -55,6 +55,8 @@ fn config_in(dir: &Path, name: &PeerName) -> TransportConfig {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = TransportConfig::new(name.clone(), listen, file("ca.pem"), file("node.pem"), file("node.key"));
     config.limits.redial_max_ms = 500;
+    // A busy machine may starve a test for seconds; silence has a test of its own.
+    config.limits.idle_timeout_ms = 30_000;
     config
 }
 

@@ -17,12 +17,10 @@ async fn messages_arrive_over_a_network_that_loses_and_delays() {
     let (a, b) = (name("east/a"), name("west/b"));
     let mut config = ground.config(&a);
     config.peers = vec![waits_for(&b)];
-    config.limits.idle_timeout_ms = 20_000;
     let mut left = Station::start(config).await;
     let relay = Relay::start(left.address(), 0.03, Duration::from_millis(15)).await;
     let mut config = ground.config(&b);
     config.peers = vec![at(&a, relay.address)];
-    config.limits.idle_timeout_ms = 20_000;
     config.limits.handshake_timeout_ms = 20_000;
     let mut right = Station::start(config).await;
     left.until_up(&b).await;
@@ -68,10 +66,12 @@ async fn a_peer_that_falls_silent_is_down_after_the_idle_timeout_and_comes_back(
     let (a, b) = (name("east/a"), name("west/b"));
     let mut config = ground.config(&a);
     config.peers = vec![waits_for(&b)];
+    config.limits.idle_timeout_ms = 3000;
     let mut left = Station::start(config).await;
     let relay = Relay::start(left.address(), 0.0, Duration::ZERO).await;
     let mut config = ground.config(&b);
     config.peers = vec![at(&a, relay.address)];
+    config.limits.idle_timeout_ms = 3000;
     let mut right = Station::start(config).await;
     left.until_bulk_up(&b).await;
     right.until_bulk_up(&a).await;
@@ -106,10 +106,7 @@ async fn a_restarted_peer_is_taken_back_whoever_dials() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         // The one that restarts lives on a runtime of its own, and dies with it without a farewell.
         let (staying, dying) = if dialler_restarts { (&a, &b) } else { (&b, &a) };
-        let anchor = Station::start(ground.config(&name("spare/s"))).await;
-        let spare = anchor.address();
-        drop(anchor);
-        let die = |listen: SocketAddr, peer: PeerConfig| {
+        let live = |listen: SocketAddr, peer: PeerConfig| {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             let config = config(dying, listen, peer);
             let station = runtime.spawn(Station::start(config));
@@ -119,25 +116,25 @@ async fn a_restarted_peer_is_taken_back_whoever_dials() {
         if dialler_restarts {
             stays = Station::start(config(staying, any, waits_for(dying))).await;
             peer = at(staying, stays.address());
-            let (life, station) = die(any, peer.clone());
+            let (life, station) = live(any, peer.clone());
             (runtime, dies) = (life, station.await.unwrap());
             listen = dies.address();
         } else {
             peer = waits_for(staying);
-            let (life, station) = die(any, peer.clone());
+            let (life, station) = live(any, peer.clone());
             (runtime, dies) = (life, station.await.unwrap());
             listen = dies.address();
             stays = Station::start(config(staying, any, at(dying, listen))).await;
         }
-        assert_ne!(listen, spare);
         stays.until_bulk_up(dying).await;
         dies.until_bulk_up(staying).await;
-        runtime.shutdown_background();
+        // The tasks first, so that none is left to send the farewell that dropping the handle asks for.
+        tokio::task::block_in_place(|| runtime.shutdown_timeout(LIMIT));
         drop(dies);
 
         // The port is free once the old runtime has dropped the socket.
         eventually("the port to be free", || std::net::UdpSocket::bind(listen).is_ok()).await;
-        let (runtime, station) = die(listen, peer);
+        let (runtime, station) = live(listen, peer);
         let mut again = station.await.unwrap();
         let reason = stays.until_down(dying).await;
         assert!(reason.starts_with("reset") || reason.starts_with("replaced"), "{reason}");
@@ -212,7 +209,7 @@ async fn certificates_are_renewed_without_dropping_a_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_ca_is_replaced_while_the_nodes_stay_connected() {
     let ground = Ground::new();
-    let (left, mut right) = connected_pair(&ground).await;
+    let (mut left, mut right) = connected_pair(&ground).await;
     let (a, b) = (name("east/a"), name("west/b"));
     let renew = async |step| {
         rotate_ca(&ground.ca(), step, 100).unwrap();
@@ -229,6 +226,8 @@ async fn the_ca_is_replaced_while_the_nodes_stay_connected() {
     assert!(left.transport.reconnect(&b));
     right.until_down(&a).await;
     right.until_up(&a).await;
+    left.until_down(&b).await;
+    left.until_up(&b).await;
     left.send(&b, Lane::Control, "under the new CA");
     assert_eq!(right.message().await.2, "under the new CA");
 }
