@@ -56,8 +56,9 @@ fn attribute(loop_path: &Path, attribute: &str) -> String {
 
 /// Whether nothing of the device is left.
 fn is_gone(dir: &Path, loop_path: &Path, name: &str) -> bool {
+    // A detached mount shows the file as `/<name>`.
     let backing = Path::new("/sys/block").join(loop_path.file_name().unwrap()).join("loop/backing_file");
-    let taken = std::fs::read_to_string(backing).is_ok_and(|file| file.contains(&*dir.to_string_lossy()));
+    let taken = std::fs::read_to_string(backing).is_ok_and(|file| file.trim().ends_with(&format!("/{name}")));
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let place = Place::new(name, dir).unwrap();
     !taken && !mounts.contains(&*place.mount_point().to_string_lossy()) && !dir.join(name).exists()
