@@ -17,6 +17,8 @@ use crate::device::{BlockDevice, DeviceError, Geometry, IoError, MemoryDevice, S
 const SIZE: u64 = 512 << 20;
 /// Set for the process that is to be killed: where it attaches its device.
 const VICTIM_DIR: &str = "FARSHORE_TEST_VICTIM_DIR";
+/// Set besides, if its volume is to be frozen.
+const VICTIM_FROZEN: &str = "FARSHORE_TEST_VICTIM_FROZEN";
 
 fn geometry() -> Geometry {
     Geometry { size_bytes: SIZE, logical_block_bytes: 4096, volatile_cache: false, read_only: false }
@@ -266,6 +268,39 @@ impl BlockDevice for Frozen {
     }
 }
 
+/// A writer whose write has been taken and is not answered, so that it hangs, as it should.
+async fn hanging_writer(path: &Path) -> tokio::process::Child {
+    let output = format!("of={}", path.display());
+    let mut writer = tokio::process::Command::new(tool("dd"))
+        .args(["if=/dev/zero", &output, "bs=1M", "count=4", "oflag=direct", "conv=fsync"])
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let busy = async {
+        while attribute(path, "inflight").split_whitespace().all(|count| count == "0") {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), busy).await.unwrap();
+    assert!(writer.try_wait().unwrap().is_none());
+    writer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_with_a_frozen_volume_can_be_killed() {
+    need!("a_daemon_with_a_frozen_volume_can_be_killed", "/dev/fuse", "/dev/loop-control");
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, path) = start_victim(dir.path(), true).await;
+    let mut writer = hanging_writer(&path).await;
+    let patience = std::time::Duration::from_secs(60);
+    tokio::time::timeout(patience, child.kill()).await.expect("it dies though its volume is frozen").unwrap();
+    let status = tokio::time::timeout(patience, writer.wait()).await.expect("the writer is freed").unwrap();
+    assert!(!status.success());
+    assert_eq!(FuseDevice::cleanup_stale(dir.path()).unwrap().len(), 1);
+    assert!(is_gone(dir.path(), &path, "victim"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn force_ends_a_frozen_device_and_frees_its_users() {
     need!("force_ends_a_frozen_device", "/dev/fuse", "/dev/loop-control");
@@ -274,21 +309,7 @@ async fn force_ends_a_frozen_device_and_frees_its_users() {
     let device = Arc::new(Frozen { memory: MemoryDevice::new(geometry()), thawed });
     let fuse = FuseDevice::attach("frozen", device.clone(), dir.path()).await.unwrap();
     let path = fuse.loop_path();
-    let output = format!("of={}", path.display());
-    let mut writer = tokio::process::Command::new(tool("dd"))
-        .args(["if=/dev/zero", &output, "bs=1M", "count=4", "oflag=direct", "conv=fsync"])
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    // The writer hangs, as it should: its write has been taken and is not answered.
-    let busy = async {
-        while attribute(&path, "inflight").split_whitespace().all(|count| count == "0") {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(60), busy).await.unwrap();
-    assert!(writer.try_wait().unwrap().is_none());
+    let mut writer = hanging_writer(&path).await;
     fuse.detach_by_force().await;
     let status = tokio::time::timeout(std::time::Duration::from_secs(60), writer.wait()).await.unwrap().unwrap();
     assert!(!status.success());
@@ -333,18 +354,24 @@ async fn many_requests_are_in_flight_at_once() {
     fuse.detach().await.unwrap();
 }
 
-/// Not a test of its own: the process that `remains_of_a_killed_daemon_are_removed` kills.
+/// Not a test of its own: the process that the tests of a killed daemon kill.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn victim() {
     let Some(dir) = std::env::var_os(VICTIM_DIR) else { return };
-    let memory = Arc::new(MemoryDevice::new(geometry()));
-    let fuse = FuseDevice::attach("victim", memory, Path::new(&dir)).await.unwrap();
+    let memory = MemoryDevice::new(geometry());
+    let (_thaw, thawed) = watch::channel(std::env::var_os(VICTIM_FROZEN).is_none());
+    let device = Arc::new(Frozen { memory, thawed });
+    let fuse = FuseDevice::attach("victim", device, Path::new(&dir)).await.unwrap();
     println!("\nattached {}", fuse.loop_path().display());
     std::future::pending::<()>().await;
 }
 
-async fn start_victim(dir: &Path) -> (tokio::process::Child, PathBuf) {
-    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
+async fn start_victim(dir: &Path, frozen: bool) -> (tokio::process::Child, PathBuf) {
+    let mut command = tokio::process::Command::new(std::env::current_exe().unwrap());
+    if frozen {
+        command.env(VICTIM_FROZEN, "1");
+    }
+    let mut child = command
         .args(["--exact", "device::fuse::tests::victim", "--nocapture"])
         .env(VICTIM_DIR, dir)
         .stdout(Stdio::piped())
@@ -367,7 +394,7 @@ async fn remains_of_a_killed_daemon_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let run_dir = dir.path().join("run");
     // Unused: everything goes at once.
-    let (mut child, path) = start_victim(&run_dir).await;
+    let (mut child, path) = start_victim(&run_dir, false).await;
     assert_eq!(FuseDevice::cleanup_stale(&run_dir).unwrap(), [], "it is alive");
     child.kill().await.unwrap();
     let stale = FuseDevice::cleanup_stale(&run_dir).unwrap();
@@ -377,7 +404,7 @@ async fn remains_of_a_killed_daemon_are_removed() {
     assert!(is_gone(&run_dir, &path, "victim"));
 
     // With a file system on it: the loop device goes with the last user. Attaching anew clears the way by itself.
-    let (mut child, path) = start_victim(&run_dir).await;
+    let (mut child, path) = start_victim(&run_dir, false).await;
     run(&tool("mkfs.ext4"), &["-q", "-F", path.to_str().unwrap()]).await.unwrap();
     let mounted = Mounted::new(&path, &dir.path().join("point")).await;
     child.kill().await.unwrap();
