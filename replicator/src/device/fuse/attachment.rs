@@ -161,6 +161,13 @@ impl Claim {
     }
 }
 
+impl Drop for Claim {
+    /// By name, not by closing: a child that was forked a moment ago holds the file open until it executes its program.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
 /// Cuts a FUSE mount off, whatever is in flight, and takes it out of the tree. False when there was none.
 fn abort_mount(mount_point: &Path) -> bool {
     // FORCE aborts the connection even where it then finds the mount busy; DETACH removes it regardless.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -66,6 +67,18 @@ fn is_gone(dir: &Path, loop_path: &Path, name: &str) -> bool {
     !taken && !mounts.contains(&*place.mount_point().to_string_lossy()) && !dir.join(name).exists()
 }
 
+/// Whoever made a mount namespace of his own while our file system was mounted holds a copy of the mount, rightly named
+/// as a user; this is not about him.
+async fn detach_once_unused(fuse: &FuseDevice) {
+    let detached = async {
+        while let Err(refused) = fuse.detach().await {
+            assert!(matches!(refused, DeviceError::InUse { .. }), "{refused}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(120), detached).await.expect("the last user lets go");
+}
+
 /// Files written, synced, remounted, compared, and the file system checked by its own tool.
 async fn a_file_system_survives(name: &str, logical: u32, mkfs: &[&str], check: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
@@ -100,7 +113,7 @@ async fn a_file_system_survives(name: &str, logical: u32, mkfs: &[&str], check: 
     run(&tool("sh"), &["-c", &script]).await.unwrap();
     mounted.unmount().await;
 
-    fuse.detach().await.unwrap();
+    detach_once_unused(&fuse).await;
     fuse.detach().await.unwrap();
     std::fs::remove_dir(&point).unwrap();
     assert!(is_gone(dir.path(), &path, name));
@@ -227,6 +240,58 @@ async fn a_volume_is_attached_once_and_remains_usable() {
     run(&tool("dd"), &["if=/dev/urandom", &path, "bs=1M", "count=1", "oflag=direct"]).await.unwrap();
     assert_eq!(memory.allocated_bytes(), 1 << 20);
     fuse.detach().await.unwrap();
+}
+
+/// Counts flushes.
+struct Counted {
+    memory: MemoryDevice,
+    flushes: AtomicUsize,
+}
+
+impl BlockDevice for Counted {
+    fn geometry(&self) -> Geometry {
+        self.memory.geometry()
+    }
+    fn read(&self, offset: u64, len: u32) -> BoxFuture<'_, Result<Bytes, IoError>> {
+        self.memory.read(offset, len)
+    }
+    fn write(&self, offset: u64, data: Bytes, fua: bool) -> BoxFuture<'_, Result<(), IoError>> {
+        self.memory.write(offset, data, fua)
+    }
+    fn flush(&self) -> BoxFuture<'_, Result<(), IoError>> {
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        self.memory.flush()
+    }
+    fn discard(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<(), IoError>> {
+        self.memory.discard(offset, len)
+    }
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool, fua: bool) -> BoxFuture<'_, Result<(), IoError>> {
+        self.memory.write_zeroes(offset, len, unmap, fua)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_fsync_reaches_the_device_exactly_where_it_has_a_cache() {
+    need!("an_fsync_reaches_the_device", "/dev/fuse", "/dev/loop-control");
+    let dir = tempfile::tempdir().unwrap();
+    for volatile_cache in [false, true] {
+        let memory = MemoryDevice::new(Geometry { volatile_cache, ..geometry() });
+        let device = Arc::new(Counted { memory, flushes: AtomicUsize::new(0) });
+        let fuse = FuseDevice::attach("flush-vol", device.clone(), dir.path()).await.unwrap();
+        let output = format!("of={}", fuse.loop_path().display());
+        let flushes = || device.flushes.load(Ordering::SeqCst);
+        run(&tool("dd"), &["if=/dev/zero", &output, "bs=4k", "count=1", "oflag=direct"]).await.unwrap();
+        let before = flushes();
+        run(&tool("dd"), &["if=/dev/zero", &output, "bs=4k", "count=1", "oflag=direct", "conv=fsync"]).await.unwrap();
+        assert_eq!(flushes() > before, volatile_cache);
+        let before = flushes();
+        // Each block written with O_DSYNC: FUA, which a loop device makes a flush after the write.
+        run(&tool("dd"), &["if=/dev/zero", &output, "bs=4k", "count=3", "oflag=direct,dsync"]).await.unwrap();
+        assert_eq!(flushes() - before >= 3, volatile_cache);
+        let before = flushes();
+        fuse.detach().await.unwrap();
+        assert!(flushes() > before, "a detach flushes");
+    }
 }
 
 /// Holds every request until it is told to let go, as a volume without its quorum does.

@@ -327,6 +327,7 @@ struct Gate {
     memory: MemoryDevice,
     arrived: AtomicUsize,
     order: std::sync::Mutex<Vec<u64>>,
+    durable: AtomicUsize,
     gate: Semaphore,
 }
 
@@ -336,6 +337,7 @@ impl Gate {
             memory: MemoryDevice::new(GEOMETRY),
             arrived: AtomicUsize::new(0),
             order: std::sync::Mutex::default(),
+            durable: AtomicUsize::new(0),
             gate: Semaphore::new(0),
         })
     }
@@ -369,17 +371,20 @@ impl BlockDevice for Gate {
         Box::pin(async move {
             self.arrived.fetch_add(1, Ordering::SeqCst);
             self.order.lock().unwrap().push(offset);
+            self.durable.fetch_add(usize::from(fua), Ordering::SeqCst);
             self.pass().await;
             self.memory.write(offset, data, fua).await
         })
     }
     fn flush(&self) -> BoxFuture<'_, Result<(), IoError>> {
+        self.durable.fetch_add(1, Ordering::SeqCst);
         self.memory.flush()
     }
     fn discard(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<(), IoError>> {
         self.memory.discard(offset, len)
     }
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool, fua: bool) -> BoxFuture<'_, Result<(), IoError>> {
+        self.durable.fetch_add(usize::from(fua), Ordering::SeqCst);
         self.memory.write_zeroes(offset, len, unmap, fua)
     }
 }
@@ -463,6 +468,31 @@ async fn replies_overtake_each_other() {
     assert_eq!(client.simple().await, (0, 2));
     device.gate.add_permits(1);
     assert_eq!(client.simple().await, (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fua_reaches_the_device_as_such_or_as_a_flush() {
+    let device = Gate::new();
+    device.gate.add_permits(16);
+    let (path, _server, _dir) = serve_device(device.clone(), PATIENCE).await;
+    let mut client = Client::go(&path, false).await;
+    let durable = || device.durable.load(Ordering::SeqCst);
+    for (index, command) in [wire::CMD_WRITE, wire::CMD_WRITE_ZEROES, wire::CMD_TRIM].into_iter().enumerate() {
+        for flags in [0, wire::CMD_FLAG_FUA] {
+            let before = durable();
+            client.request(command, flags, index as u64, 4096, 4096).await;
+            if command == wire::CMD_WRITE {
+                client.send(&[1; 4096]).await;
+            }
+            assert_eq!(client.simple().await, (0, index as u64));
+            assert_eq!(durable() - before, usize::from(flags != 0), "command {command}");
+        }
+    }
+    // On a read it means nothing and is no error.
+    client.request(wire::CMD_READ, wire::CMD_FLAG_FUA, 9, 0, 4096).await;
+    assert_eq!(client.simple().await, (0, 9));
+    client.take(4096).await;
+    client.assert_alive().await;
 }
 
 #[tokio::test]

@@ -96,9 +96,7 @@ impl NbdServer {
             let _ = accepting.await;
         }
     }
-}
 
-impl NbdServer {
     /// First of all when it ends: as soon as nobody listens, the path may belong to the next server.
     fn remove_socket(&mut self) {
         if let Some(socket) = self.socket.take() {
