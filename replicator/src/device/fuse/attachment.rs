@@ -140,20 +140,18 @@ impl Claim {
     /// Ends what an earlier life left in the kernel: its I/O fails from now on. Returns its loop device, if any, and
     /// whether somebody still uses it.
     pub fn clear_remains(&self, place: &Place) -> Result<Option<(PathBuf, bool)>, DeviceError> {
-        // Looked up before the mount goes: a daemon that died before it recorded its device is known by the file alone.
-        let mut devices = LoopDevice::on(&place.file()).map_err(place.failed("listing", Path::new("/sys/block")))?;
-        devices.extend(self.left.filter(|left| left.exists() && !devices.contains(left)));
         for _ in 0..STACKED_MOUNTS_MAX {
             if !abort_mount(&place.mount_point()) {
                 break;
             }
         }
-        let mut found = None;
-        for device in devices {
-            device.clear_anyhow().map_err(place.failed("clearing", &device.path()))?;
-            found = Some((device.path(), !wait_for(DETACH_PATIENCE / 10, || !device.exists())));
-        }
-        Ok(found)
+        // Known by its recorded sequence number alone, never by its file's path: another node on this kernel (nodes can be
+        // containers) may have a living device whose path in its own mount namespace reads the same. A daemon that dies
+        // between making its device and recording it leaves one that nobody was ever told of.
+        let Some(device) = self.left.filter(LoopDevice::exists) else { return Ok(None) };
+        device.clear_anyhow().map_err(place.failed("clearing", &device.path()))?;
+        let still_used = !wait_for(DETACH_PATIENCE / 10, || !device.exists());
+        Ok(Some((device.path(), still_used)))
     }
 
     pub fn discard(self, place: &Place) {

@@ -154,21 +154,6 @@ impl LoopDevice {
         Err(last)
     }
 
-    /// The devices whose backing file is `file`, as far as it is visible under that name.
-    pub fn on(file: &Path) -> io::Result<Vec<LoopDevice>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir("/sys/block")? {
-            let entry = entry?;
-            let number = entry.file_name().to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok());
-            let Some(number) = number else { continue };
-            let backing = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
-            if Path::new(backing.trim_end_matches('\n')) == file {
-                found.push(LoopDevice { number, diskseq: diskseq(number)? });
-            }
-        }
-        Ok(found)
-    }
-
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/dev/loop{}", self.number))
     }
