@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::FuseDevice;
 use super::attachment::Place;
+use super::loop_device::{LoopDevice, LoopSetup};
 use crate::device::tools::{need, run};
 use crate::device::{BlockDevice, DeviceError, Geometry, IoError, MemoryDevice, SectorDevice};
 
@@ -485,6 +486,32 @@ async fn remains_of_a_killed_daemon_are_removed() {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(60), gone).await.unwrap();
+}
+
+/// Nodes can be containers on one kernel, with the same paths in different mount namespaces.
+#[test]
+fn a_living_device_whose_path_reads_like_ours_is_left_alone() {
+    need!("a_living_device_whose_path_reads_like_ours", "/dev/loop-control");
+    struct Cleared(LoopDevice);
+    impl Drop for Cleared {
+        fn drop(&mut self) {
+            let _ = self.0.clear_anyhow();
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::new("vol", dir.path()).unwrap();
+    std::fs::create_dir_all(place.mount_point()).unwrap();
+    let backing = std::fs::File::create_new(place.file()).unwrap();
+    backing.set_len(1 << 20).unwrap();
+    let theirs =
+        Cleared(LoopDevice::create(&LoopSetup { backing: &backing, block_bytes: 4096, read_only: false }).unwrap());
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    // Our record of the same number, from a time when it was ours.
+    let record = format!("{} {} {}", boot_id.trim(), theirs.0.number, theirs.0.diskseq - 1);
+    std::fs::write(place.lock_path(), record).unwrap();
+    let stale = FuseDevice::cleanup_stale(dir.path()).unwrap();
+    assert_eq!((stale.len(), &stale[0].loop_path), (1, &None));
+    assert!(theirs.0.exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
