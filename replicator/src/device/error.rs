@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::block::IoError;
+
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     #[error(
@@ -27,6 +29,8 @@ pub enum DeviceError {
     Missing { name: String, what: &'static str },
     #[error("device {name}: {operation} {object}: {source}")]
     System { name: String, operation: &'static str, object: String, source: io::Error },
+    #[error("device {name}: flushing before the detach: {source}; detach again (or force)")]
+    Flush { name: String, source: IoError },
     #[error(
         "device {name}: the kernel did not turn direct I/O on for {loop_path}; refused, as its page cache would lose acknowledged writes"
     )]

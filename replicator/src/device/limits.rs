@@ -50,7 +50,7 @@ pub const VOLUME_NAME_BYTES_MAX: usize = 200;
 pub const LOOP_ATTEMPTS_MAX: usize = 64;
 /// How long `detach` waits for a passing user (udev's probe), and for the kernel to let go.
 pub const DETACH_PATIENCE: Duration = Duration::from_secs(5);
-/// How long `detach` lets dirty pages of the block device be written back.
+/// How long `detach` waits for the device's flush.
 pub const DETACH_FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
 
 const _: () = assert!(NBD_PAYLOAD_BYTES_MAX <= NBD_IN_FLIGHT_BYTES_MAX);

@@ -18,7 +18,7 @@ mod tools;
 
 pub use block::{BlockDevice, Extent, Geometry, IoError};
 pub use error::DeviceError;
-pub use fuse::{FuseDevice, StaleDevice};
+pub use fuse::{FuseDevice, StaleDevice, become_io_flusher};
 pub use limits::{IO_BYTES_MAX, RANGE_BYTES_MAX};
 pub use memory::MemoryDevice;
 pub use nbd::{Exports, NbdListen, NbdServer, NbdTls, SingleExport};

@@ -26,7 +26,8 @@ use super::limits::IO_BYTES_MAX;
 
 const SECTOR_BYTES: u32 = 512;
 
-/// Shows 512-byte sectors where `inner` has 4096-byte blocks. All clients of a volume must share one `SectorDevice`.
+/// Shows 512-byte sectors where `inner` has 4096-byte blocks. All clients of a volume must share one `SectorDevice`;
+/// the size of `inner` must be a multiple of 4096.
 pub struct SectorDevice {
     inner: Arc<dyn BlockDevice>,
     claims: Arc<Claims>,

@@ -1,6 +1,6 @@
 //! Starting an operation in the caller's order and finishing it on the runtime.
 
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 /// Must be called with the runtime entered.
 pub fn submit(runtime: &Handle, mut operation: BoxFuture<'static, ()>) {
     // The waker of this poll goes nowhere; the spawned task polls anew and leaves its own.
-    if let Poll::Pending = operation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+    if operation.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
         runtime.spawn(operation);
     }
 }

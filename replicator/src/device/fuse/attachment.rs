@@ -1,12 +1,14 @@
 //! What an attached device holds in the kernel and on disk, taken in order and given back in reverse.
 //!
 //! ```text
-//!   <runtime dir>/<volume>/lock    flock held for life; holds the tag by which the loop device is known after a crash
+//!   <runtime dir>/<volume>/lock    flock held for life; names the loop device, for those who come after a crash
 //!   <runtime dir>/<volume>/mnt     the FUSE mount, with one file `<volume>`
 //!   /dev/loopN                     its backing file is that one
 //! ```
 //! Whoever gets the lock of a place that still has a mount or a loop device has found the remains of a dead daemon.
-//! All functions here block; they run outside the runtime's workers, which meanwhile serve the device's I/O.
+//!
+//! All functions here block; they run outside the runtime's workers, which meanwhile serve the device's I/O. None of them
+//! waits in the kernel for that I/O: a daemon that did could not be killed while its volume is frozen.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -14,6 +16,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -33,7 +36,7 @@ const STACKED_MOUNTS_MAX: usize = 16;
 /// How long an aborted session's threads may take to notice; they are not waited for beyond that.
 const SESSION_END_PATIENCE: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-const TAG_BYTES_MAX: u64 = 63;
+const RECORD_BYTES_MAX: u64 = 128;
 
 /// Where a volume's device lives on disk.
 #[derive(Debug, Clone)]
@@ -94,10 +97,10 @@ impl Place {
         if !same {
             return Err(DeviceError::AlreadyAttached { name: self.name.clone() });
         }
-        let mut old_tag = String::new();
-        // A tag that is not text is none of ours.
-        let _ = (&mut lock).take(TAG_BYTES_MAX).read_to_string(&mut old_tag);
-        Ok(Claim { lock, old_tag })
+        let mut record = String::new();
+        // A record that is not text is none of ours.
+        let _ = (&mut lock).take(RECORD_BYTES_MAX).read_to_string(&mut record);
+        Ok(Claim { lock, left: parse_record(&record, &boot_id()) })
     }
 
     /// Gives the place back to the file system; what is in use stays, and is found again by `cleanup_stale`.
@@ -108,17 +111,30 @@ impl Place {
     }
 }
 
-/// The lock of a place, and the tag that an earlier life left in it.
+/// The lock of a place, and the loop device that an earlier life recorded in it.
 pub struct Claim {
     lock: File,
-    old_tag: String,
+    left: Option<LoopDevice>,
+}
+
+/// `<boot id> <number> <disk sequence>`: disk sequences start anew with every boot.
+fn parse_record(record: &str, boot_id: &str) -> Option<LoopDevice> {
+    let mut fields = record.split_whitespace();
+    if fields.next()? != boot_id {
+        return None;
+    }
+    Some(LoopDevice { number: fields.next()?.parse().ok()?, diskseq: fields.next()?.parse().ok()? })
+}
+
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 impl Claim {
-    fn write_tag(&mut self, tag: &str) -> io::Result<()> {
+    fn record(&mut self, device: &LoopDevice) -> io::Result<()> {
         self.lock.set_len(0)?;
         self.lock.rewind()?;
-        self.lock.write_all(tag.as_bytes())
+        writeln!(self.lock, "{} {} {}", boot_id(), device.number, device.diskseq)
     }
 
     /// Ends what an earlier life left in the kernel: its I/O fails from now on. Returns its loop device, if any, and
@@ -129,20 +145,24 @@ impl Claim {
                 break;
             }
         }
-        let mut found = None;
-        if !self.old_tag.is_empty() {
-            let sys = Path::new("/sys/block");
-            let devices = LoopDevice::find(&self.old_tag, &place.name).map_err(place.failed("listing", sys))?;
-            for device in devices {
-                device.clear_anyhow().map_err(place.failed("clearing", &device.path()))?;
-                found = Some((device.path(), !wait_for(DETACH_PATIENCE / 10, || !device.is_ours())));
-            }
-        }
-        Ok(found)
+        // Known by its recorded sequence number alone, never by its file's path: another node on this kernel (nodes can be
+        // containers) may have a living device whose path in its own mount namespace reads the same. A daemon that dies
+        // between making its device and recording it leaves one that nobody was ever told of.
+        let Some(device) = self.left.filter(LoopDevice::exists) else { return Ok(None) };
+        device.clear_anyhow().map_err(place.failed("clearing", &device.path()))?;
+        let still_used = !wait_for(DETACH_PATIENCE / 10, || !device.exists());
+        Ok(Some((device.path(), still_used)))
     }
 
     pub fn discard(self, place: &Place) {
         place.remove();
+    }
+}
+
+impl Drop for Claim {
+    /// By name, not by closing: a child that was forked a moment ago holds the file open until it executes its program.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
     }
 }
 
@@ -189,18 +209,18 @@ impl Attachment {
                 return Err(DeviceError::Missing { name: place.name, what });
             }
         }
-        let mut claim = place.claim()?;
+        let claim = place.claim()?;
         claim.clear_remains(&place)?;
-        let tag = new_tag().map_err(place.failed("drawing", Path::new("a tag")))?;
-        claim.write_tag(&tag).map_err(place.failed("writing", &place.lock_path()))?;
         // From here on a failure is undone by the drop.
         let mut made = Attachment { place, claim: Some(claim), session: None, connection: None, loop_device: None };
-        made.mount(device, runtime)?;
-        made.attach_loop(&tag, &geometry)?;
+        let used = Arc::new(AtomicBool::new(false));
+        made.mount(VolumeFile::new(&made.place.name, device, runtime, used.clone()))?;
+        made.attach_loop(&geometry)?;
+        used.store(true, Ordering::Release);
         Ok(made)
     }
 
-    fn mount(&mut self, device: Arc<dyn BlockDevice>, runtime: Handle) -> Result<(), DeviceError> {
+    fn mount(&mut self, filesystem: VolumeFile) -> Result<(), DeviceError> {
         let point = self.place.mount_point();
         match fs::create_dir(&point) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -222,7 +242,6 @@ impl Attachment {
         rustix::mount::mount("farshore", &point, "fuse.farshore", flags, options)
             .map_err(|error| self.place.failed("mounting FUSE on", &point)(error.into()))?;
 
-        let filesystem = VolumeFile::new(&self.place.name, device, runtime);
         let mut config = Config::default();
         config.n_threads = Some(FUSE_THREADS);
         config.clone_fd = true;
@@ -240,7 +259,7 @@ impl Attachment {
         Ok(())
     }
 
-    fn attach_loop(&mut self, tag: &str, geometry: &Geometry) -> Result<(), DeviceError> {
+    fn attach_loop(&mut self, geometry: &Geometry) -> Result<(), DeviceError> {
         let path = self.place.file();
         let backing = OpenOptions::new()
             .read(true)
@@ -248,15 +267,14 @@ impl Attachment {
             .custom_flags(libc::O_DIRECT)
             .open(&path)
             .map_err(self.place.failed("opening", &path))?;
-        let setup = LoopSetup {
-            backing: &backing,
-            block_bytes: geometry.logical_block_bytes,
-            read_only: geometry.read_only,
-            tag,
-        };
+        let setup =
+            LoopSetup { backing: &backing, block_bytes: geometry.logical_block_bytes, read_only: geometry.read_only };
         let device = LoopDevice::create(&setup).map_err(self.place.failed("attaching a loop device to", &path))?;
         let loop_path = device.path();
-        self.loop_device = Some(device.clone());
+        self.loop_device = Some(device);
+        if let Some(claim) = &mut self.claim {
+            claim.record(&device).map_err(self.place.failed("writing", &self.place.lock_path()))?;
+        }
         if !device.has_direct_io().map_err(self.place.failed("reading the state of", &loop_path))? {
             return Err(DeviceError::NoDirectIo { name: self.place.name.clone(), loop_path });
         }
@@ -281,20 +299,20 @@ impl Attachment {
         }
     }
 
-    pub fn loop_device(&self) -> Option<&LoopDevice> {
-        self.loop_device.as_ref()
+    pub fn loop_device(&self) -> Option<LoopDevice> {
+        self.loop_device
     }
 
-    /// Gives everything back in order. `exclusive` is the loop device, synced and claimed by nobody else; the attachment comes
+    /// Gives everything back in order. `exclusive` is the loop device, claimed by nobody else; the attachment comes
     /// back if the kernel does not let the device go.
     pub fn close(mut self, exclusive: File) -> Result<(), Box<(Attachment, DeviceError)>> {
-        if let Some(device) = self.loop_device.clone() {
+        if let Some(device) = self.loop_device {
             let loop_path = device.path();
             let cleared = device.clear(&exclusive);
             drop(exclusive);
             let error = match cleared {
                 Err(error) => self.place.failed("clearing", &loop_path)(error),
-                Ok(()) if wait_for(DETACH_PATIENCE, || !device.is_ours()) => {
+                Ok(()) if wait_for(DETACH_PATIENCE, || !device.exists()) => {
                     self.loop_device = None;
                     drop(self);
                     return Ok(());
@@ -341,12 +359,6 @@ impl Drop for Attachment {
     }
 }
 
-fn new_tag() -> io::Result<String> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(io::Error::from)?;
-    Ok(format!("farshore:{:032x}", u128::from_le_bytes(random)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,15 +373,25 @@ mod tests {
     }
 
     #[test]
+    fn records_of_another_boot_and_garbage_name_nothing() {
+        let device = Some(LoopDevice { number: 3, diskseq: 77 });
+        assert_eq!(parse_record("boot-a 3 77\n", "boot-a"), device);
+        for record in ["", "boot-b 3 77", "boot-a", "boot-a 3", "boot-a x 77", "boot-a 3 -1"] {
+            assert_eq!(parse_record(record, "boot-a"), None, "{record:?}");
+        }
+    }
+
+    #[test]
     fn a_place_has_one_holder() {
         let dir = tempfile::tempdir().unwrap();
         let place = Place::new("vol", dir.path()).unwrap();
         let mut claim = place.claim().unwrap();
-        claim.write_tag("farshore:one").unwrap();
+        let device = LoopDevice { number: 4_000_000, diskseq: u64::MAX };
+        claim.record(&device).unwrap();
         assert!(matches!(place.claim(), Err(DeviceError::AlreadyAttached { .. })));
         drop(claim);
         let again = place.claim().unwrap();
-        assert_eq!(again.old_tag, "farshore:one");
+        assert_eq!(again.left, Some(device));
         again.discard(&place);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -14,7 +14,7 @@ use super::loop_device::LoopDevice;
 use super::stale::{StaleDevice, cleanup};
 use super::users::Users;
 use crate::device::limits::{DETACH_FLUSH_TIMEOUT, DETACH_PATIENCE};
-use crate::device::{BlockDevice, DeviceError};
+use crate::device::{BlockDevice, DeviceError, IoError};
 
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -29,6 +29,7 @@ pub fn become_io_flusher() {
 /// An attached device. Dropping it is [`detach_by_force`](Self::detach_by_force).
 pub struct FuseDevice {
     place: Place,
+    device: Arc<dyn BlockDevice>,
     loop_device: LoopDevice,
     /// None once it is detached.
     attachment: Arc<Mutex<Option<Attachment>>>,
@@ -45,12 +46,12 @@ impl FuseDevice {
         let place = Place::new(name, runtime_dir)?;
         let runtime = Handle::current();
         let made = {
-            let place = place.clone();
+            let (place, device) = (place.clone(), device.clone());
             off_the_workers(name, move || Attachment::create(place, device, runtime)).await?
         };
-        let loop_device = made.loop_device().expect("create returns with a loop device or fails").clone();
+        let loop_device = made.loop_device().expect("create returns with a loop device or fails");
         tracing::info!(volume = name, device = %loop_device.path().display(), "device attached");
-        Ok(FuseDevice { place, loop_device, attachment: Arc::new(Mutex::new(Some(made))) })
+        Ok(FuseDevice { place, device, loop_device, attachment: Arc::new(Mutex::new(Some(made))) })
     }
 
     /// `/dev/loopN`.
@@ -60,7 +61,7 @@ impl FuseDevice {
 
     /// Takes over a new, larger size of the device.
     pub async fn grow(&self) -> Result<(), DeviceError> {
-        let (place, device) = (self.place.clone(), self.loop_device.clone());
+        let (place, device) = (self.place.clone(), self.loop_device);
         off_the_workers(&self.place.name, move || {
             let failed = |operation, path: PathBuf, error: io::Error| {
                 DeviceError::system(&place.name, operation, path.display().to_string(), error)
@@ -72,17 +73,17 @@ impl FuseDevice {
         .await
     }
 
-    /// Writes back what the block device has cached, then detaches. Refused while it is mounted, claimed or held open, with
+    /// Flushes and detaches. Refused while it is mounted, claimed or held open, with
     /// the users' names; a passing opener (udev's probe) is waited for.
     pub async fn detach(&self) -> Result<(), DeviceError> {
         if self.lock().is_none() {
             return Ok(());
         }
         let name = self.place.name.as_str();
-        let device = self.loop_device.clone();
+        let device = self.loop_device;
         let owned_name = name.to_owned();
         let exclusive = off_the_workers(name, move || claim_exclusively(&owned_name, &device)).await?;
-        let exclusive = self.write_back(exclusive).await?;
+        self.flush().await?;
         let attachment = self.attachment.clone();
         off_the_workers(name, move || {
             let mut slot = lock(&attachment);
@@ -118,22 +119,24 @@ impl FuseDevice {
         cleanup(runtime_dir)
     }
 
-    /// A frozen volume does not answer; then the caller decides whether to use force.
-    async fn write_back(&self, exclusive: File) -> Result<File, DeviceError> {
-        let synced = off_the_workers(&self.place.name, move || Ok((exclusive.sync_all(), exclusive)));
-        match tokio::time::timeout(DETACH_FLUSH_TIMEOUT, synced).await {
-            Ok(done) => {
-                let (synced, exclusive) = done?;
-                synced.map_err(|error| {
-                    let path = self.loop_path().display().to_string();
-                    DeviceError::system(&self.place.name, "writing back", path, error)
-                })?;
-                Ok(exclusive)
+    /// The page cache has nothing left to write, as its last user's close wrote it; what remains is the device's own
+    /// cache. A frozen volume does not answer: then the caller decides whether to use force.
+    async fn flush(&self) -> Result<(), DeviceError> {
+        if self.device.geometry().read_only {
+            return Ok(());
+        }
+        match tokio::time::timeout(DETACH_FLUSH_TIMEOUT, self.device.flush()).await {
+            Ok(Ok(())) => Ok(()),
+            // There is nothing to be saved any more, and nothing was promised.
+            Ok(Err(IoError::Fenced(reason))) => {
+                tracing::warn!(volume = self.place.name, reason, "detached without a flush");
+                Ok(())
             }
+            Ok(Err(source)) => Err(DeviceError::Flush { name: self.place.name.clone(), source }),
             Err(_) => Err(DeviceError::Stuck {
                 name: self.place.name.clone(),
                 loop_path: self.loop_path(),
-                operation: "write back its cached data",
+                operation: "flush",
                 seconds: DETACH_FLUSH_TIMEOUT.as_secs(),
             }),
         }

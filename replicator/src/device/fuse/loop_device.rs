@@ -1,6 +1,6 @@
 //! The loop driver's ioctls and sysfs attributes. The only file of the devices with `unsafe`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -11,7 +11,6 @@ use crate::device::limits::LOOP_ATTEMPTS_MAX;
 const LOOP_MAJOR: u32 = 7;
 
 const LOOP_CLR_FD: libc::Ioctl = 0x4c01;
-const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
 const LOOP_SET_CAPACITY: libc::Ioctl = 0x4c07;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
@@ -65,11 +64,6 @@ impl LoopInfo {
         encrypt_key: [0; 32],
         init: [0; 2],
     };
-
-    fn tag(&self) -> &[u8] {
-        let end = self.file_name.iter().position(|byte| *byte == 0).unwrap_or(self.file_name.len());
-        &self.file_name[..end]
-    }
 }
 
 /// How a loop device is to be set up.
@@ -77,15 +71,15 @@ pub struct LoopSetup<'a> {
     pub backing: &'a File,
     pub block_bytes: u32,
     pub read_only: bool,
-    /// Kept by the kernel beside the device (at most 63 bytes); tells our devices from others' after a crash.
-    pub tag: &'a str,
 }
 
-/// A configured loop device, by number. Dropping it changes nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A configured loop device. Numbers are reused, so it is known by the kernel's sequence number of disks too, which no
+/// other disk has until the next boot and which can be read even when the backing file is dead. Dropping it
+/// changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoopDevice {
     pub number: u32,
-    tag: String,
+    pub diskseq: u64,
 }
 
 /// An ioctl that takes or returns a plain number.
@@ -101,18 +95,10 @@ fn configure(device: &File, config: &LoopConfig) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn status(device: &File) -> io::Result<LoopInfo> {
-    let mut info = LoopInfo::EMPTY;
-    // SAFETY: LOOP_GET_STATUS64 writes one `struct loop_info64`, whose layout `LoopInfo` has (asserted above); every bit
-    // pattern is a valid `LoopInfo`.
-    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, std::ptr::from_mut(&mut info)) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info) }
-}
-
 /// `/dev/loopN`; made when the node's `/dev` does not have it, as in containers.
 fn node(number: u32) -> io::Result<PathBuf> {
     let path = PathBuf::from(format!("/dev/loop{number}"));
-    match std::fs::metadata(&path) {
+    match fs::metadata(&path) {
         Ok(found) if found.file_type().is_block_device() => Ok(path),
         Ok(_) => Err(io::Error::other(format!("{} is not a block device", path.display()))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -128,6 +114,15 @@ fn node(number: u32) -> io::Result<PathBuf> {
     }
 }
 
+fn sysfs(number: u32, attribute: &str) -> PathBuf {
+    Path::new("/sys/block").join(format!("loop{number}")).join(attribute)
+}
+
+fn diskseq(number: u32) -> io::Result<u64> {
+    let text = fs::read_to_string(sysfs(number, "diskseq"))?;
+    text.trim().parse().map_err(io::Error::other)
+}
+
 fn descriptor(fd: RawFd) -> u32 {
     u32::try_from(fd).expect("an open file's descriptor is not negative")
 }
@@ -138,9 +133,6 @@ impl LoopDevice {
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
         let mut info = LoopInfo::EMPTY;
         info.flags = LO_FLAGS_DIRECT_IO | if setup.read_only { LO_FLAGS_READ_ONLY } else { 0 };
-        let tag = setup.tag.as_bytes();
-        assert!(tag.len() < info.file_name.len(), "our tags fit with their final NUL");
-        info.file_name[..tag.len()].copy_from_slice(tag);
         let config = LoopConfig {
             fd: descriptor(setup.backing.as_raw_fd()),
             block_size: setup.block_bytes,
@@ -152,7 +144,8 @@ impl LoopDevice {
             let number = ioctl_number(&control, LOOP_CTL_GET_FREE, 0)? as u32;
             let device = OpenOptions::new().read(true).write(!setup.read_only).open(node(number)?)?;
             match configure(&device, &config) {
-                Ok(()) => return Ok(LoopDevice { number, tag: setup.tag.to_owned() }),
+                // `device` is still open, so the number cannot have passed to another.
+                Ok(()) => return Ok(LoopDevice { number, diskseq: diskseq(number)? }),
                 // Another process was faster; the next number is asked for.
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => last = error,
                 Err(error) => return Err(error),
@@ -161,52 +154,31 @@ impl LoopDevice {
         Err(last)
     }
 
-    /// The devices that carry `tag`. Looks only at those whose backing file ends in `name`, so that others' are not touched.
-    pub fn find(tag: &str, name: &str) -> io::Result<Vec<LoopDevice>> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir("/sys/block")? {
-            let entry = entry?;
-            let Some(number) = entry.file_name().to_str().and_then(|n| n.strip_prefix("loop")?.parse::<u32>().ok())
-            else {
-                continue;
-            };
-            let backing = std::fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
-            let backing = backing.trim_end().trim_end_matches(" (deleted)");
-            let device = LoopDevice { number, tag: tag.to_owned() };
-            if backing.rsplit('/').next() == Some(name) && device.is_ours() {
-                found.push(device);
-            }
-        }
-        Ok(found)
-    }
-
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/dev/loop{}", self.number))
     }
 
     fn sysfs(&self, attribute: &str) -> PathBuf {
-        Path::new("/sys/block").join(format!("loop{}", self.number)).join(attribute)
+        sysfs(self.number, attribute)
     }
 
-    /// Whether the number still stands for the device that was configured, and not for a later one.
-    pub fn is_ours(&self) -> bool {
-        File::open(self.path()).and_then(|file| status(&file)).is_ok_and(|info| info.tag() == self.tag.as_bytes())
+    /// Whether it is still configured, and the number has not passed to another.
+    pub fn exists(&self) -> bool {
+        self.sysfs("loop/backing_file").exists() && diskseq(self.number).is_ok_and(|now| now == self.diskseq)
     }
 
     /// What the kernel made of our wish for direct I/O.
     pub fn has_direct_io(&self) -> io::Result<bool> {
-        let info = status(&File::open(self.path())?)?;
-        let shown = std::fs::read_to_string(self.sysfs("loop/dio"))?;
-        Ok(info.flags & LO_FLAGS_DIRECT_IO != 0 && shown.trim() == "1")
+        Ok(fs::read_to_string(self.sysfs("loop/dio"))?.trim() == "1")
     }
 
     /// Whether the block layer sends flushes down (a volatile cache) or takes completions as durable.
     pub fn set_write_cache(&self, volatile: bool) -> io::Result<()> {
-        std::fs::write(self.sysfs("queue/write_cache"), if volatile { "write back" } else { "write through" })
+        fs::write(self.sysfs("queue/write_cache"), if volatile { "write back" } else { "write through" })
     }
 
     pub fn has_write_cache(&self) -> io::Result<bool> {
-        Ok(std::fs::read_to_string(self.sysfs("queue/write_cache"))?.trim() == "write back")
+        Ok(fs::read_to_string(self.sysfs("queue/write_cache"))?.trim() == "write back")
     }
 
     /// Takes over a new size of the backing file.
@@ -227,7 +199,7 @@ impl LoopDevice {
 
     /// As [`clear`](Self::clear), by whoever wants it gone; a device that is gone already is fine.
     pub fn clear_anyhow(&self) -> io::Result<()> {
-        if !self.is_ours() {
+        if !self.exists() {
             return Ok(());
         }
         match self.clear(&File::open(self.path())?) {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -11,12 +12,15 @@ use tokio::sync::watch;
 
 use super::FuseDevice;
 use super::attachment::Place;
+use super::loop_device::{LoopDevice, LoopSetup};
 use crate::device::tools::{need, run};
 use crate::device::{BlockDevice, DeviceError, Geometry, IoError, MemoryDevice, SectorDevice};
 
 const SIZE: u64 = 512 << 20;
 /// Set for the process that is to be killed: where it attaches its device.
 const VICTIM_DIR: &str = "FARSHORE_TEST_VICTIM_DIR";
+/// Set besides, if its volume is to be frozen.
+const VICTIM_FROZEN: &str = "FARSHORE_TEST_VICTIM_FROZEN";
 
 fn geometry() -> Geometry {
     Geometry { size_bytes: SIZE, logical_block_bytes: 4096, volatile_cache: false, read_only: false }
@@ -56,11 +60,24 @@ fn attribute(loop_path: &Path, attribute: &str) -> String {
 
 /// Whether nothing of the device is left.
 fn is_gone(dir: &Path, loop_path: &Path, name: &str) -> bool {
+    // A detached mount shows the file as `/<name>`.
     let backing = Path::new("/sys/block").join(loop_path.file_name().unwrap()).join("loop/backing_file");
-    let taken = std::fs::read_to_string(backing).is_ok_and(|file| file.contains(&*dir.to_string_lossy()));
+    let taken = std::fs::read_to_string(backing).is_ok_and(|file| file.trim().ends_with(&format!("/{name}")));
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let place = Place::new(name, dir).unwrap();
     !taken && !mounts.contains(&*place.mount_point().to_string_lossy()) && !dir.join(name).exists()
+}
+
+/// Whoever made a mount namespace of his own while our file system was mounted holds a copy of the mount, rightly named
+/// as a user; this is not about him.
+async fn detach_once_unused(fuse: &FuseDevice) {
+    let detached = async {
+        while let Err(refused) = fuse.detach().await {
+            assert!(matches!(refused, DeviceError::InUse { .. }), "{refused}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(120), detached).await.expect("the last user lets go");
 }
 
 /// Files written, synced, remounted, compared, and the file system checked by its own tool.
@@ -97,7 +114,7 @@ async fn a_file_system_survives(name: &str, logical: u32, mkfs: &[&str], check: 
     run(&tool("sh"), &["-c", &script]).await.unwrap();
     mounted.unmount().await;
 
-    fuse.detach().await.unwrap();
+    detach_once_unused(&fuse).await;
     fuse.detach().await.unwrap();
     std::fs::remove_dir(&point).unwrap();
     assert!(is_gone(dir.path(), &path, name));
@@ -226,6 +243,58 @@ async fn a_volume_is_attached_once_and_remains_usable() {
     fuse.detach().await.unwrap();
 }
 
+/// Counts flushes.
+struct Counted {
+    memory: MemoryDevice,
+    flushes: AtomicUsize,
+}
+
+impl BlockDevice for Counted {
+    fn geometry(&self) -> Geometry {
+        self.memory.geometry()
+    }
+    fn read(&self, offset: u64, len: u32) -> BoxFuture<'_, Result<Bytes, IoError>> {
+        self.memory.read(offset, len)
+    }
+    fn write(&self, offset: u64, data: Bytes, fua: bool) -> BoxFuture<'_, Result<(), IoError>> {
+        self.memory.write(offset, data, fua)
+    }
+    fn flush(&self) -> BoxFuture<'_, Result<(), IoError>> {
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        self.memory.flush()
+    }
+    fn discard(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<(), IoError>> {
+        self.memory.discard(offset, len)
+    }
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool, fua: bool) -> BoxFuture<'_, Result<(), IoError>> {
+        self.memory.write_zeroes(offset, len, unmap, fua)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_fsync_reaches_the_device_exactly_where_it_has_a_cache() {
+    need!("an_fsync_reaches_the_device", "/dev/fuse", "/dev/loop-control");
+    let dir = tempfile::tempdir().unwrap();
+    for volatile_cache in [false, true] {
+        let memory = MemoryDevice::new(Geometry { volatile_cache, ..geometry() });
+        let device = Arc::new(Counted { memory, flushes: AtomicUsize::new(0) });
+        let fuse = FuseDevice::attach("flush-vol", device.clone(), dir.path()).await.unwrap();
+        let output = format!("of={}", fuse.loop_path().display());
+        let flushes = || device.flushes.load(Ordering::SeqCst);
+        run(&tool("dd"), &["if=/dev/zero", &output, "bs=4k", "count=1", "oflag=direct"]).await.unwrap();
+        let before = flushes();
+        run(&tool("dd"), &["if=/dev/zero", &output, "bs=4k", "count=1", "oflag=direct", "conv=fsync"]).await.unwrap();
+        assert_eq!(flushes() > before, volatile_cache);
+        let before = flushes();
+        // Each block written with O_DSYNC: FUA, which a loop device makes a flush after the write.
+        run(&tool("dd"), &["if=/dev/zero", &output, "bs=4k", "count=3", "oflag=direct,dsync"]).await.unwrap();
+        assert_eq!(flushes() - before >= 3, volatile_cache);
+        let before = flushes();
+        fuse.detach().await.unwrap();
+        assert!(flushes() > before, "a detach flushes");
+    }
+}
+
 /// Holds every request until it is told to let go, as a volume without its quorum does.
 struct Frozen {
     memory: MemoryDevice,
@@ -265,6 +334,39 @@ impl BlockDevice for Frozen {
     }
 }
 
+/// A writer whose write has been taken and is not answered, so that it hangs, as it should.
+async fn hanging_writer(path: &Path) -> tokio::process::Child {
+    let output = format!("of={}", path.display());
+    let mut writer = tokio::process::Command::new(tool("dd"))
+        .args(["if=/dev/zero", &output, "bs=1M", "count=4", "oflag=direct", "conv=fsync"])
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let busy = async {
+        while attribute(path, "inflight").split_whitespace().all(|count| count == "0") {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), busy).await.unwrap();
+    assert!(writer.try_wait().unwrap().is_none());
+    writer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_with_a_frozen_volume_can_be_killed() {
+    need!("a_daemon_with_a_frozen_volume_can_be_killed", "/dev/fuse", "/dev/loop-control");
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, path) = start_victim(dir.path(), true).await;
+    let mut writer = hanging_writer(&path).await;
+    let patience = std::time::Duration::from_secs(60);
+    tokio::time::timeout(patience, child.kill()).await.expect("it dies though its volume is frozen").unwrap();
+    let status = tokio::time::timeout(patience, writer.wait()).await.expect("the writer is freed").unwrap();
+    assert!(!status.success());
+    assert_eq!(FuseDevice::cleanup_stale(dir.path()).unwrap().len(), 1);
+    assert!(is_gone(dir.path(), &path, "victim"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn force_ends_a_frozen_device_and_frees_its_users() {
     need!("force_ends_a_frozen_device", "/dev/fuse", "/dev/loop-control");
@@ -273,21 +375,7 @@ async fn force_ends_a_frozen_device_and_frees_its_users() {
     let device = Arc::new(Frozen { memory: MemoryDevice::new(geometry()), thawed });
     let fuse = FuseDevice::attach("frozen", device.clone(), dir.path()).await.unwrap();
     let path = fuse.loop_path();
-    let output = format!("of={}", path.display());
-    let mut writer = tokio::process::Command::new(tool("dd"))
-        .args(["if=/dev/zero", &output, "bs=1M", "count=4", "oflag=direct", "conv=fsync"])
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    // The writer hangs, as it should: its write has been taken and is not answered.
-    let busy = async {
-        while attribute(&path, "inflight").split_whitespace().all(|count| count == "0") {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(60), busy).await.unwrap();
-    assert!(writer.try_wait().unwrap().is_none());
+    let mut writer = hanging_writer(&path).await;
     fuse.detach_by_force().await;
     let status = tokio::time::timeout(std::time::Duration::from_secs(60), writer.wait()).await.unwrap().unwrap();
     assert!(!status.success());
@@ -332,18 +420,24 @@ async fn many_requests_are_in_flight_at_once() {
     fuse.detach().await.unwrap();
 }
 
-/// Not a test of its own: the process that `remains_of_a_killed_daemon_are_removed` kills.
+/// Not a test of its own: the process that the tests of a killed daemon kill.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn victim() {
     let Some(dir) = std::env::var_os(VICTIM_DIR) else { return };
-    let memory = Arc::new(MemoryDevice::new(geometry()));
-    let fuse = FuseDevice::attach("victim", memory, Path::new(&dir)).await.unwrap();
+    let memory = MemoryDevice::new(geometry());
+    let (_thaw, thawed) = watch::channel(std::env::var_os(VICTIM_FROZEN).is_none());
+    let device = Arc::new(Frozen { memory, thawed });
+    let fuse = FuseDevice::attach("victim", device, Path::new(&dir)).await.unwrap();
     println!("\nattached {}", fuse.loop_path().display());
     std::future::pending::<()>().await;
 }
 
-async fn start_victim(dir: &Path) -> (tokio::process::Child, PathBuf) {
-    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
+async fn start_victim(dir: &Path, frozen: bool) -> (tokio::process::Child, PathBuf) {
+    let mut command = tokio::process::Command::new(std::env::current_exe().unwrap());
+    if frozen {
+        command.env(VICTIM_FROZEN, "1");
+    }
+    let mut child = command
         .args(["--exact", "device::fuse::tests::victim", "--nocapture"])
         .env(VICTIM_DIR, dir)
         .stdout(Stdio::piped())
@@ -366,7 +460,7 @@ async fn remains_of_a_killed_daemon_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let run_dir = dir.path().join("run");
     // Unused: everything goes at once.
-    let (mut child, path) = start_victim(&run_dir).await;
+    let (mut child, path) = start_victim(&run_dir, false).await;
     assert_eq!(FuseDevice::cleanup_stale(&run_dir).unwrap(), [], "it is alive");
     child.kill().await.unwrap();
     let stale = FuseDevice::cleanup_stale(&run_dir).unwrap();
@@ -376,7 +470,7 @@ async fn remains_of_a_killed_daemon_are_removed() {
     assert!(is_gone(&run_dir, &path, "victim"));
 
     // With a file system on it: the loop device goes with the last user. Attaching anew clears the way by itself.
-    let (mut child, path) = start_victim(&run_dir).await;
+    let (mut child, path) = start_victim(&run_dir, false).await;
     run(&tool("mkfs.ext4"), &["-q", "-F", path.to_str().unwrap()]).await.unwrap();
     let mounted = Mounted::new(&path, &dir.path().join("point")).await;
     child.kill().await.unwrap();
@@ -392,6 +486,32 @@ async fn remains_of_a_killed_daemon_are_removed() {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(60), gone).await.unwrap();
+}
+
+/// Nodes can be containers on one kernel, with the same paths in different mount namespaces.
+#[test]
+fn a_living_device_whose_path_reads_like_ours_is_left_alone() {
+    need!("a_living_device_whose_path_reads_like_ours", "/dev/loop-control");
+    struct Cleared(LoopDevice);
+    impl Drop for Cleared {
+        fn drop(&mut self) {
+            let _ = self.0.clear_anyhow();
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::new("vol", dir.path()).unwrap();
+    std::fs::create_dir_all(place.mount_point()).unwrap();
+    let backing = std::fs::File::create_new(place.file()).unwrap();
+    backing.set_len(1 << 20).unwrap();
+    let theirs =
+        Cleared(LoopDevice::create(&LoopSetup { backing: &backing, block_bytes: 4096, read_only: false }).unwrap());
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    // Our record of the same number, from a time when it was ours.
+    let record = format!("{} {} {}", boot_id.trim(), theirs.0.number, theirs.0.diskseq - 1);
+    std::fs::write(place.lock_path(), record).unwrap();
+    let stale = FuseDevice::cleanup_stale(dir.path()).unwrap();
+    assert_eq!((stale.len(), &stale[0].loop_path), (1, &None));
+    assert!(theirs.0.exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -36,12 +37,16 @@ pub struct VolumeFile {
     device: Arc<dyn BlockDevice>,
     runtime: Handle,
     bytes: Arc<Semaphore>,
+    used: Arc<AtomicBool>,
 }
 
 impl VolumeFile {
-    pub fn new(name: &str, device: Arc<dyn BlockDevice>, runtime: Handle) -> Self {
+    /// Until `used` turns true, by the first write or by the caller, there is nothing that a flush could mean. The kernel
+    /// sends one while it configures the loop device, for which the daemon waits in the kernel: were it to wait for a frozen
+    /// volume there, it could not even be killed.
+    pub fn new(name: &str, device: Arc<dyn BlockDevice>, runtime: Handle, used: Arc<AtomicBool>) -> Self {
         let bytes = Arc::new(Semaphore::new(FUSE_IN_FLIGHT_BYTES_MAX as usize));
-        Self { name: name.into(), device, runtime, bytes }
+        Self { name: name.into(), device, runtime, bytes, used }
     }
 
     fn attributes(&self, inode: INodeNo) -> Option<FileAttr> {
@@ -217,6 +222,7 @@ impl Filesystem for VolumeFile {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.used.store(true, Ordering::Release);
         let len = data.len() as u32;
         let budget = self.budget(len);
         let data = Bytes::copy_from_slice(data);
@@ -237,6 +243,9 @@ impl Filesystem for VolumeFile {
     }
 
     fn fsync(&self, _request: &Request, _inode: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        if !self.used.load(Ordering::Acquire) {
+            return reply.ok();
+        }
         let device = self.device.clone();
         self.start(async move { answer(reply, device.flush().await) });
     }
@@ -257,6 +266,7 @@ impl Filesystem for VolumeFile {
         if let Err(error) = self.device.geometry().check_change(offset, length) {
             return reply.error(errno(&error));
         }
+        self.used.store(true, Ordering::Release);
         let device = self.device.clone();
         self.start(async move { answer(reply, pieces::write_zeroes(&*device, offset, length, unmap, false).await) });
     }

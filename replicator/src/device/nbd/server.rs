@@ -89,22 +89,28 @@ impl NbdServer {
     /// Takes no more requests, answers those in flight, and closes. Connections whose requests do not finish within
     /// ten seconds (a frozen volume) are dropped; the device finishes their requests all the same.
     pub async fn stop(mut self) {
+        self.remove_socket();
         self.stop.send_replace(true);
         if let Some(accepting) = self.accepting.take() {
             // An aborted or panicked acceptor has nothing left to close.
             let _ = accepting.await;
         }
     }
+
+    /// First of all when it ends: as soon as nobody listens, the path may belong to the next server.
+    fn remove_socket(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            // A socket that stays behind is replaced by the next server.
+            let _ = std::fs::remove_file(socket);
+        }
+    }
 }
 
 impl Drop for NbdServer {
     fn drop(&mut self) {
+        self.remove_socket();
         if let Some(accepting) = &self.accepting {
             accepting.abort();
-        }
-        if let Some(socket) = &self.socket {
-            // A socket that stays behind is replaced by the next server.
-            let _ = std::fs::remove_file(socket);
         }
     }
 }

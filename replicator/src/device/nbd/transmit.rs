@@ -232,21 +232,23 @@ async fn write_replies<W: AsyncWrite + Unpin>(mut writer: W, mut queue: mpsc::Re
     let mut batch = Vec::with_capacity(GATHER_REPLIES);
     let mut gathered = BytesMut::with_capacity(GATHER_BYTES);
     while queue.recv_many(&mut batch, GATHER_REPLIES).await > 0 {
-        for part in batch.iter().flat_map(|reply| &reply.parts) {
-            if gathered.len() + part.len() > GATHER_BYTES {
-                writer.write_all(&gathered).await?;
-                gathered.clear();
-            }
-            if part.len() > GATHER_BYTES {
-                writer.write_all(part).await?;
-            } else {
-                gathered.extend_from_slice(part);
+        // A reply returns its budget at the end of its turn, when it is on the socket or in the small gathering.
+        for reply in batch.drain(..) {
+            for part in &reply.parts {
+                if gathered.len() + part.len() > GATHER_BYTES {
+                    writer.write_all(&gathered).await?;
+                    gathered.clear();
+                }
+                if part.len() > GATHER_BYTES {
+                    writer.write_all(part).await?;
+                } else {
+                    gathered.extend_from_slice(part);
+                }
             }
         }
         writer.write_all(&gathered).await?;
         gathered.clear();
         writer.flush().await?;
-        batch.clear();
     }
     writer.shutdown().await
 }
