@@ -1,52 +1,59 @@
 //! `farshore inspect …`: what is on disk, read by the code that wrote it. Offline and read-only.
 
+use std::path::Path;
+
+use farshore_replicator::journal;
 use serde::Serialize;
 
 use crate::args::{Format, InspectVerb};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output::{self, View};
 
+/// Fails, after the report is printed, when there is damage.
 pub fn run(format: Format, verb: InspectVerb) -> Result<(), Failure> {
     match verb {
-        InspectVerb::Journal { dir } => print(format, backend::inspect_journal(&dir)?),
-        InspectVerb::Store { dir } => print(format, backend::inspect_store(&dir)?),
+        InspectVerb::Journal { dir } => {
+            refuse_absent(&dir)?;
+            let report = journal::inspect(&dir);
+            print(format, &report, report.problems.len())
+        }
+        InspectVerb::Store { dir } => {
+            refuse_absent(&dir)?;
+            Err(Failure::new(Exit::Unsupported, "stores can't be read by this version", "use a later version"))
+        }
     }
 }
 
-fn print<R: Serialize>(format: Format, report: R) -> Result<(), Failure> {
-    output::print(format, &Report(report))
+fn refuse_absent(dir: &Path) -> Result<(), Failure> {
+    match std::fs::read_dir(dir) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(Failure::failed(format!("{} can't be read", dir.display())).because(error))
+        }
+        Err(error) => Err(Failure::new(
+            Exit::NotFound,
+            format!("{} is not a directory that can be read", dir.display()),
+            "name the journal's or the store's directory under the replicator's data_dir",
+        )
+        .because(error)),
+    }
+}
+
+fn print<R: Serialize>(format: Format, report: &R, problems: usize) -> Result<(), Failure> {
+    output::print(format, &Report(report))?;
+    match problems {
+        0 => Ok(()),
+        n => Err(Failure::failed(format!("{n} problems were found; they stand in the report"))),
+    }
 }
 
 /// Any report; its table is its YAML, which people read well enough.
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Report<R>(R);
+struct Report<'a, R>(&'a R);
 
-impl<R: Serialize> View for Report<R> {
+impl<R: Serialize> View for Report<'_, R> {
     fn table(&self) -> String {
         serde_norway::to_string(&self.0).unwrap_or_else(|error| format!("the report can't be written: {error}\n"))
-    }
-}
-
-/// Stands in for `farshore_replicator::{journal, store}::inspect(dir)`.
-mod backend {
-    use std::path::Path;
-
-    use crate::failure::{Exit, Failure};
-
-    pub fn inspect_journal(dir: &Path) -> Result<(), Failure> {
-        Err(absent(dir))
-    }
-
-    pub fn inspect_store(dir: &Path) -> Result<(), Failure> {
-        Err(absent(dir))
-    }
-
-    fn absent(dir: &Path) -> Failure {
-        Failure::new(
-            Exit::Unsupported,
-            format!("{} can't be read by this version", dir.display()),
-            "use a later version",
-        )
     }
 }
