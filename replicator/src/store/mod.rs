@@ -1,1 +1,60 @@
-//! Placeholder.
+//! Each data replica's block contents: a slab with thin extents, and the index that says what lies where.
+//!
+//! Here: applying records, reading, checkpoints, pins (snapshots), what changed since, receiving shipments, repair.
+//! Not here: the order of records and who may write (core), making records durable (journal), talking to peers
+//! (transport). All calls block; any thread may make them.
+//!
+//! ```text
+//! <dir>/store.super   whose directory this is
+//! <dir>/index/        RocksDB: (volume, extent, version) → place, per block CRC and change; exactly the last checkpoint
+//! <dir>/slab          64 KiB places; may be a raw device elsewhere
+//! ```
+//!
+//! Why a crash loses nothing: the index on disk is only ever written by a checkpoint, in one synced batch, after the
+//! slab was synced. After a crash the store is what it was at that checkpoint, except that places the checkpoint names
+//! may hold newer or torn bytes where a block was overwritten in place since. Every such block was written by a record
+//! above the checkpointed seq, and applying those again rewrites it whole. A place given up since the checkpoint was
+//! not reused, so nothing else can differ. Hence two duties of the caller: apply only what the local journal holds
+//! durably, and keep it there until [`Store::checkpoint`] has returned a seq at or past it.
+
+mod apply;
+mod changed;
+mod checkpoint;
+mod error;
+mod extent;
+mod index;
+mod index_rows;
+mod inspect;
+mod open;
+mod pin;
+mod read;
+mod root;
+mod scrub;
+mod slab;
+mod space;
+mod stage;
+mod superblock;
+mod sweep;
+mod volume;
+
+#[cfg(test)]
+mod tests_crash;
+#[cfg(test)]
+mod tests_fixture;
+#[cfg(test)]
+mod tests_oracle;
+#[cfg(test)]
+mod tests_store;
+
+pub use changed::{ChangedExtent, ChangedPage, PAGE_EXTENTS_MAX};
+pub use error::{ErrorClass, StoreError};
+pub use extent::{BLOCKS_PER_EXTENT, EXTENT_BYTES};
+pub use index_rows::Cursor;
+pub use inspect::{InspectReport, InspectedVolume, inspect};
+pub use open::StoreConfig;
+pub use pin::Pin;
+pub use read::{ImageDigest, READ_BYTES_MAX};
+pub use root::{Space, Store, StoredVolume};
+pub use scrub::{Damage, ScrubCursor, ScrubPage};
+pub use stage::{STAGE_DATA_BYTES_MAX, STAGE_HOLE_BYTES_MAX, StageData, StageInfo};
+pub use superblock::NodeIdentity;

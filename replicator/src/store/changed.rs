@@ -1,0 +1,114 @@
+//! What changed since a seq, up to a pin: what shipping, resync and incremental backup copy.
+
+use farshore_core::ids::{Seq, VolumeId};
+
+use super::error::StoreError;
+use super::extent::{Version, visible};
+use super::index_rows::{Cursor, PinRow};
+use super::root::Store;
+use super::volume::{State, Volume};
+
+/// Extents in one page at most; writers wait while a page is made.
+pub const PAGE_EXTENTS_MAX: usize = 4096;
+
+/// Blocks of one extent that differ from the base, as bitmaps: bit i is the block at `extent * EXTENT_BYTES + i * 4096`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangedExtent {
+    pub extent: u64,
+    pub changed: u16,
+    /// Those of `changed` that are holes now.
+    pub holes: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedPage {
+    pub extents: Vec<ChangedExtent>,
+    /// Where to go on; None after the last page.
+    pub next: Option<Cursor>,
+    /// The seq that the listing leads to: the pin's.
+    pub seq: Seq,
+}
+
+impl Store {
+    /// Blocks changed after `base`, to data or to a hole, as of the pin `upto`; every block that holds data if there
+    /// is no base. May name a block too many, never one too few. Extents come in the order of their cursors, each
+    /// once. Start with `Cursor::default()`; `max` bounds the page.
+    pub fn changed_since(
+        &self,
+        id: VolumeId,
+        base: Option<Seq>,
+        upto: &str,
+        cursor: Cursor,
+        max: usize,
+    ) -> Result<ChangedPage, StoreError> {
+        let volume = self.live(id)?;
+        let state = volume.state();
+        let pin = *state.pins.get(upto).ok_or_else(|| StoreError::NoPin { volume: id, name: upto.to_owned() })?;
+        let max = max.clamp(1, PAGE_EXTENTS_MAX);
+        match base {
+            None => self.stored(&volume, &state, &pin, cursor, max),
+            Some(base) if base < state.floor => Err(StoreError::BelowFloor { volume: id, base, floor: state.floor }),
+            Some(base) if base > pin.view.at.seq => {
+                let reason = format!("the base {base} is newer than {upto} at {}", pin.view.at.seq);
+                Err(StoreError::Invalid { op: "compare", volume: id, reason })
+            }
+            Some(base) => self.changed(&volume, &state, &pin, base, cursor, max),
+        }
+    }
+
+    fn stored(
+        &self,
+        volume: &Volume,
+        state: &State,
+        pin: &PinRow,
+        cursor: Cursor,
+        max: usize,
+    ) -> Result<ChangedPage, StoreError> {
+        let (page, next) = state.page(&self.index, volume.id, cursor.extent, max)?;
+        let seen = page.iter().filter_map(|(extent, versions)| Some((extent, visible(versions, &pin.view)?.1)));
+        let extents = seen
+            .filter(|(_, entry)| entry.data != 0)
+            .map(|(extent, entry)| ChangedExtent { extent: *extent, changed: entry.data, holes: 0 })
+            .collect();
+        let next = next.map(|extent| Cursor { seq: Seq::ZERO, extent });
+        Ok(ChangedPage { extents, next, seq: pin.view.at.seq })
+    }
+
+    /// Walks the changes on disk: whatever a pin sees was on disk when the pin was made, and stays there.
+    fn changed(
+        &self,
+        volume: &Volume,
+        state: &State,
+        pin: &PinRow,
+        base: Seq,
+        cursor: Cursor,
+        max: usize,
+    ) -> Result<ChangedPage, StoreError> {
+        let upto = pin.view.at.seq;
+        let mut out = ChangedPage { extents: Vec::new(), next: None, seq: upto };
+        let Some(first) = base.0.checked_add(1) else { return Ok(out) };
+        let from = cursor.max(Cursor { seq: Seq(first), extent: 0 });
+        let mut looked_at = 0;
+        self.index.changes(volume.id, from, upto, |at, image| {
+            // Rows that this pin does not see cost a look, too; without this bound a page could take for ever.
+            if looked_at >= max {
+                out.next = Some(at);
+                return Ok(false);
+            }
+            looked_at += 1;
+            let versions = state.versions(&self.index, volume.id, at.extent..=at.extent)?;
+            let seen = versions.get(&at.extent).and_then(|versions| visible(versions, &pin.view));
+            if let Some((version, entry)) = seen
+                && version == (Version { image, seq: at.seq })
+            {
+                let changed = entry.changed_after(base);
+                let holes = changed & !entry.data;
+                if changed != 0 {
+                    out.extents.push(ChangedExtent { extent: at.extent, changed, holes });
+                }
+            }
+            Ok(true)
+        })?;
+        Ok(out)
+    }
+}

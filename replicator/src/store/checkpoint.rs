@@ -1,0 +1,115 @@
+//! Checkpoints: slab synced, then index synced, then what was given up before is free.
+//!
+//! ```text
+//! take each volume's changes and position ─► sync the slab ─► one synced batch ─► release freed places
+//!        (a moment's lock per volume)           records may be applied all the while
+//! ```
+//! What is applied while it runs is above the seqs it took, so it is redone after a crash whatever of it reached the
+//! slab.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use farshore_core::ids::{Seq, VolumeId};
+
+use super::error::StoreError;
+use super::extent::Place;
+use super::index::IndexBatch;
+use super::index_rows::{PositionRow, Row, stage_key, volume_key};
+use super::root::{PANICKED, Store};
+use super::volume::{Layer, Volume};
+
+/// Changed versions kept in memory before a checkpoint is made unasked, all volumes: about 16 MiB.
+pub(super) const DIRTY_VERSIONS_MAX: usize = 64 * 1024;
+
+/// What a checkpoint took from one volume.
+struct Flush {
+    volume: Arc<Volume>,
+    layer: Arc<Layer>,
+    freed: Vec<Place>,
+    seq: Seq,
+    /// A deleted volume of which nothing is left.
+    finished: bool,
+}
+
+impl Store {
+    /// Makes everything that is applied now durable. Returns the seq of each volume up to which the journal is not
+    /// needed any more for redo.
+    pub fn checkpoint(&self) -> Result<Vec<(VolumeId, Seq)>, StoreError> {
+        self.sweep_step()?;
+        self.checkpoint_with(|| {})
+    }
+
+    /// For callers that hold a volume's `mutating`: no sweep. `between` runs after the changes were taken and before
+    /// anything is written; tests apply more there.
+    pub(super) fn checkpoint_with(&self, between: impl FnOnce()) -> Result<Vec<(VolumeId, Seq)>, StoreError> {
+        let _one = self.checkpointing();
+        self.check_alive()?;
+        let mut batch = IndexBatch::default();
+        let volumes: Vec<Arc<Volume>> = self.volumes.read().expect(PANICKED).values().cloned().collect();
+        let flushes: Vec<Flush> = volumes.iter().filter_map(|volume| self.take(volume, &mut batch)).collect();
+        between();
+        if !batch.is_empty() {
+            self.slab.sync().map_err(|error| self.poisoned_by("sync", error))?;
+            self.commit(&batch)?;
+        }
+        for flush in flushes {
+            self.finish(flush);
+        }
+        let live = volumes.iter().map(|volume| (volume.id, volume.state())).filter(|(_, state)| !state.removing);
+        Ok(live.map(|(id, state)| (id, state.checkpointed)).collect())
+    }
+
+    /// Makes a checkpoint if too much has changed since the last one.
+    pub(super) fn checkpoint_if_crowded(&self) -> Result<(), StoreError> {
+        if self.dirty.load(Ordering::Relaxed) > self.dirty_max {
+            self.checkpoint_with(|| {})?;
+        }
+        Ok(())
+    }
+
+    fn take(&self, volume: &Arc<Volume>, batch: &mut IndexBatch) -> Option<Flush> {
+        let mut state = volume.state_mut();
+        let finished = state.removing && state.sweep.is_none();
+        if !state.has_changes() && !finished {
+            return None;
+        }
+        let id = volume.id;
+        let layer = state.begin_flush();
+        self.dirty.fetch_sub(layer.len(), Ordering::Relaxed);
+        for ((extent, Reverse(version)), change) in layer.iter() {
+            batch.extent(id, *extent, *version, change.entry);
+        }
+        if finished {
+            batch.delete(volume_key(id));
+        }
+        if !state.removing {
+            batch.put(&Row::Position(id, PositionRow { view: state.view, floor: state.floor }));
+        }
+        if state.rows_dirty && !state.removing {
+            for (name, pin) in &state.pins {
+                batch.put(&Row::Pin(id, name.clone(), *pin));
+            }
+            match state.stage {
+                Some(stage) => batch.put(&Row::Stage(id, stage)),
+                None => batch.delete(stage_key(id)),
+            }
+        }
+        state.rows_dirty = false;
+        state.position_dirty = false;
+        let freed = std::mem::take(&mut state.freed);
+        Some(Flush { volume: volume.clone(), layer, freed, seq: state.view.at.seq, finished })
+    }
+
+    fn finish(&self, flush: Flush) {
+        let mut state = flush.volume.state_mut();
+        assert!(Arc::ptr_eq(&state.end_flush(), &flush.layer), "one checkpoint at a time");
+        state.checkpointed = flush.seq;
+        drop(state);
+        self.space_map().release(&flush.freed);
+        if flush.finished {
+            self.volumes.write().expect(PANICKED).remove(&flush.volume.id);
+        }
+    }
+}

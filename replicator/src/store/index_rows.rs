@@ -1,0 +1,374 @@
+//! The index's keys and values, byte by byte. Keys are big-endian so that their order is the order of what they name;
+//! values are little-endian, begin with a format version and end with a CRC-32 of all before it.
+//!
+//! ```text
+//! extents   volume u128 | extent u64 | !image u32 | !seq u64   →  1 | data u16 | place u64 | 16 × (crc u32, change u64)
+//! changes   volume u128 | seq u64 | extent u64 | image u32     →  (empty)
+//! rows      'V' volume u128                                    →  1 | size u64 | removing u8
+//!           'C' volume u128                                    →  1 | barrier u32 | image u32 | seq u64 | floor u64
+//!           'P' volume u128 | name                             →  1 | barrier u32 | image u32 | seq u64 | size u64
+//!           'S' volume u128                                    →  1 | ship u128 | base (u8, u64) | target u64 |
+//!                                                                 image u32 | cursor seq u64 | cursor extent u64
+//! ```
+//! `!` is the complement: the newest version of an extent comes first.
+
+use bytes::Bytes;
+use farshore_core::codec::{DecodeError, Reader, Writer};
+use farshore_core::ids::{Seq, VolumeId};
+
+use super::extent::{BLOCKS_PER_EXTENT, Entry, Place, Version, View};
+
+/// Format of every value written by this build.
+pub(super) const VALUE_VERSION: u8 = 1;
+pub(super) const EXTENT_KEY_BYTES: usize = 36;
+pub(super) const CHANGE_KEY_BYTES: usize = 36;
+
+/// Where a page of a listing, or a shipment, goes on. Ordered as the listing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Cursor {
+    pub seq: Seq,
+    pub extent: u64,
+}
+
+/// A volume's lasting properties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct VolumeRow {
+    pub size_bytes: u64,
+    /// Deleted, but its extents are not all freed yet.
+    pub removing: bool,
+}
+
+/// How far a volume's contents have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct PositionRow {
+    pub view: View,
+    /// What changed at or below this seq is not known here.
+    pub floor: Seq,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PinRow {
+    pub view: View,
+    pub size_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StageRow {
+    pub ship_id: u128,
+    pub base: Option<Seq>,
+    pub target: Seq,
+    pub image: u32,
+    pub cursor: Cursor,
+}
+
+/// One row of the `rows` column, decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Row {
+    Volume(VolumeId, VolumeRow),
+    Position(VolumeId, PositionRow),
+    Pin(VolumeId, String, PinRow),
+    Stage(VolumeId, StageRow),
+}
+
+pub(super) fn extent_key(volume: VolumeId, extent: u64, version: Version) -> [u8; EXTENT_KEY_BYTES] {
+    let mut key = [0; EXTENT_KEY_BYTES];
+    key[..16].copy_from_slice(&volume.0.to_be_bytes());
+    key[16..24].copy_from_slice(&extent.to_be_bytes());
+    key[24..28].copy_from_slice(&(!version.image).to_be_bytes());
+    key[28..].copy_from_slice(&(!version.seq.0).to_be_bytes());
+    key
+}
+
+/// The first key of an extent, or of all extents from it on.
+pub(super) fn extent_prefix(volume: VolumeId, extent: u64) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..16].copy_from_slice(&volume.0.to_be_bytes());
+    key[16..].copy_from_slice(&extent.to_be_bytes());
+    key
+}
+
+pub(super) fn decode_extent_key(key: &[u8]) -> Result<(VolumeId, u64, Version), DecodeError> {
+    let mut fields = KeyFields::new("extent key", key, EXTENT_KEY_BYTES)?;
+    let volume = VolumeId(u128::from_be_bytes(fields.take()));
+    let extent = u64::from_be_bytes(fields.take());
+    let image = !u32::from_be_bytes(fields.take());
+    let seq = Seq(!u64::from_be_bytes(fields.take()));
+    Ok((volume, extent, Version { image, seq }))
+}
+
+pub(super) fn change_key(volume: VolumeId, at: Cursor, image: u32) -> [u8; CHANGE_KEY_BYTES] {
+    let mut key = [0; CHANGE_KEY_BYTES];
+    key[..16].copy_from_slice(&volume.0.to_be_bytes());
+    key[16..24].copy_from_slice(&at.seq.0.to_be_bytes());
+    key[24..32].copy_from_slice(&at.extent.to_be_bytes());
+    key[32..].copy_from_slice(&image.to_be_bytes());
+    key
+}
+
+pub(super) fn decode_change_key(key: &[u8]) -> Result<(VolumeId, Cursor, u32), DecodeError> {
+    let mut fields = KeyFields::new("change key", key, CHANGE_KEY_BYTES)?;
+    let volume = VolumeId(u128::from_be_bytes(fields.take()));
+    let seq = Seq(u64::from_be_bytes(fields.take()));
+    let extent = u64::from_be_bytes(fields.take());
+    Ok((volume, Cursor { seq, extent }, u32::from_be_bytes(fields.take())))
+}
+
+struct KeyFields<'a>(&'a [u8]);
+
+impl<'a> KeyFields<'a> {
+    fn new(what: &'static str, key: &'a [u8], needed: usize) -> Result<Self, DecodeError> {
+        if key.len() != needed {
+            return Err(DecodeError::Short { what, needed, left: key.len() });
+        }
+        Ok(Self(key))
+    }
+
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let (head, rest) = self.0.split_first_chunk::<N>().expect("the key's length was checked");
+        self.0 = rest;
+        *head
+    }
+}
+
+fn value(put: impl FnOnce(&mut Writer)) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.u8(VALUE_VERSION);
+    put(&mut writer);
+    let crc = crc32fast::hash(&writer.out);
+    writer.u32(crc);
+    writer.out.to_vec()
+}
+
+/// Checks version and checksum; what is left are the fields.
+fn fields(what: &'static str, value: &[u8]) -> Result<Reader, DecodeError> {
+    let Some((body, crc)) = value.split_last_chunk::<4>() else {
+        return Err(DecodeError::Short { what, needed: 5, left: value.len() });
+    };
+    let Some((&version, _)) = body.split_first() else {
+        return Err(DecodeError::Short { what, needed: 5, left: value.len() });
+    };
+    if version > VALUE_VERSION {
+        return Err(DecodeError::Newer { what, found: version.into(), known: VALUE_VERSION.into() });
+    }
+    let (found, computed) = (u32::from_le_bytes(*crc), crc32fast::hash(body));
+    if found != computed {
+        return Err(DecodeError::Checksum { what, found, computed });
+    }
+    Ok(Reader::new(what, Bytes::copy_from_slice(&body[1..])))
+}
+
+pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
+    value(|out| {
+        out.u16(entry.data);
+        out.u64(entry.place.0);
+        for block in 0..BLOCKS_PER_EXTENT {
+            out.u32(entry.crc[block]);
+            out.seq(entry.change[block]);
+        }
+    })
+}
+
+pub(super) fn decode_entry(value: &[u8]) -> Result<Entry, DecodeError> {
+    const WHAT: &str = "extent entry";
+    let mut fields = fields(WHAT, value)?;
+    let mut entry = Entry { data: fields.u16()?, place: Place(fields.u64()?), ..Entry::EMPTY };
+    for block in 0..BLOCKS_PER_EXTENT {
+        entry.crc[block] = fields.u32()?;
+        entry.change[block] = fields.seq()?;
+    }
+    fields.end()?;
+    if entry.place.is_some() != (entry.data != 0) {
+        return Err(DecodeError::Invalid { what: WHAT, reason: "has data without a place, or a place without data" });
+    }
+    Ok(entry)
+}
+
+fn put_view(out: &mut Writer, view: &View) {
+    out.u32(view.barrier);
+    out.u32(view.at.image);
+    out.seq(view.at.seq);
+}
+
+fn take_view(fields: &mut Reader) -> Result<View, DecodeError> {
+    Ok(View { barrier: fields.u32()?, at: Version { image: fields.u32()?, seq: fields.seq()? } })
+}
+
+fn row_key(tag: u8, volume: VolumeId, name: &str) -> Vec<u8> {
+    let mut key = vec![tag];
+    key.extend_from_slice(&volume.0.to_be_bytes());
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+pub(super) fn volume_key(volume: VolumeId) -> Vec<u8> {
+    row_key(b'V', volume, "")
+}
+
+pub(super) fn position_key(volume: VolumeId) -> Vec<u8> {
+    row_key(b'C', volume, "")
+}
+
+pub(super) fn pin_key(volume: VolumeId, name: &str) -> Vec<u8> {
+    row_key(b'P', volume, name)
+}
+
+pub(super) fn stage_key(volume: VolumeId) -> Vec<u8> {
+    row_key(b'S', volume, "")
+}
+
+impl Row {
+    pub fn key(&self) -> Vec<u8> {
+        match self {
+            Row::Volume(volume, _) => volume_key(*volume),
+            Row::Position(volume, _) => position_key(*volume),
+            Row::Pin(volume, name, _) => pin_key(*volume, name),
+            Row::Stage(volume, _) => stage_key(*volume),
+        }
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        value(|out| match self {
+            Row::Volume(_, row) => {
+                out.u64(row.size_bytes);
+                out.bool(row.removing);
+            }
+            Row::Position(_, row) => {
+                put_view(out, &row.view);
+                out.seq(row.floor);
+            }
+            Row::Pin(_, _, row) => {
+                put_view(out, &row.view);
+                out.u64(row.size_bytes);
+            }
+            Row::Stage(_, row) => {
+                out.u128(row.ship_id);
+                out.bool(row.base.is_some());
+                out.seq(row.base.unwrap_or_default());
+                out.seq(row.target);
+                out.u32(row.image);
+                out.seq(row.cursor.seq);
+                out.u64(row.cursor.extent);
+            }
+        })
+    }
+
+    pub fn decode(key: &[u8], value: &[u8]) -> Result<Row, DecodeError> {
+        const WHAT: &str = "index row";
+        let Some((head, name)) = key.split_first_chunk::<17>() else {
+            return Err(DecodeError::Short { what: WHAT, needed: 17, left: key.len() });
+        };
+        let (tag, volume) = head.split_first().expect("17 bytes");
+        let volume = VolumeId(u128::from_be_bytes(volume.try_into().expect("16 bytes")));
+        let mut fields = fields(WHAT, value)?;
+        let row = match tag {
+            b'V' => Row::Volume(volume, VolumeRow { size_bytes: fields.u64()?, removing: fields.bool()? }),
+            b'C' => Row::Position(volume, PositionRow { view: take_view(&mut fields)?, floor: fields.seq()? }),
+            b'P' => {
+                let name = String::from_utf8(name.to_vec())
+                    .map_err(|_| DecodeError::Invalid { what: WHAT, reason: "a pin's name is not UTF-8" })?;
+                Row::Pin(volume, name, PinRow { view: take_view(&mut fields)?, size_bytes: fields.u64()? })
+            }
+            b'S' => Row::Stage(volume, Self::decode_stage(&mut fields)?),
+            found => return Err(DecodeError::Unknown { what: WHAT, found: (*found).into() }),
+        };
+        fields.end()?;
+        Ok(row)
+    }
+
+    fn decode_stage(fields: &mut Reader) -> Result<StageRow, DecodeError> {
+        let ship_id = fields.u128()?;
+        let (has_base, base) = (fields.bool()?, fields.seq()?);
+        Ok(StageRow {
+            ship_id,
+            base: has_base.then_some(base),
+            target: fields.seq()?,
+            image: fields.u32()?,
+            cursor: Cursor { seq: fields.seq()?, extent: fields.u64()? },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    fn samples() -> Vec<Row> {
+        let volume = VolumeId(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+        let view = View { barrier: 1, at: Version { image: 2, seq: Seq(3) } };
+        vec![
+            Row::Volume(volume, VolumeRow { size_bytes: 1 << 20, removing: false }),
+            Row::Position(volume, PositionRow { view, floor: Seq(9) }),
+            Row::Pin(volume, "nightly".into(), PinRow { view, size_bytes: 4096 }),
+            Row::Stage(
+                volume,
+                StageRow {
+                    ship_id: 5,
+                    base: Some(Seq(6)),
+                    target: Seq(7),
+                    image: 3,
+                    cursor: Cursor { seq: Seq(8), extent: 9 },
+                },
+            ),
+        ]
+    }
+
+    #[test]
+    fn rows_come_back_as_they_were() {
+        for row in samples() {
+            assert_eq!(Row::decode(&row.key(), &row.encode()), Ok(row));
+        }
+    }
+
+    /// Golden bytes: if this fails, the format changed and needs a new version and an upgrade.
+    #[test]
+    fn golden_rows() {
+        let found: Vec<String> = samples().iter().map(|row| hex(&row.key()) + ":" + &hex(&row.encode())).collect();
+        let golden = include_str!("golden/index_rows_v1.txt");
+        assert_eq!(found, golden.lines().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn golden_entry() {
+        let mut entry = Entry { place: Place(0x1122), ..Entry::EMPTY };
+        entry.set_data(0, 0xaabb_ccdd, Seq(0x77));
+        entry.set_data(15, 1, Seq(2));
+        let bytes = encode_entry(&entry);
+        assert_eq!(decode_entry(&bytes), Ok(entry));
+        assert_eq!(hex(&bytes), include_str!("golden/extent_entry_v1.txt").trim());
+    }
+
+    #[test]
+    fn keys_sort_newest_first_and_come_back() {
+        let volume = VolumeId(7);
+        let key = |extent, image, seq| extent_key(volume, extent, Version { image, seq: Seq(seq) });
+        assert!(key(1, 2, 5) < key(1, 2, 4));
+        assert!(key(1, 2, 5) < key(1, 1, 9));
+        assert!(key(1, 0, 0) < key(2, u32::MAX, u64::MAX));
+        assert_eq!(decode_extent_key(&key(3, 2, 5)), Ok((volume, 3, Version { image: 2, seq: Seq(5) })));
+        let at = Cursor { seq: Seq(4), extent: 8 };
+        assert_eq!(decode_change_key(&change_key(volume, at, 6)), Ok((volume, at, 6)));
+    }
+
+    #[test]
+    fn damaged_and_newer_values_are_refused() {
+        let row = &samples()[0];
+        let good = row.encode();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x40;
+            assert!(Row::decode(&row.key(), &bad).is_err(), "byte {at}");
+        }
+        for len in 0..good.len() {
+            assert!(Row::decode(&row.key(), &good[..len]).is_err(), "length {len}");
+        }
+        let mut newer = good.clone();
+        newer[0] = VALUE_VERSION + 1;
+        assert!(matches!(Row::decode(&row.key(), &newer), Err(DecodeError::Newer { .. })));
+        assert!(Row::decode(b"V", &good).is_err());
+        assert!(decode_extent_key(&[0; 35]).is_err());
+    }
+}

@@ -1,0 +1,229 @@
+//! Receiving a shipment: the next image is built beside the visible one, and becomes visible in one moment.
+//!
+//! ```text
+//! none ──begin──► staging ──write*, advance*──► staging ──commit──► visible at the target seq
+//!                    └──abort, or begin of another──► swept away ──► none
+//! ```
+//! Staged extents are versions of the image after the current one, so nobody sees them until the commit moves the view.
+//! An incremental shipment's blocks that were not shipped come from the visible image; a full one cuts its image off
+//! from all that was there (`View::barrier`), so that what the source lacks is gone. Records can't be applied
+//! meanwhile: the base must not move.
+
+use bytes::Bytes;
+use farshore_core::ids::{Seq, VolumeId};
+
+use super::apply::{Content, Touch};
+use super::error::StoreError;
+use super::extent::{BLOCK_LEN, Version, View, split_range, visible};
+use super::index_rows::{Cursor, StageRow};
+use super::root::{Store, check_range};
+use super::volume::{State, Volume};
+
+/// The longest data of one `stage_write`, and the longest hole.
+pub const STAGE_DATA_BYTES_MAX: usize = 4 << 20;
+pub const STAGE_HOLE_BYTES_MAX: u64 = 64 << 20;
+
+#[derive(Debug, Clone)]
+pub enum StageData {
+    Data(Bytes),
+    Hole { len: u64 },
+}
+
+/// A shipment being received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageInfo {
+    pub ship_id: u128,
+    /// None: a full copy.
+    pub base: Option<Seq>,
+    pub target_seq: Seq,
+    /// Everything before it is here. After a crash it is what the last checkpoint had; what follows is sent again.
+    pub cursor: Cursor,
+}
+
+impl From<StageRow> for StageInfo {
+    fn from(row: StageRow) -> StageInfo {
+        StageInfo { ship_id: row.ship_id, base: row.base, target_seq: row.target, cursor: row.cursor }
+    }
+}
+
+impl Store {
+    /// Begins to receive a shipment, or goes on with it if it is the one under way: the answer says from where. Any
+    /// other is aborted and swept away first. The base may be below what is applied here (after a fork): then the
+    /// shipment must cover all that was applied since, which only the caller can know.
+    pub fn stage_begin(
+        &self,
+        id: VolumeId,
+        ship_id: u128,
+        base: Option<Seq>,
+        target_seq: Seq,
+    ) -> Result<StageInfo, StoreError> {
+        let volume = self.live(id)?;
+        let _mutating = volume.mutating();
+        let (stage, applied) = {
+            let state = volume.state();
+            (state.stage, state.view.at.seq)
+        };
+        let invalid = |reason: String| Err(StoreError::Invalid { op: "ship to", volume: id, reason });
+        if base.is_some_and(|base| base > applied || base > target_seq) {
+            return invalid(format!("its base {base:?} is above {applied} (applied) or {target_seq} (target)"));
+        }
+        if let Some(stage) = stage.filter(|stage| stage.ship_id == ship_id) {
+            if (stage.base, stage.target) != (base, target_seq) {
+                return invalid(format!("shipment {ship_id:032x} was begun with another base or target"));
+            }
+            return Ok(stage.into());
+        }
+        self.drop_stage(&volume)?;
+        let stage = {
+            let mut state = volume.state_mut();
+            let Some(image) = state.view.at.image.checked_add(1) else {
+                return invalid("it has received too many shipments".into());
+            };
+            let stage = StageRow { ship_id, base, target: target_seq, image, cursor: Cursor::default() };
+            state.stage = Some(stage);
+            state.rows_dirty = true;
+            stage
+        };
+        self.checkpoint_with(|| {})?;
+        Ok(stage.into())
+    }
+
+    /// Stages one range (whole blocks) of the shipment; writing it again replaces it.
+    pub fn stage_write(&self, id: VolumeId, ship_id: u128, offset: u64, data: StageData) -> Result<(), StoreError> {
+        let volume = self.live(id)?;
+        match self.stage_once(&volume, ship_id, offset, &data) {
+            Err(StoreError::Full { .. }) => {
+                self.reclaim()?;
+                self.stage_once(&volume, ship_id, offset, &data)
+            }
+            other => other,
+        }?;
+        self.checkpoint_if_crowded()
+    }
+
+    fn stage_once(&self, volume: &Volume, ship_id: u128, offset: u64, data: &StageData) -> Result<(), StoreError> {
+        let _mutating = volume.mutating();
+        let (len, limit) = match data {
+            StageData::Data(data) => (data.len() as u64, STAGE_DATA_BYTES_MAX as u64),
+            StageData::Hole { len } => (*len, STAGE_HOLE_BYTES_MAX),
+        };
+        let stage = staging(volume, &volume.state(), ship_id)?;
+        check_range(volume.id, offset, len, volume.state().size_bytes)?;
+        if len > limit {
+            let reason = format!("{len} bytes at once are more than {limit}");
+            return Err(StoreError::Invalid { op: "ship to", volume: volume.id, reason });
+        }
+        let mut left = match data {
+            StageData::Data(data) => Some(data.clone()),
+            StageData::Hole { .. } => None,
+        };
+        for (extent, first, count) in split_range(offset, len) {
+            let mut touch = Touch::default();
+            for block in first..first + count {
+                let content = left.as_mut().map_or(Content::Hole, |left| Content::Data(left.split_to(BLOCK_LEN)));
+                touch.set(block, content, stage.target);
+            }
+            self.stage_extent(volume, &stage, extent, touch)?;
+        }
+        Ok(())
+    }
+
+    fn stage_extent(&self, volume: &Volume, stage: &StageRow, extent: u64, touch: Touch) -> Result<(), StoreError> {
+        let version = Version { image: stage.image, seq: stage.target };
+        let (staged, base) = {
+            let state = volume.state();
+            let versions = state.versions(&self.index, volume.id, extent..=extent)?.remove(&extent).unwrap_or_default();
+            let base = visible(&versions, &state.view).map(|(_, entry)| entry);
+            (versions.get(&version).copied(), base.filter(|_| stage.base.is_some()))
+        };
+        if staged.is_none() && base.is_none() && touch.is_hole() && stage.base.is_none() {
+            // A full copy's untouched extents are holes already.
+            return Ok(());
+        }
+        let plan = self.place_staged(extent, touch, version, staged, base)?;
+        let _changing = volume.changing([extent]);
+        self.write_blocks(&plan)?;
+        self.publish(volume, plan, |_| {});
+        Ok(())
+    }
+
+    /// Notes how far the shipment has come: everything before `cursor` was staged. Durable with the next checkpoint.
+    pub fn stage_advance(&self, id: VolumeId, ship_id: u128, cursor: Cursor) -> Result<(), StoreError> {
+        let volume = self.live(id)?;
+        let _mutating = volume.mutating();
+        let mut state = volume.state_mut();
+        let stage = staging(&volume, &state, ship_id)?;
+        state.stage = Some(StageRow { cursor, ..stage });
+        state.rows_dirty = true;
+        Ok(())
+    }
+
+    /// The shipment being received, if any.
+    pub fn stage(&self, id: VolumeId) -> Result<Option<StageInfo>, StoreError> {
+        Ok(self.live(id)?.state().stage.map(StageInfo::from))
+    }
+
+    /// Makes the shipment the visible image, at its target seq; durable when it returns. The image before stays in
+    /// the pins that hold it, and is swept away otherwise.
+    pub fn stage_commit(&self, id: VolumeId, ship_id: u128) -> Result<Seq, StoreError> {
+        let volume = self.live(id)?;
+        let _mutating = volume.mutating();
+        let target = {
+            let _changing = volume.changing_all();
+            let mut state = volume.state_mut();
+            let stage = staging(&volume, &state, ship_id)?;
+            let full = stage.base.is_none();
+            let at = Version { image: stage.image, seq: stage.target };
+            state.view = View { barrier: if full { stage.image } else { state.view.barrier }, at };
+            // A full copy does not say what changed when; one from a base adds to what was known. Never lowered, for
+            // pins of the image before rely on it too.
+            state.floor = if full { state.floor.max(stage.target) } else { state.floor };
+            state.stage = None;
+            state.rows_dirty = true;
+            state.position_dirty = true;
+            state.sweep = Some(0);
+            volume.forget_all();
+            stage.target
+        };
+        self.checkpoint_with(|| {})?;
+        Ok(target)
+    }
+
+    /// Gives the shipment up; gone for good when it returns. Does nothing if it is not under way.
+    pub fn stage_abort(&self, id: VolumeId, ship_id: u128) -> Result<(), StoreError> {
+        let volume = self.live(id)?;
+        let _mutating = volume.mutating();
+        if volume.state().stage.is_some_and(|stage| stage.ship_id == ship_id) {
+            self.drop_stage(&volume)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves no stage and no garbage behind: the next image's number is used again. The caller holds `mutating`.
+    fn drop_stage(&self, volume: &Volume) -> Result<(), StoreError> {
+        {
+            let mut state = volume.state_mut();
+            if state.stage.take().is_some() {
+                state.rows_dirty = true;
+                state.sweep = Some(0);
+            }
+        }
+        while self.sweep_page(volume)? {
+            self.checkpoint_if_crowded()?;
+        }
+        self.checkpoint_with(|| {}).map(|_| ())
+    }
+}
+
+impl Touch {
+    fn is_hole(&self) -> bool {
+        self.wrote == 0
+    }
+}
+
+fn staging(volume: &Volume, state: &State, ship_id: u128) -> Result<StageRow, StoreError> {
+    if state.removing {
+        return Err(StoreError::NoVolume { volume: volume.id });
+    }
+    state.stage.filter(|stage| stage.ship_id == ship_id).ok_or(StoreError::NoStage { volume: volume.id, ship_id })
+}

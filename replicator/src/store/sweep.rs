@@ -1,0 +1,105 @@
+//! The sweep: deletes versions that nobody sees any more, in bounded steps.
+//!
+//! Garbage comes from removed pins, committed and aborted shipments, deleted volumes, and a floor that was raised.
+//! A step looks at one page of extents; what it gives up is free after the next checkpoint.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use farshore_core::ids::Seq;
+
+use super::error::StoreError;
+use super::extent::{Entry, Version, Versions, View, visible};
+use super::root::{PANICKED, Store};
+use super::volume::{State, Volume};
+
+/// Versions that one step looks at.
+const STEP_VERSIONS: usize = 4096;
+
+impl Store {
+    /// Sweeps until there is no garbage, with checkpoints where too much has changed.
+    pub fn sweep(&self) -> Result<(), StoreError> {
+        while self.sweep_step()? {
+            self.checkpoint_if_crowded()?;
+        }
+        Ok(())
+    }
+
+    /// One page of each volume that has garbage. True: there is more.
+    pub fn sweep_step(&self) -> Result<bool, StoreError> {
+        self.check_alive()?;
+        let volumes: Vec<Arc<Volume>> = self.volumes.read().expect(PANICKED).values().cloned().collect();
+        let mut more = false;
+        for volume in volumes {
+            if volume.state().sweep.is_some() {
+                let _mutating = volume.mutating();
+                more |= self.sweep_page(&volume)?;
+            }
+        }
+        Ok(more)
+    }
+
+    /// The caller holds `mutating`.
+    pub(super) fn sweep_page(&self, volume: &Volume) -> Result<bool, StoreError> {
+        let (garbage, next) = {
+            let state = volume.state();
+            let Some(from) = state.sweep else { return Ok(false) };
+            let (page, next) = state.page(&self.index, volume.id, from, STEP_VERSIONS)?;
+            (garbage(&state, &page), next)
+        };
+        let _changing = volume.changing(garbage.iter().map(|(extent, _, _)| *extent));
+        let mut state = volume.state_mut();
+        let before = state.dirty_len();
+        for (extent, version, entry) in &garbage {
+            state.delete(*extent, *version);
+            if entry.place.is_some() {
+                state.freed.push(entry.place);
+                state.used_places -= 1;
+            }
+        }
+        self.count_dirty(before, state.dirty_len());
+        // A forgotten hole may have been the newest version; what is remembered of it reads the same, but names a
+        // version that is gone.
+        garbage.iter().for_each(|(extent, _, _)| volume.forget(*extent));
+        state.sweep = next;
+        Ok(next.is_some())
+    }
+
+    pub(super) fn count_dirty(&self, before: usize, after: usize) {
+        if after >= before {
+            self.dirty.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.dirty.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
+    /// Frees all that can be freed, for someone who found the store full.
+    pub(super) fn reclaim(&self) -> Result<(), StoreError> {
+        self.sweep()?;
+        self.checkpoint_with(|| {}).map(|_| ())
+    }
+}
+
+fn garbage(state: &State, page: &BTreeMap<u64, Versions>) -> Vec<(u64, Version, Entry)> {
+    let views = state.views();
+    let mut out = Vec::new();
+    for (extent, versions) in page {
+        out.extend(unseen(versions, &views, state.floor).map(|(version, entry)| (*extent, version, entry)));
+    }
+    out
+}
+
+/// Versions of one extent that no view sees, and a lone hole older than the floor, which reads as nothing would.
+pub(super) fn unseen(versions: &Versions, views: &[View], floor: Seq) -> impl Iterator<Item = (Version, Entry)> {
+    let mut seen: Vec<Version> = views.iter().filter_map(|view| visible(versions, view)).map(|(v, _)| v).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    if let ([lone], 1) = (&seen[..], versions.len())
+        && versions[lone].data == 0
+        && lone.seq <= floor
+    {
+        seen.clear();
+    }
+    versions.iter().filter(move |(version, _)| seen.binary_search(version).is_err()).map(|(v, e)| (*v, *e))
+}
