@@ -378,5 +378,10 @@ pub enum InspectVerb {
     /// Segments, groups, volumes and damage of a journal
     Journal { dir: PathBuf },
     /// Volumes, extents, space and damage of a store
-    Store { dir: PathBuf },
+    Store {
+        dir: PathBuf,
+        /// The slab, where it is not in the directory
+        #[arg(long, value_name = "PATH")]
+        slab: Option<PathBuf>,
+    },
 }
