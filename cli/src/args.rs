@@ -127,6 +127,8 @@ pub struct StatusArgs {
 #[derive(Debug, Subcommand)]
 pub enum VolumeVerb {
     /// Create a volume on every member
+    ///
+    /// For example: farshore volume create pg --size 10GiB --members east,west,north
     Create(Box<CreateArgs>),
     /// Every volume of this site
     #[command(alias = "ls")]
@@ -160,6 +162,7 @@ pub enum VolumeVerb {
 
 #[derive(Debug, Args)]
 pub struct CreateArgs {
+    /// 1 to 63 of a-z, 0-9, - and .
     pub name: String,
     /// Such as 10GiB; a multiple of 4 KiB
     #[arg(long, value_parser = values::size)]
@@ -174,7 +177,14 @@ pub struct CreateArgs {
     #[arg(long, value_delimiter = ',', value_name = "SITE[/NODE],..")]
     pub observer: Vec<Place>,
     /// When a write is acknowledged: majority, nearest-remote, all-remotes, all, or w=2,minRemote=1[,local]
-    #[arg(long, default_value = "majority")]
+    ///
+    /// What each one trades latency for, with three sites:
+    ///   majority        the two fastest, one of them remote; any one site may be lost, the other two take over
+    ///   nearest-remote  the local copy and the fastest remote; as majority, but the local copy must be among them
+    ///   all-remotes     every remote; each of them can take over alone, and none may be away while writing
+    ///   all             every copy; each can take over alone, and the loss of any one stops writes
+    ///   numbers         w copies, at least minRemote in other sites, and with `local` the primary's own
+    #[arg(long, default_value = "majority", verbatim_doc_comment)]
     pub quorum: Quorum,
     /// What is on the quorum: every write, or what a flush covers
     #[arg(long, value_enum, default_value_t = DurabilityArg::Write)]
@@ -368,5 +378,10 @@ pub enum InspectVerb {
     /// Segments, groups, volumes and damage of a journal
     Journal { dir: PathBuf },
     /// Volumes, extents, space and damage of a store
-    Store { dir: PathBuf },
+    Store {
+        dir: PathBuf,
+        /// The slab, where it is not in the directory
+        #[arg(long, value_name = "PATH")]
+        slab: Option<PathBuf>,
+    },
 }

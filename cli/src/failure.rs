@@ -59,6 +59,11 @@ impl Failure {
         self
     }
 
+    pub fn remedied(mut self, remedy: &str) -> Self {
+        self.remedy = remedy.into();
+        self
+    }
+
     pub fn closed_pipe() -> Self {
         Self { silent: true, ..Self::failed("") }
     }

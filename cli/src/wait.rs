@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use farshore_proto::v1 as api;
+use farshore_replicator::control::states::member;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::client::{Replicator, present};
@@ -33,7 +34,7 @@ pub async fn until_in_sync(
             bar.finish_and_clear();
             return Ok(status);
         };
-        if let Some(stuck) = behind.iter().find(|m| ["diverged", "damaged", "paused"].contains(&m.state.as_str())) {
+        if let Some(stuck) = behind.iter().find(|m| member::STUCK.contains(&m.state.as_str())) {
             bar.abandon();
             let message = format!("{}/{} of volume {volume:?} is {}", stuck.site, stuck.node, stuck.state);
             return Err(
@@ -46,18 +47,18 @@ pub async fn until_in_sync(
     }
 }
 
-fn named(member: &api::MemberStatus, place: Option<&Place>) -> bool {
+fn named(m: &api::MemberStatus, place: Option<&Place>) -> bool {
     match place {
-        Some(place) => member.site == place.site && (place.node.is_empty() || member.node == place.node),
-        None => member.kind() == api::MemberKind::Data,
+        Some(place) => m.site == place.site && (place.node.is_empty() || m.node == place.node),
+        None => m.kind() == api::MemberKind::Data,
     }
 }
 
-fn in_sync(member: &api::MemberStatus) -> bool {
-    match member.kind() {
-        api::MemberKind::Data => member.in_sync_set && member.state == "replicating",
-        api::MemberKind::Observer => member.state == "replicating",
-        api::MemberKind::Witness | api::MemberKind::Unspecified => member.connected,
+fn in_sync(m: &api::MemberStatus) -> bool {
+    match m.kind() {
+        api::MemberKind::Data => m.in_sync_set && m.state == member::REPLICATING,
+        api::MemberKind::Observer => m.state == member::REPLICATING,
+        api::MemberKind::Witness | api::MemberKind::Unspecified => m.connected,
     }
 }
 

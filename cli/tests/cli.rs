@@ -526,6 +526,26 @@ fn certificates_are_made_shown_and_renewed() {
     assert_eq!(judged()[1], "fail", "it is another site's");
 }
 
+#[test]
+fn inspection_needs_no_replicator_and_tells_damage_by_its_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| farshore(Path::new("/nonexistent.sock"), args);
+    let path = dir.path().to_str().unwrap();
+    let output = run(&["inspect", "journal", path, "-o", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["problems"].as_array().unwrap().len(), 1, "{report}");
+    assert!(text(&run(&["inspect", "journal", path]).stdout).contains("problems:"));
+    let output = run(&["inspect", "store", path, "-o", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["problems"][0].as_str().unwrap().contains("this is not a store"), "{report}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was written");
+    for what in ["journal", "store"] {
+        assert_eq!(run(&["inspect", what, "/nonexistent"]).status.code(), Some(3));
+    }
+}
+
 /// A volume with something of everything.
 fn degraded() -> api::VolumeStatus {
     let member = |id, site: &str, kind: api::MemberKind| api::MemberStatus {

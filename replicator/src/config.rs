@@ -228,6 +228,8 @@ impl Default for Journal {
 pub struct Store {
     /// What the replicas of this node may take. Left out: what the file system has, less a reserve.
     pub capacity_bytes: Option<ByteSize>,
+    /// Where the extents go, if not into a file in data_dir: a raw device, or a file elsewhere.
+    pub slab: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
@@ -268,7 +270,7 @@ const KEYS: [(&str, &[&str]); 9] = [
     ("control", &["socket"]),
     ("http", &["listen"]),
     ("journal", &["engine", "budget_bytes", "segment_bytes"]),
-    ("store", &["capacity_bytes"]),
+    ("store", &["capacity_bytes", "slab"]),
     ("nbd", &["socket", "tcp"]),
     ("log", &["filter", "format"]),
 ];
@@ -341,6 +343,9 @@ impl Config {
         for (key, path) in absolute {
             ensure(path.is_absolute(), key, path.display(), "give an absolute path")?;
         }
+        if let Some(slab) = &self.store.slab {
+            ensure(slab.is_absolute(), "store.slab", slab.display(), "give an absolute path")?;
+        }
         let idle = self.transport.idle_timeout_ms;
         ensure(
             (IDLE_TIMEOUT_MS_MIN..=IDLE_TIMEOUT_MS_MAX).contains(&idle),
@@ -368,10 +373,10 @@ impl Config {
     fn check_journal(&self) -> Result<(), Bad> {
         let Journal { budget_bytes: budget, segment_bytes: segment, .. } = self.journal;
         ensure(
-            (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment.0) && segment.0.is_multiple_of(4096),
+            (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment.0) && segment.0.is_multiple_of(1 << 20),
             "journal.segment_bytes",
             segment,
-            "give a multiple of 4KiB from 4MiB to 1GiB",
+            "give whole MiB, from 4MiB to 1GiB",
         )?;
         ensure(
             budget.0 >= SEGMENTS_MIN * segment.0,

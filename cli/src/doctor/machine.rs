@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions, read_to_string};
 use std::path::Path;
 
+use farshore_replicator::disk::{EngineChoice, start_engine};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -47,23 +48,23 @@ fn kernel() -> Check {
     }
 }
 
-/// The journal falls back to threads, so nothing here is a failure. Whether the daemon really got it, it tells itself.
+/// Tried, not guessed: kernel, sysctl, seccomp profile and limits all have a say. The journal falls back to threads, so
+/// nothing here is a failure. Whether the daemon got it as well, it tells itself.
 fn io_uring() -> Check {
     const NAME: &str = "io_uring";
-    if kernel_version().is_some_and(|(version, _)| version < KERNEL_IO_URING) {
-        return Check::warn(NAME, "the kernel is too old; the journal uses threads", "use Linux 5.10 or later");
-    }
-    match read_to_string("/proc/sys/kernel/io_uring_disabled").ok().as_deref().map(str::trim) {
-        Some("2") => {
-            Check::warn(NAME, "disabled for everybody; the journal uses threads", "sysctl kernel.io_uring_disabled=0")
-        }
-        Some("1") => Check::warn(
-            NAME,
-            "disabled for unprivileged processes",
-            "run the replicator with CAP_SYS_ADMIN, or: sysctl kernel.io_uring_disabled=0",
-        ),
-        _ => Check::ok(NAME, "not disabled"),
-    }
+    let error = match start_engine(EngineChoice::IoUring) {
+        Ok(_) => return Check::ok(NAME, "a ring could be set up"),
+        Err(error) => error,
+    };
+    let disabled = read_to_string("/proc/sys/kernel/io_uring_disabled").is_ok_and(|text| text.trim() != "0");
+    let remedy = if kernel_version().is_some_and(|(version, _)| version < KERNEL_IO_URING) {
+        "use Linux 5.10 or later"
+    } else if disabled {
+        "sysctl kernel.io_uring_disabled=0"
+    } else {
+        "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile"
+    };
+    Check::warn(NAME, format!("no ring could be set up ({error}); the journal uses threads"), remedy)
 }
 
 fn opens(path: &str) -> std::io::Result<File> {

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 
 use super::error::{OpError, OpKind};
 use super::operations::{OpFuture, Operations};
+use super::states;
 
 /// One site's one node, with the volumes that it knows.
 pub struct FakeOperations {
@@ -92,7 +93,7 @@ impl FakeOperations {
             size_bytes: request.size_bytes,
             block_size_bytes: request.block_size_bytes,
             role: api::Role::Secondary.into(),
-            state: "healthy".into(),
+            state: states::volume::HEALTHY.into(),
             epoch: "0.00000000".into(),
             lineage: format!("g1.{id:08x}"),
             config_version: "0.00000000/1".into(),
@@ -118,7 +119,8 @@ impl FakeOperations {
             format!("{}-1", spec.site)
         };
         let data = spec.kind() == api::MemberKind::Data;
-        let state = if spec.kind() == api::MemberKind::Witness { "voting" } else { "replicating" };
+        let state =
+            if spec.kind() == api::MemberKind::Witness { states::member::VOTING } else { states::member::REPLICATING };
         api::MemberStatus {
             id,
             site: spec.site.clone(),
@@ -330,7 +332,7 @@ impl Operations for FakeOperations {
             let id = volume.members.iter().map(|m| m.id).max().unwrap_or(0) + 1;
             let mut member = fake.new_member(id, &spec);
             if spec.kind() == api::MemberKind::Data {
-                (member.state, member.progress, member.in_sync_set) = ("full-copy".into(), 0.0, false);
+                (member.state, member.progress, member.in_sync_set) = (states::member::FULL_COPY.into(), 0.0, false);
             }
             volume.members.push(member);
             volume.loss.push(loss_of(&spec.site, true));
@@ -362,7 +364,7 @@ impl Operations for FakeOperations {
             let kind = if with.kind == 0 { old.kind } else { with.kind };
             let votes = if with.votes == 0 { old.votes } else { with.votes };
             *old = fake.new_member(id, &api::MemberSpec { kind, votes, ..with });
-            (old.state, old.progress, old.in_sync_set) = ("full-copy".into(), 0.0, false);
+            (old.state, old.progress, old.in_sync_set) = (states::member::FULL_COPY.into(), 0.0, false);
             Ok(())
         })
     }
@@ -467,14 +469,14 @@ impl Operations for FakeOperations {
             }
             let wanted = |m: &&mut api::MemberStatus| request.site.is_empty() || m.site == request.site;
             for member in volume.members.iter_mut().filter(wanted) {
-                if member.state == "diverged" && !request.discard {
+                if member.state == states::member::DIVERGED && !request.discard {
                     return Err(OpError::failed_precondition(
                         format!("the replica in site {} has a history of its own", member.site),
                         "to give up what it holds past the fork, add --discard",
                     ));
                 }
-                if member.state != "replicating" && member.kind() != api::MemberKind::Witness {
-                    (member.state, member.progress) = ("resyncing".into(), 0.0);
+                if member.state != states::member::REPLICATING && member.kind() != api::MemberKind::Witness {
+                    (member.state, member.progress) = (states::member::RESYNCING.into(), 0.0);
                 }
             }
             Ok(())

@@ -9,6 +9,7 @@ pub mod fake;
 pub mod operations;
 pub mod server;
 pub mod services;
+pub mod states;
 pub mod validate;
 
 pub use error::{OpError, OpKind};
