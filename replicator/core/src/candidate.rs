@@ -84,14 +84,6 @@ impl Candidate {
         }
     }
 
-    pub fn state(&self) -> &'static str {
-        match &self.phase {
-            Phase::Probing { .. } => "probing",
-            Phase::Preparing { .. } => "preparing",
-            Phase::Fetching { .. } => "fetching",
-        }
-    }
-
     pub fn wakeup(&self) -> Tick {
         match &self.phase {
             Phase::Preparing { enough_at: Some(at), .. } => at.plus(LINGER_US).min(self.retry_at),
@@ -300,7 +292,11 @@ impl Candidate {
             }
             (Promotion::Verb, None) => {
                 let alive = self.answers().iter().find(|(id, (r, _))| {
-                    **id != me && r.lease_left_us > 0 && r.owed_to > replica.released && r.config.attached.is_some() && home != site
+                    **id != me
+                        && r.lease_left_us > 0
+                        && r.owed_to > replica.released
+                        && r.config.attached.is_some()
+                        && home != site
                 });
                 if let Some((id, (report, _))) = alive {
                     return Some(Refusal::new(
@@ -375,10 +371,7 @@ impl Candidate {
         if common < replica.applied.max(replica.acked) {
             return Err(Refusal::new(
                 "promote-diverged",
-                format!(
-                    "our log parts from the donor's ({}) at {common}, below what was acked",
-                    config.site_of(donor)
-                ),
+                format!("our log parts from the donor's ({}) at {common}, below what was acked", config.site_of(donor)),
                 "promote that site instead, and resync this one",
             ));
         }

@@ -57,6 +57,13 @@ enum Then {
     Ended { epoch: Epoch, tell: Vec<MemberId>, command: CommandId },
 }
 
+#[derive(Debug)]
+struct Pending {
+    token: Token,
+    durable: bool,
+    then: Vec<Then>,
+}
+
 pub struct Replica {
     pub volume: VolumeId,
     pub d: Durable,
@@ -78,7 +85,9 @@ pub struct Replica {
     pub released: Epoch,
     batch: Vec<JournalOp>,
     batch_then: Vec<Then>,
-    pending: VecDeque<(Token, Vec<Then>)>,
+    /// Journal effects under way, oldest first. One may be durable before an earlier one (state passes records that wait
+    /// for space); what it allows is done only after what came before it.
+    pending: VecDeque<Pending>,
     next_token: u64,
     pub failed: Option<String>,
 }
@@ -214,14 +223,14 @@ impl Replica {
             if self.pending.is_empty() {
                 let then = std::mem::take(&mut self.batch_then);
                 self.carry_out(then, now, fx);
-            } else if let Some((_, last)) = self.pending.back_mut() {
-                last.append(&mut self.batch_then);
+            } else if let Some(last) = self.pending.back_mut() {
+                last.then.append(&mut self.batch_then);
             }
             return;
         }
         self.next_token += 1;
         let token = Token(self.next_token);
-        self.pending.push_back((token, std::mem::take(&mut self.batch_then)));
+        self.pending.push_back(Pending { token, durable: false, then: std::mem::take(&mut self.batch_then) });
         fx.push(Effect::Journal { token, ops: std::mem::take(&mut self.batch) });
     }
 
@@ -230,9 +239,12 @@ impl Replica {
     }
 
     pub fn on_journal_done(&mut self, token: Token, now: Tick, fx: &mut Effects) {
-        while self.pending.front().is_some_and(|(t, _)| *t <= token) {
-            if let Some((_, then)) = self.pending.pop_front() {
-                self.carry_out(then, now, fx);
+        for pending in self.pending.iter_mut().filter(|p| p.token == token) {
+            pending.durable = true;
+        }
+        while self.pending.front().is_some_and(|p| p.durable) {
+            if let Some(pending) = self.pending.pop_front() {
+                self.carry_out(pending.then, now, fx);
             }
         }
     }
@@ -240,7 +252,7 @@ impl Replica {
     /// The incarnation is burnt: nothing is acknowledged any more (I31).
     pub fn on_journal_failed(&mut self, reason: String, fx: &mut Effects) {
         fx.push(Effect::Edge { rule: "journal-poisoned", text: reason.clone() });
-        let waiting = self.pending.drain(..).flat_map(|(_, then)| then).chain(self.batch_then.drain(..));
+        let waiting = self.pending.drain(..).flat_map(|p| p.then).chain(self.batch_then.drain(..));
         for step in waiting {
             if let Then::Ended { command: id, .. } = step {
                 let refusal = Refusal::new("journal-poisoned", reason.clone(), "replace the disk, then promote");
@@ -629,6 +641,7 @@ impl Replica {
         self.floor = base.seq.next();
         self.batch_then.push(Then::Truncated { to: base.seq });
         self.persist_meta();
+        self.batch_then.push(Then::Based { seq: base.seq });
     }
 
     /// The staged image did not survive; log and old image are as they were.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Parser;
 use farshore_replicator::config::{CONFIG_PATH, Config};
 use farshore_replicator::control::ControlServer;
+use farshore_replicator::device::become_io_flusher;
 use farshore_replicator::engine::Node;
 use farshore_replicator::telemetry::{self, HttpServer};
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,14 +31,19 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error),
     };
     if arguments.check_config {
-        println!("{}: ok", arguments.config.display());
-        return ExitCode::SUCCESS;
+        return match telemetry::log::parse_filter(&config.log.filter) {
+            Ok(_) => {
+                println!("{}", config.summary());
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error),
+        };
     }
     if let Err(error) = telemetry::log::set_up(&config.log) {
         return fail(&error);
     }
-    farshore_replicator::device::fuse::become_io_flusher();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_start(become_io_flusher).build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };

@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use bytes::Bytes;
 use farshore_core::api::{Command, Event, Io, Outcome, Refusal, Status};
 use tokio::sync::{Notify, oneshot};
 
@@ -82,9 +81,4 @@ impl Inbox {
         queue.closed = true;
         queue.inputs.clear();
     }
-}
-
-/// Bytes that read as zero, for holes laid over a read.
-pub fn zeroes(len: usize) -> Bytes {
-    Bytes::from(vec![0; len])
 }

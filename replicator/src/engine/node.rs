@@ -28,7 +28,7 @@ use crate::transport::{
 };
 
 /// Events of the transport that wait to be routed; while they do, peers are held back.
-const TRANSPORT_EVENTS_MAX: usize = 1024;
+const TRANSPORT_EVENTS_MAX: usize = 256;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -285,7 +285,11 @@ async fn open_disks(
         config.node.data_dir.join("store"),
         NodeIdentity { name: me.to_string(), uuid: node_uuid(me) },
     );
-    let store_config = StoreConfig { capacity_bytes: config.store.capacity_bytes.map(|b| b.0), ..store_config };
+    let store_config = StoreConfig {
+        capacity_bytes: config.store.capacity_bytes.map(|b| b.0),
+        slab: config.store.slab.clone(),
+        ..store_config
+    };
     let opened = tokio::task::spawn_blocking(move || {
         let (journal, found) = Journal::open(journal_config)?;
         let store = Store::open(store_config)?;

@@ -20,6 +20,10 @@ use crate::journal::RecoveredVolume;
 pub enum RecoveryError {
     #[error("the journal holds records but no state of it")]
     NoState,
+    #[error(
+        "newer state of it was lost with a damaged part of the journal: a promise may be missing; replace this member"
+    )]
+    StateLost,
     #[error("its state does not decode: {0}")]
     State(#[from] farshore_core::codec::DecodeError),
     #[error("the store lost it: the journal begins after {base}, the store holds {applied}; replace this member")]
@@ -30,6 +34,9 @@ pub enum RecoveryError {
 
 /// The core's view of what recovery found; pure.
 pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, RecoveryError> {
+    if found.meta_damaged {
+        return Err(RecoveryError::StateLost);
+    }
     let durable = Durable::decode(found.meta.clone().ok_or(RecoveryError::NoState)?)?;
     let base = durable.base;
     let stores = durable.config.member(durable.me).is_some_and(|m| m.kind != MemberKind::Witness);
@@ -56,6 +63,8 @@ pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, 
 }
 
 pub fn start(shared: &Arc<Shared>, volume: VolumeId, recovered: Recovered) -> Arc<VolumeHandle> {
+    // Until the journal knows this, nothing of the volume counts as applied.
+    shared.journal.set_checkpoint(volume, recovered.durable.base.seq);
     let mut fx = Effects::new();
     let core = Volume::recover(volume, recovered, clock::now(), &mut fx);
     Driver::spawn(core, fx, shared, Arc::new(Inbox::default()))

@@ -486,7 +486,9 @@ impl World {
                     node.disk.journal.trim(checkpoint, keep);
                 }
             }
-            Effect::Read { id: request, offset, length, hits } => self.start_read(id, life, request, offset, length, hits),
+            Effect::Read { id: request, offset, length, hits } => {
+                self.start_read(id, life, request, offset, length, hits)
+            }
             Effect::Complete { id: request, outcome } => self.complete(request, outcome, epoch),
             Effect::OpenDevice { session } => {
                 self.say(|| format!("{id}: device open for {session}"));
@@ -628,7 +630,13 @@ impl World {
     }
 
     /// What a read returns here is each block's stamp, in its first eight bytes.
-    fn store_read(&mut self, id: MemberId, request: RequestId, blocks: std::ops::Range<usize>, over: Vec<(usize, u64)>) {
+    fn store_read(
+        &mut self,
+        id: MemberId,
+        request: RequestId,
+        blocks: std::ops::Range<usize>,
+        over: Vec<(usize, u64)>,
+    ) {
         let Some(node) = self.nodes.get(&id) else { return };
         let mut data = BytesMut::zeroed(blocks.len() * 8);
         for block in blocks.clone() {
