@@ -193,7 +193,10 @@ pub enum JournalOp {
         after: Seq,
     },
     /// Hide every earlier record; the log goes on after `base`, whose record has `epoch`.
-    Restart { base: LogBase, epoch: Epoch },
+    Restart {
+        base: LogBase,
+        epoch: Epoch,
+    },
     /// The newest [`crate::durable::Durable`] blob.
     Meta(Bytes),
 }

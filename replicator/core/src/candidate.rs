@@ -375,10 +375,7 @@ impl Candidate {
         if common < replica.applied.max(replica.acked) {
             return Err(Refusal::new(
                 "promote-diverged",
-                format!(
-                    "our log parts from the donor's ({}) at {common}, below what was acked",
-                    config.site_of(donor)
-                ),
+                format!("our log parts from the donor's ({}) at {common}, below what was acked", config.site_of(donor)),
                 "promote that site instead, and resync this one",
             ));
         }

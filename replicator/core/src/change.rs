@@ -113,7 +113,12 @@ pub fn withdraw(pending: &Configuration, under: &[Terms], before: &Configuration
 }
 
 /// The value in which `member` counts for acknowledgements with the disk it has now.
-pub fn grow(config: &Configuration, under: &[Terms], member: MemberId, incarnation: Incarnation) -> Option<Configuration> {
+pub fn grow(
+    config: &Configuration,
+    under: &[Terms],
+    member: MemberId,
+    incarnation: Incarnation,
+) -> Option<Configuration> {
     let site = config.member(member).filter(|m| m.kind == MemberKind::Data)?.site.clone();
     let mut next = config.clone();
     next.version.k += 1;

@@ -15,7 +15,9 @@ use crate::api::{Change, CommandId, Effect, Effects, Event, Refusal, RequestId};
 use crate::candidate::Won;
 use crate::change::{self, Pending, Stage};
 use crate::ids::{Epoch, Incarnation, MemberId, Seq, SessionId, Tick};
-use crate::limits::{APPEND_BYTES_MAX, COMMANDS_MAX, DRIFT_DIVISOR, HEARTBEAT_US, PEER_INFLIGHT_BYTES_MAX, RESEND_AFTER_US};
+use crate::limits::{
+    APPEND_BYTES_MAX, COMMANDS_MAX, DRIFT_DIVISOR, HEARTBEAT_US, PEER_INFLIGHT_BYTES_MAX, RESEND_AFTER_US,
+};
 use crate::message::{Body, MESSAGE_RECORDS_MAX, Message};
 use crate::peers::{Feed, Peer};
 use crate::pipeline::{Draft, Pipeline, Reached};
@@ -486,7 +488,8 @@ impl Primary {
     /// Takes a change back that has not taken effect; what waited for it is told so.
     fn withdraw(&mut self, command: CommandId, replica: &mut Replica, now: Tick, fx: &mut Effects) {
         let pending = self.pending.as_mut().filter(|p| p.stage == Stage::Joint);
-        let Some((commands, Some(before))) = pending.map(|p| (std::mem::take(&mut p.commands), p.before.clone())) else {
+        let Some((commands, Some(before))) = pending.map(|p| (std::mem::take(&mut p.commands), p.before.clone()))
+        else {
             let refusal = Refusal::new("change-none", "no change is on its way", "nothing is left to do");
             fx.push(Effect::Answer { id: command, result: Err(refusal) });
             return;

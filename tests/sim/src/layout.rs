@@ -2,8 +2,8 @@
 
 use farshore_core::ids::{BLOCK_BYTES, Epoch, Incarnation, MemberId};
 use farshore_core::register::{
-    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember, Terms,
-    Vote,
+    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
+    Terms, Vote,
 };
 
 /// Blocks of the simulated volume: few, so that requests overlap.

@@ -118,7 +118,10 @@ impl Sum {
             self.faults.values().sum::<u64>() as f64 / runs,
             self.late,
         );
-        for (title, counts) in [("faults", self.faults.iter().map(|(k, v)| (k.to_string(), *v)).collect::<Vec<_>>()), ("edges and answers", self.edges.clone().into_iter().collect())] {
+        for (title, counts) in [
+            ("faults", self.faults.iter().map(|(k, v)| (k.to_string(), *v)).collect::<Vec<_>>()),
+            ("edges and answers", self.edges.clone().into_iter().collect()),
+        ] {
             let list: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {n}")).collect();
             println!("{title}: {}", list.join(", "));
         }

@@ -31,14 +31,7 @@ impl Weather {
     }
 
     pub fn fair() -> Weather {
-        Weather {
-            delay_us: 1000,
-            jitter_us: 200,
-            loss_per_mille: 0,
-            copy_per_mille: 0,
-            late_per_mille: 0,
-            late_us: 0,
-        }
+        Weather { delay_us: 1000, jitter_us: 200, loss_per_mille: 0, copy_per_mille: 0, late_per_mille: 0, late_us: 0 }
     }
 }
 

@@ -115,7 +115,10 @@ impl Oracle {
         operation.epoch = epoch;
         let read = operation.asked == Asked::Read;
         if read && seen.len() != operation.blocks.len() {
-            return wrong("register", format!("read {id} asked for {:?} and got {} blocks", operation.blocks, seen.len()));
+            return wrong(
+                "register",
+                format!("read {id} asked for {:?} and got {} blocks", operation.blocks, seen.len()),
+            );
         }
         operation.seen = seen;
         match operation.asked {
@@ -256,7 +259,10 @@ impl Oracle {
                             return wrong("register", format!("read {id} saw request {stamp} before it was made"));
                         }
                     } else if stamp != 0 {
-                        return wrong("register", format!("read {id} of block {block} saw {stamp}, which nobody wrote"));
+                        return wrong(
+                            "register",
+                            format!("read {id} of block {block} saw {stamp}, which nobody wrote"),
+                        );
                     }
                     let zone = zones.entry(stamp).or_insert((u64::MAX, 0));
                     *zone = (zone.0.min(done), zone.1.max(operation.invoked));

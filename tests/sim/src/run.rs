@@ -67,7 +67,9 @@ fn stuck(world: &World, what: &str) -> Result<(), Violation> {
             );
         }
     }
-    if let Some(config) = world.nodes.values().filter_map(|n| n.volume.as_ref()).map(|v| &v.replica().d.config).max_by_key(|c| c.version) {
+    if let Some(config) =
+        world.nodes.values().filter_map(|n| n.volume.as_ref()).map(|v| &v.replica().d.config).max_by_key(|c| c.version)
+    {
         text += &format!("\n    newest register value: {config:?}");
     }
     Err(Violation { checker: "liveness", text })
@@ -130,7 +132,10 @@ fn open_somewhere(world: &mut World, deadline: u64) -> Option<(MemberId, Session
         if !await_ok(world, id, |world| Command::Promote { writer: world.dice.u128(), why: Promotion::Takeover }) {
             continue;
         }
-        await_ok(world, id, |world| Command::Attach { writer: world.dice.u128(), session: SessionId(world.dice.u128()) });
+        await_ok(world, id, |world| Command::Attach {
+            writer: world.dice.u128(),
+            session: SessionId(world.dice.u128()),
+        });
     }
     None
 }
