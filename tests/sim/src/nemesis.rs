@@ -8,7 +8,7 @@ use farshore_core::ids::{Incarnation, MemberId, SessionId};
 use farshore_core::register::{Configuration, DataRule, Member, MemberKind, Terms};
 
 use crate::network::Weather;
-use crate::world::{Happening, World};
+use crate::world::{Happening, Order, World};
 
 /// Members that a volume has at most in a run.
 const MEMBERS_MAX: usize = 6;
@@ -174,10 +174,16 @@ impl World {
             return;
         }
         self.readmit_lost();
+        if self.dice.chance(self.knobs.drama_per_mille) {
+            self.drama();
+        }
         let open: Vec<MemberId> = self.holders();
         let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
         let any = self.dice.pick(&ids);
-        match self.dice.range(0, 99) {
+        let served = self.nodes.values().any(|n| n.device.is_some());
+        let what = if !served && self.dice.chance(600) { 100 } else { self.dice.range(0, 99) };
+        match what {
+            100 => self.serve(&open, any),
             // A restarted daemon takes its device back.
             0..20 => {
                 let back: Vec<(MemberId, SessionId)> =
@@ -224,6 +230,87 @@ impl World {
         // Leave room for work between the orders.
         let delay = self.dice.range(10_000, self.knobs.patience_us * 2);
         self.after(delay, Happening::Operator);
+    }
+
+    /// Somebody wants to work: attaches where the epoch is held, or takes it.
+    fn serve(&mut self, open: &[MemberId], any: Option<MemberId>) {
+        let writer = self.dice.u128();
+        match self.dice.pick(open) {
+            Some(id) => {
+                let session = SessionId(self.dice.u128());
+                self.command(id, Command::Attach { writer, session });
+            }
+            None => {
+                self.promote(any, Promotion::Takeover);
+                if let Some(node) = any {
+                    let delay = self.dice.range(1_000, self.knobs.lease_us * 2);
+                    self.after(delay, Happening::Order { node, order: Order::Attach });
+                }
+            }
+        }
+    }
+
+    /// The holder is struck while it works, and somebody else takes over at the worst moment: sometimes two at once,
+    /// sometimes one who falls himself.
+    fn drama(&mut self) {
+        let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
+        let holders = self.holders();
+        let Some(holder) = self.dice.pick(&holders) else { return };
+        match self.dice.range(0, 9) {
+            0..3 => {
+                self.fault("crash-holder", || format!("{holder}"));
+                self.crash(holder);
+            }
+            3..6 => self.isolate(holder, &ids),
+            6..8 => {
+                // Some of what it sends still arrives, or some of what it is sent.
+                for other in &ids {
+                    match self.dice.range(0, 2) {
+                        0 => self.network.cut(holder, *other),
+                        1 => self.network.cut(*other, holder),
+                        _ => {}
+                    }
+                }
+                self.fault("half-cut-holder", || format!("{holder}"));
+            }
+            _ => {
+                let until = self.now + self.dice.skewed(10_000, self.knobs.lease_us * 3);
+                self.fault("pause-holder", || format!("{holder} until {until}"));
+                if let Some(node) = self.nodes.get_mut(&holder) {
+                    node.paused_until = until;
+                }
+            }
+        }
+        let others: Vec<MemberId> = ids.into_iter().filter(|id| *id != holder).collect();
+        let mut at = self.dice.skewed(100, self.knobs.lease_us * 2);
+        for _ in 0..self.dice.range(1, 3) {
+            let Some(node) = self.dice.pick(&others) else { return };
+            self.after(at, Happening::Order { node, order: Order::TakeOver });
+            let scenes = [Order::Attach, Order::Attach, Order::Crash, Order::Heal];
+            let order = self.dice.pick(&scenes).unwrap_or(Order::Heal);
+            let later = at + self.dice.skewed(10, self.knobs.lease_us * 2);
+            self.after(later, Happening::Order { node, order });
+            at += self.dice.skewed(1, self.knobs.lease_us * 3);
+        }
+        self.after(at, Happening::Order { node: holder, order: Order::Heal });
+    }
+
+    pub fn obey(&mut self, id: MemberId, order: Order) {
+        if !self.turmoil {
+            return;
+        }
+        match order {
+            Order::TakeOver => self.promote(Some(id), Promotion::Takeover),
+            Order::Attach => {
+                let (writer, session) = (self.dice.u128(), SessionId(self.dice.u128()));
+                self.command(id, Command::Attach { writer, session });
+            }
+            Order::Crash => {
+                self.fault("crash-candidate", || format!("{id}"));
+                self.crash(id);
+            }
+            Order::Heal => self.heal_links(),
+        }
     }
 
     /// Nodes whose epoch is fully open.

@@ -44,6 +44,8 @@ pub struct Knobs {
     /// Mean times between faults and between orders.
     pub calm_us: u64,
     pub patience_us: u64,
+    /// How often an order begins with a blow at the holder.
+    pub drama_per_mille: u32,
 }
 
 impl Knobs {
@@ -58,9 +60,10 @@ impl Knobs {
             journal_keep: dice.skewed(0, 400),
             lazy_flush_per_mille: if dice.chance(500) { 0 } else { 300 },
             clients: dice.range(1, 8),
-            think_us: dice.skewed(2_000, 150_000),
+            think_us: dice.skewed(5_000, 150_000),
             calm_us: dice.range(200_000, 4_000_000),
             patience_us: dice.range(200_000, 4_000_000),
+            drama_per_mille: dice.range(0, 500) as u32,
         }
     }
 }
@@ -122,6 +125,16 @@ pub enum Happening {
     Client { node: MemberId, life: u32, session: SessionId },
     Operator,
     Fault,
+    Order { node: MemberId, order: Order },
+}
+
+/// What a drama's later scenes ask for.
+#[derive(Debug, Clone, Copy)]
+pub enum Order {
+    TakeOver,
+    Attach,
+    Crash,
+    Heal,
 }
 
 impl Happening {
@@ -141,6 +154,7 @@ impl Happening {
             Happening::Client { .. } => "client",
             Happening::Operator => "operator",
             Happening::Fault => "fault",
+            Happening::Order { .. } => "order",
         }
     }
 }
@@ -349,6 +363,7 @@ impl World {
             Happening::Restart { node } => return self.boot(*node),
             Happening::Operator => return self.operate(),
             Happening::Fault => return self.misbehave(),
+            Happening::Order { node, order } => return self.obey(*node, *order),
         };
         let Some(node) = self.nodes.get(&id) else { return };
         if node.volume.is_none() || life.is_some_and(|l| l != node.life) {
@@ -383,7 +398,11 @@ impl World {
             Happening::Shipment { from, staged, history, .. } => self.arrive(from, id, *staged, history),
             Happening::Installed { seq, .. } => self.installed(id, seq),
             Happening::Client { session, .. } => self.client(id, session),
-            Happening::Synced { .. } | Happening::Restart { .. } | Happening::Operator | Happening::Fault => {}
+            Happening::Synced { .. }
+            | Happening::Restart { .. }
+            | Happening::Operator
+            | Happening::Fault
+            | Happening::Order { .. } => {}
         }
     }
 
