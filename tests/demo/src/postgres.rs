@@ -183,7 +183,7 @@ impl Server {
     /// The database's own check of every table and index against each other.
     pub fn amcheck(&self) -> Result<()> {
         let mut command = self.settings.as_postgres("pg_amcheck");
-        command.args(["--host=127.0.0.1", &format!("--port={}", self.port), "--username", ROLE, "--dbname", ROLE]);
+        command.args(["--host=127.0.0.1", &format!("--port={}", self.port), "--username", ROLE, "--database", ROLE]);
         command.args(["--install-missing", "--heapallindexed", "--rootdescend"]);
         let output = run(&mut command, SETUP_LIMIT)?;
         let said = format!("{}{}", output.stdout, output.stderr);

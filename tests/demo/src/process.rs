@@ -13,6 +13,7 @@ use crate::error::{DemoError, Result, io};
 use crate::wait;
 
 const POLL: Duration = Duration::from_millis(3);
+const REAP_LIMIT: Duration = Duration::from_secs(10);
 /// How much of a log is shown when its process is in trouble.
 const TAIL_LINES: usize = 15;
 
@@ -46,7 +47,7 @@ pub fn run_any(command: &mut Command, limit: Duration) -> Result<(ExitStatus, Ou
             Ok(None) if began.elapsed() < limit && !wait::interrupted() => std::thread::sleep(POLL),
             Ok(None) => {
                 let _ = child.kill();
-                let _ = child.wait();
+                reap(&mut child);
                 let why = format!("not done after {} s: {}", limit.as_secs(), last_lines(&text(&mut stderr), 3));
                 return Err(if wait::interrupted() { DemoError::Interrupted } else { failed(command, why) });
             }
@@ -59,6 +60,14 @@ fn text(file: &mut File) -> String {
     let mut bytes = Vec::new();
     let _ = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A killed process that hangs in a device's driver is left to the kernel, so that the rest can be cleared up.
+fn reap(child: &mut Child) {
+    let began = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) && began.elapsed() < REAP_LIMIT {
+        std::thread::sleep(POLL);
+    }
 }
 
 /// In a process group of its own: Ctrl-C is for the demo alone, which then ends its children in order.
@@ -132,7 +141,7 @@ impl Daemon {
 
     /// After [`Daemon::kill`]: until the kernel has let go of it.
     pub fn reap(&mut self) {
-        let _ = self.child.wait();
+        reap(&mut self.child);
     }
 
     /// Asks it to end, and makes it end when it has not within `limit`. True when it ended by itself.
