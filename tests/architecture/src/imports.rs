@@ -76,7 +76,7 @@ fn libraries(path: &str, code: &str) -> Vec<String> {
 }
 
 fn modules(path: &str, inner: &str, code: &str) -> Vec<String> {
-    let own = inner.split('/').next().unwrap_or(inner).trim_end_matches(".rs");
+    let own = inner.split('/').next().unwrap_or(inner).trim_end_matches(".rs").trim_end_matches("_tests");
     let Some((_, may)) = MODULES.iter().find(|(name, _)| *name == own) else {
         let known = own == "bin" || own == "lib";
         return if known { Vec::new() } else { vec![format!("{path}: {own} is not in the table of modules")] };

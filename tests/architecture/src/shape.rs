@@ -44,7 +44,8 @@ pub fn docs(source: &Source) -> Vec<String> {
 }
 
 pub fn listing(source: &Source) -> Vec<String> {
-    if !["mod.rs", "lib.rs"].contains(&source.file_name()) {
+    // The mod.rs of a tests folder is where its tests share their set-up.
+    if !["mod.rs", "lib.rs"].contains(&source.file_name()) || source.path.contains("/tests/") {
         return Vec::new();
     }
     let code = source.code();
@@ -98,6 +99,7 @@ mod tests {
         assert_eq!(listing(&Source::new("a/mod.rs", "pub mod b;\nfn f() {}")).len(), 1);
         assert_eq!(listing(&Source::new("a/lib.rs", "impl X for Y {}")).len(), 1);
         assert!(listing(&Source::new("a/b.rs", "fn f() {}")).is_empty());
+        assert!(listing(&Source::new("a/tests/mod.rs", "fn f() {}")).is_empty());
         assert!(listing(&Source::new("a/mod.rs", "//! fn\nmod b;\npub use b::{C, D};\n")).is_empty());
     }
 
