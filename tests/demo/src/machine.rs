@@ -60,21 +60,63 @@ pub fn free_port() -> Result<u16> {
     }
 }
 
+/// A mount at or below a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    pub point: String,
+    pub kind: String,
+}
+
+impl Mount {
+    pub fn is_fuse(&self) -> bool {
+        self.kind.starts_with("fuse")
+    }
+}
+
 /// Mounts at or below `dir`, the innermost first.
-pub fn mounts_below(dir: &Path) -> Vec<String> {
+pub fn mounts_below(dir: &Path) -> Vec<Mount> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| point.replace("\\040", " "));
-    let mut found: Vec<String> = points.filter(|point| Path::new(point).starts_with(dir)).collect();
+    let mut found: Vec<Mount> =
+        table.lines().filter_map(mount).filter(|m| Path::new(&m.point).starts_with(dir)).collect();
     found.reverse();
     found
 }
 
-/// Loop devices whose file lies below `dir`, as `/dev/loopN`.
+/// `36 35 98:0 /root /point rw,noatime master:1 - ext4 /dev/loop1 rw`
+fn mount(line: &str) -> Option<Mount> {
+    let (before, after) = line.split_once(" - ")?;
+    let point = before.split(' ').nth(4)?.replace("\\040", " ");
+    Some(Mount { point, kind: after.split(' ').next()?.into() })
+}
+
+/// Loop devices whose file lies below `dir`, as `/dev/loopN`. A file whose mount is gone is not found here.
 pub fn loops_below(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    let backed = entries.filter(|entry| {
-        let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
-        Path::new(file.trim_end().trim_end_matches(" (deleted)")).starts_with(dir)
-    });
-    backed.map(|entry| format!("/dev/{}", entry.file_name().to_string_lossy())).collect()
+    let devices = entries.map(|entry| format!("/dev/{}", entry.file_name().to_string_lossy()));
+    devices.filter(|device| backing_file(device).is_some_and(|file| Path::new(&file).starts_with(dir))).collect()
+}
+
+/// The file under `/dev/loopN`, as the kernel tells it; none when the device is free.
+pub fn backing_file(device: &str) -> Option<String> {
+    let name = device.strip_prefix("/dev/")?;
+    let file = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
+    Some(file.trim_end().trim_end_matches(" (deleted)").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo_is_read() {
+        let found = mount("36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - fuse.farshore farshore rw").unwrap();
+        assert_eq!(found, Mount { point: "/mnt/a b".into(), kind: "fuse.farshore".into() });
+        assert!(found.is_fuse());
+        assert_eq!(mount("nonsense"), None);
+    }
+
+    #[test]
+    fn the_root_is_mounted() {
+        assert!(mounts_below(Path::new("/")).iter().any(|m| m.point == "/"));
+    }
 }

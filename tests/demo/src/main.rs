@@ -11,7 +11,7 @@ use farshore_demo::error::{DemoError, Result, io};
 use farshore_demo::farshore::Farshore;
 use farshore_demo::report::{Report, closing_line, line};
 use farshore_demo::story::{self, Options, Outcome, Stage};
-use farshore_demo::{load, machine, wait};
+use farshore_demo::{cleanup, load, machine, wait};
 
 /// Set in the life inside a mount namespace of our own.
 const INSIDE: &str = "FARSHORE_DEMO_INSIDE";
@@ -96,6 +96,8 @@ fn demo(args: &DemoArgs) -> Result<()> {
     let made =
         tempfile::Builder::new().prefix("farshore-demo.").tempdir_in(&dir).map_err(io("create a folder in", &dir))?;
     open_to_all(made.path())?;
+    let owner = made.path().join(cleanup::OWNER);
+    std::fs::write(&owner, std::process::id().to_string()).map_err(io("write", owner))?;
     wait::catch_signals()?;
     let report = Report::begin();
     let mut stage = Stage::new(made.keep());

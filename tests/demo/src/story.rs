@@ -14,7 +14,7 @@ use crate::failover::{self, kill_all, take_over};
 use crate::farshore::{Farshore, Volume};
 use crate::filesystem;
 use crate::ledger::Ledger;
-use crate::machine::free_port;
+use crate::machine::{free_port, mounts_below};
 use crate::neighbour::Neighbour;
 use crate::postgres::{Postgres, Server};
 use crate::process::{self, Daemon};
@@ -58,6 +58,8 @@ pub struct Stage {
     neighbours: Vec<Neighbour>,
     /// Every process that was ever started.
     pids: Vec<u32>,
+    /// Every loop device that a volume was, with the volume's name.
+    devices: Vec<(String, String)>,
 }
 
 /// What the closing line says.
@@ -69,7 +71,15 @@ pub struct Outcome {
 
 impl Stage {
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir, sites: Vec::new(), server: None, load: None, neighbours: Vec::new(), pids: Vec::new() }
+        Self {
+            dir,
+            sites: Vec::new(),
+            server: None,
+            load: None,
+            neighbours: Vec::new(),
+            pids: Vec::new(),
+            devices: Vec::new(),
+        }
     }
 
     /// Ends and undoes everything. Answers what could not be undone.
@@ -80,8 +90,8 @@ impl Stage {
             server.daemon.stop(Signal::INT, STOP_LIMIT);
         }
         self.neighbours.clear();
-        for point in crate::machine::mounts_below(&self.dir.join("mnt")) {
-            let _ = filesystem::unmount(Path::new(&point));
+        for mount in mounts_below(&self.dir.join("mnt")) {
+            let _ = filesystem::unmount(Path::new(&mount.point));
         }
         let mut found: Vec<String> = Vec::new();
         for site in &mut self.sites {
@@ -91,7 +101,7 @@ impl Stage {
         }
         cleanup::release(&self.dir);
         cleanup::remove(&self.dir);
-        found.extend(cleanup::leftovers(&self.dir, &self.pids));
+        found.extend(cleanup::leftovers(&self.dir, &self.pids, &self.devices));
         found
     }
 
@@ -109,7 +119,7 @@ impl Stage {
 pub fn tell(stage: &mut Stage, farshore: &Farshore, options: &Options, report: &Report) -> Result<Outcome> {
     let postgres = Postgres::find()?;
     build(stage, farshore, options, report)?;
-    let device = stage.sites[EAST].attach(VOLUME)?;
+    let device = attach(stage, EAST, VOLUME)?;
     let mut ledger = Ledger::open(&stage.dir.join("ledger"))?;
     begin_database(stage, &postgres, &device, report)?;
     begin_neighbours(stage, report)?;
@@ -120,6 +130,7 @@ pub fn tell(stage: &mut Stage, farshore: &Farshore, options: &Options, report: &
     let killed = kill_east(stage, report)?;
     let failed = take_over(&mut stage.sites[WEST], NAMES[EAST], VOLUME, killed, options.lease)?;
     report.step("west is the primary");
+    stage.devices.push((failed.device.display().to_string(), VOLUME.into()));
     failed.tell(report);
     let at_kill = ledger.refresh()?;
     report.detail(format!("{at_kill} commits were confirmed, {} of them in the last moments", at_kill - commits));
@@ -166,6 +177,12 @@ fn build(stage: &mut Stage, farshore: &Farshore, options: &Options, report: &Rep
     Ok(())
 }
 
+fn attach(stage: &mut Stage, site: usize, volume: &str) -> Result<PathBuf> {
+    let device = stage.sites[site].attach(volume)?;
+    stage.devices.push((device.display().to_string(), volume.into()));
+    Ok(device)
+}
+
 fn mount_point(stage: &Stage, site: usize) -> PathBuf {
     stage.dir.join("mnt").join(NAMES[site])
 }
@@ -186,7 +203,7 @@ fn begin_database(stage: &mut Stage, postgres: &Postgres, device: &Path, report:
 
 fn begin_neighbours(stage: &mut Stage, report: &Report) -> Result<()> {
     for (name, at) in NEIGHBOURS {
-        let device = stage.sites[at].attach(name)?;
+        let device = attach(stage, at, name)?;
         stage.neighbours.push(Neighbour::start(name, &device, NEIGHBOUR_BLOCKS)?);
         report.step(format!("{name} is written and verified at {}, {}", NAMES[at], device.display()));
     }
@@ -376,7 +393,7 @@ fn switch_back(stage: &mut Stage, postgres: &Postgres, report: &Report) -> Resul
     let began = Instant::now();
     stage.sites[WEST].tell(&["switchover", VOLUME, "--to", NAMES[EAST]])?;
     report.part("switchover", began.elapsed(), "");
-    let device = stage.sites[EAST].attach(VOLUME)?;
+    let device = attach(stage, EAST, VOLUME)?;
     filesystem::touch(&device)?;
     report.part("switchover to first write", began.elapsed(), format!("at east, {}", device.display()));
     resume_database(stage, postgres, &device, EAST, report)

@@ -21,8 +21,8 @@ struct Mounted<'a>(&'a Path);
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        for point in machine::mounts_below(self.0) {
-            let _ = filesystem::unmount(Path::new(&point));
+        for mount in machine::mounts_below(self.0) {
+            let _ = filesystem::unmount(Path::new(&mount.point));
         }
     }
 }
@@ -106,10 +106,12 @@ fn a_killed_database_keeps_its_word_and_a_lost_commit_is_found() {
     server.stop().unwrap();
     drop(load);
     filesystem::unmount(&at).unwrap();
+    let devices = [(device.path.display().to_string(), "image".to_string())];
+    assert!(cleanup::leftovers(dir.path(), &ended, &devices).contains(&devices[0].0));
     drop(device);
     assert!(machine::loops_below(dir.path()).is_empty());
-    let left = cleanup::leftovers(dir.path(), &ended);
+    let left = cleanup::leftovers(dir.path(), &ended, &devices);
     assert!(left.len() == 1 && left[0].starts_with("folder"), "{left:?}");
     cleanup::remove(dir.path());
-    assert!(cleanup::leftovers(dir.path(), &ended).is_empty());
+    assert!(cleanup::leftovers(dir.path(), &ended, &devices).is_empty());
 }
