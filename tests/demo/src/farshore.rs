@@ -31,10 +31,6 @@ pub struct Status {
 pub struct Volume {
     pub name: String,
     pub allocated_bytes: u64,
-    pub role: String,
-    pub state: String,
-    pub reason: String,
-    pub epoch: String,
     pub members: Vec<Member>,
     pub acked_seq: u64,
     pub loss: Vec<Loss>,
@@ -47,9 +43,7 @@ pub struct Member {
     pub in_sync_set: bool,
     pub state: String,
     pub reason: String,
-    pub durable_seq: u64,
     pub lag_records: u64,
-    pub lag_bytes: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -93,6 +87,7 @@ pub struct Peer {
     pub site: String,
     pub connected: bool,
     pub reason: String,
+    pub sent_bytes: u64,
     pub received_bytes: u64,
 }
 

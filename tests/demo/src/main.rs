@@ -125,12 +125,13 @@ fn conclude(stage: &mut Stage, report: &Report, told: Result<Outcome>) -> Result
         }
     }
     let left = stage.strike();
-    if left.is_empty() {
-        report.step("cleared up: no process, mount, loop device or file is left");
+    match left.as_slice() {
+        [] => report.step("cleared up: no process, mount, loop device or file is left"),
+        left => report.step(format!("cleared up, but: {}", left.join("; "))),
     }
     let outcome = told?;
     if !left.is_empty() {
-        return Err(DemoError::Broken(format!("left behind: {}", left.join(", "))));
+        return Err(DemoError::Broken("the demo must leave nothing behind and end in order".into()));
     }
     line(&closing_line(outcome.verified, outcome.lost, outcome.failover));
     Ok(())

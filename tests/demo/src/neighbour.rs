@@ -74,7 +74,8 @@ impl Neighbour {
         self.window()?;
         let file = open_direct(&self.device)?;
         let mut memory = vec![0; 2 * BLOCK_BYTES];
-        for (block, generation) in generations.iter().enumerate() {
+        let written = generations.iter().enumerate().filter(|(_, generation)| **generation > 0);
+        for (block, generation) in written {
             read_back(&file, &mut memory, block, *generation)
                 .map_err(|why| DemoError::Broken(format!("the neighbour {}: {why}", self.name)))?;
         }

@@ -134,6 +134,13 @@ impl Daemon {
         DemoError::Command { command: self.name.clone(), why }
     }
 
+    /// To a process that has not been waited for, so the pid is still its own.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
     /// SIGKILL, now. What it leaves behind is the point of the demo.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -146,10 +153,8 @@ impl Daemon {
 
     /// Asks it to end, and makes it end when it has not within `limit`. True when it ended by itself.
     pub fn stop(&mut self, ask: Signal, limit: Duration) -> bool {
-        if let Some(pid) = Pid::from_raw(self.pid() as i32)
-            && matches!(self.child.try_wait(), Ok(None))
-        {
-            let _ = kill_process(pid, ask);
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(ask);
         }
         let began = Instant::now();
         while began.elapsed() < limit {

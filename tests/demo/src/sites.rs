@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::error::{DemoError, Result, io};
 use crate::farshore::{Attached, Farshore, Peers, Status, Volume};
 use crate::machine::free_port;
-use crate::process::Daemon;
+use crate::process::{Daemon, tail};
 use crate::wait;
 
 pub const EAST: usize = 0;
@@ -200,8 +200,20 @@ impl Site {
         self.bury();
     }
 
-    /// True when it ended in order.
-    pub fn stop(&mut self) -> bool {
-        self.daemon.take().is_none_or(|mut daemon| daemon.stop(Signal::TERM, STOP_LIMIT))
+    pub fn ask_to_end(&self) {
+        if let Some(daemon) = &self.daemon {
+            daemon.signal(Signal::TERM);
+        }
+    }
+
+    /// Asks it to end, and waits. An error tells that it had to be killed, and what it said last.
+    pub fn stop(&mut self) -> std::result::Result<(), String> {
+        let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
+        if daemon.stop(Signal::TERM, STOP_LIMIT) {
+            return Ok(());
+        }
+        let said = tail(&self.log);
+        let last = said.lines().last().unwrap_or_default().trim();
+        Err(format!("{} did not end {} s after SIGTERM; it last said: {last}", daemon.name, STOP_LIMIT.as_secs()))
     }
 }
