@@ -21,12 +21,16 @@ help: ## List the targets
 
 .PHONY: demo
 demo: deps-demo ## Three sites, PostgreSQL on one volume, a site killed: nothing is lost (root, two minutes)
-	cargo build --release $(CARGO_FLAGS) -p farshore-replicator -p farshore-cli -p farshore-demo
+	cargo build --release --workspace --bins $(CARGO_FLAGS)
 	@$(CARGO_TARGET_DIR)/release/farshore-demo --bin-dir $(CARGO_TARGET_DIR)/release
 
 .PHONY: test
 test: deps-test ## Every test; ends with "N passed, M failed, K skipped"
 	@CARGO_FLAGS='$(CARGO_FLAGS)' tests/run
+
+.PHONY: sim
+sim: deps-build ## Run the protocol under seeded faults: SEEDS=A..B
+	cargo run --release $(CARGO_FLAGS) -p farshore-sim -- --seeds $(or $(SEEDS),0..500)
 
 .PHONY: fmt
 fmt: ## Format the sources

@@ -2,16 +2,16 @@
 
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use farshore_demo::error::{DemoError, Result, io};
 use farshore_demo::farshore::Farshore;
 use farshore_demo::report::{Report, closing_line, line};
-use farshore_demo::story::{self, Options, Outcome, Stage};
-use farshore_demo::{cleanup, load, machine, wait};
+use farshore_demo::story::{self, Options, Stage};
+use farshore_demo::{cleanup, load, machine, process, wait};
 
 /// Set in the life inside a mount namespace of our own.
 const INSIDE: &str = "FARSHORE_DEMO_INSIDE";
@@ -46,6 +46,9 @@ struct DemoArgs {
     /// How long the killed site stays away
     #[arg(long, default_value_t = 5_000, value_name = "MS")]
     outage_ms: u64,
+    /// Copy the logs of everything that ran into this folder at the end
+    #[arg(long, value_name = "DIR")]
+    logs: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,7 +112,13 @@ fn demo(args: &DemoArgs) -> Result<()> {
     };
     let told = catch_unwind(AssertUnwindSafe(|| story::tell(&mut stage, &farshore, &options, &report)))
         .unwrap_or_else(|_| Err(DemoError::Broken("the demo itself panicked, see above".into())));
-    conclude(&mut stage, &report, told)
+    let left = clear_up(&mut stage, &report, told.is_err() && !wait::interrupted(), args.logs.as_deref());
+    let outcome = told?;
+    if !left.is_empty() {
+        return Err(DemoError::Broken("the demo must leave nothing behind and end in order".into()));
+    }
+    line(&closing_line(outcome.verified, outcome.lost, outcome.failover));
+    Ok(())
 }
 
 /// User postgres must be able to walk through.
@@ -118,21 +127,28 @@ fn open_to_all(dir: &std::path::Path) -> Result<()> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).map_err(io("set the mode of", dir))
 }
 
-fn conclude(stage: &mut Stage, report: &Report, told: Result<Outcome>) -> Result<()> {
-    if told.is_err() && !wait::interrupted() {
-        for (log, tail) in stage.logs() {
-            line(&format!("-- {log} ends with:\n    {tail}"));
+/// Answers what could not be cleared up.
+fn clear_up(stage: &mut Stage, report: &Report, tell_logs: bool, keep: Option<&Path>) -> Vec<String> {
+    if tell_logs {
+        for log in stage.logs() {
+            line(&format!("-- {} ends with:\n    {}", log.display(), process::tail(&log)));
         }
     }
-    let left = stage.strike();
+    let began = Instant::now();
+    let mut left = stage.end_all();
+    report.part("ending all processes", began.elapsed(), "");
+    for log in keep.into_iter().flat_map(|dir| stage.logs().into_iter().map(move |log| (dir, log))) {
+        let (dir, log) = log;
+        if let Some(name) = log.file_name()
+            && let Err(error) = std::fs::copy(&log, dir.join(name))
+        {
+            line(&format!("-- {} could not be copied to {}: {error}", log.display(), dir.display()));
+        }
+    }
+    left.extend(stage.strike());
     match left.as_slice() {
         [] => report.step("cleared up: no process, mount, loop device or file is left"),
         left => report.step(format!("cleared up, but: {}", left.join("; "))),
     }
-    let outcome = told?;
-    if !left.is_empty() {
-        return Err(DemoError::Broken("the demo must leave nothing behind and end in order".into()));
-    }
-    line(&closing_line(outcome.verified, outcome.lost, outcome.failover));
-    Ok(())
+    left
 }

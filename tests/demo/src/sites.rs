@@ -88,7 +88,7 @@ key = "{dir}/pki/node.key"
 listen = "127.0.0.1:{http_port}"
 
 [journal]
-budget_bytes = "512MiB"
+budget_bytes = "256MiB"
 segment_bytes = "16MiB"
 "#,
         node = site.node()

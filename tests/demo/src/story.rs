@@ -17,7 +17,7 @@ use crate::ledger::Ledger;
 use crate::machine::{free_port, mounts_below};
 use crate::neighbour::Neighbour;
 use crate::postgres::{Postgres, Server};
-use crate::process::{self, Daemon};
+use crate::process::Daemon;
 use crate::proof::{Verdict, judge};
 use crate::report::{Report, bytes};
 use crate::sites::{self, EAST, NAMES, NORTH, Site, WEST};
@@ -82,8 +82,8 @@ impl Stage {
         }
     }
 
-    /// Ends and undoes everything. Answers what could not be undone.
-    pub fn strike(&mut self) -> Vec<String> {
+    /// Ends every process. Answers which of them had to be killed.
+    pub fn end_all(&mut self) -> Vec<String> {
         self.neighbours.iter().for_each(Neighbour::stop);
         self.load = None;
         if let Some(mut server) = self.server.take() {
@@ -93,24 +93,23 @@ impl Stage {
         for mount in mounts_below(&self.dir.join("mnt")) {
             let _ = filesystem::unmount(Path::new(&mount.point));
         }
-        let mut found: Vec<String> = Vec::new();
         // All at once: none of them needs the others to end.
         self.sites.iter().for_each(Site::ask_to_end);
-        found.extend(self.sites.iter_mut().filter_map(|site| site.stop().err()));
-        cleanup::release(&self.dir);
-        cleanup::remove(&self.dir);
-        found.extend(cleanup::leftovers(&self.dir, &self.pids, &self.devices));
-        found
+        self.sites.iter_mut().filter_map(|site| site.stop().err()).collect()
     }
 
-    /// The ends of the logs, for a reader who wants to know why.
-    pub fn logs(&self) -> Vec<(String, String)> {
-        let mut logs: Vec<PathBuf> = self.sites.iter().map(|site| site.log.clone()).collect();
-        logs.extend([self.dir.join("postgres.log"), self.dir.join("load.log")]);
-        logs.into_iter()
-            .filter(|log| log.exists())
-            .map(|log| (log.display().to_string(), process::tail(&log)))
-            .collect()
+    /// Removes everything, once all processes have ended. Answers what is still there.
+    pub fn strike(&mut self) -> Vec<String> {
+        cleanup::release(&self.dir);
+        cleanup::remove(&self.dir);
+        cleanup::leftovers(&self.dir, &self.pids, &self.devices)
+    }
+
+    /// Of everything that ran.
+    pub fn logs(&self) -> Vec<PathBuf> {
+        let sites = self.sites.iter().map(|site| site.log.clone());
+        let others = ["postgres.log", "load.log"].map(|name| self.dir.join(name));
+        sites.chain(others).filter(|log| log.exists()).collect()
     }
 }
 
