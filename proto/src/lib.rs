@@ -1,4 +1,8 @@
-//! Generated gRPC types, and nothing else but the one reader that every client of them needs.
+//! Generated gRPC types, and nothing else but how an error's details travel.
+
+mod detail;
+
+pub use detail::{ERROR_DETAIL_TYPE, encode_error_detail, error_detail};
 
 /// `farshore.v1`: what the replicator offers on its unix socket.
 pub mod v1 {
@@ -12,22 +16,3 @@ pub mod rpc {
 
 /// Every message and service of `farshore.v1`, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("farshore");
-
-/// The type under which an [`v1::ErrorDetail`] travels in a status's details.
-pub const ERROR_DETAIL_TYPE: &str = "type.googleapis.com/farshore.v1.ErrorDetail";
-
-/// Reason and remedy of a failed call, where the server sent them.
-pub fn error_detail(status: &tonic::Status) -> Option<v1::ErrorDetail> {
-    use prost::Message as _;
-    let carried = rpc::Status::decode(status.details()).ok()?;
-    let any = carried.details.into_iter().find(|any| any.type_url == ERROR_DETAIL_TYPE)?;
-    v1::ErrorDetail::decode(any.value.as_slice()).ok()
-}
-
-/// The inverse of [`error_detail`]: bytes for `tonic::Status::with_details`.
-pub fn encode_error_detail(code: tonic::Code, detail: &v1::ErrorDetail) -> Vec<u8> {
-    use prost::Message as _;
-    let any = prost_types::Any { type_url: ERROR_DETAIL_TYPE.into(), value: detail.encode_to_vec() };
-    let carried = rpc::Status { code: code as i32, message: detail.message.clone(), details: vec![any] };
-    carried.encode_to_vec()
-}
