@@ -78,6 +78,9 @@ pub enum Command {
     Handover { to: MemberId },
     /// Change members, votes, sync set, rule or size.
     Change(Change),
+    /// Begin a new lineage whose voters and sync set are exactly these members, without a control quorum; then
+    /// promote here. `writer` and `uuid` are 128 fresh random bits each.
+    Force { writer: u128, uuid: u128, members: Vec<MemberId> },
 }
 
 /// Why a promotion starts; decides what it is checked against.

@@ -259,6 +259,13 @@ impl Candidate {
                 "promote a site that `farshore status` lists in the sync set, or wait for the resync",
             ));
         }
+        if let Some(lineage) = replica.d.superseded {
+            return Some(Refusal::new(
+                "promote-superseded",
+                format!("the volume goes on as lineage {lineage}, by force; this copy is of {}", replica.d.lineage),
+                format!("at its primary: `farshore resync {} --member {site} --discard`", config.volume.name),
+            ));
+        }
         let home = &config.current.primary_site;
         match (self.why, self.attach) {
             (Promotion::Restart { session }, _) => {

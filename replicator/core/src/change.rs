@@ -80,10 +80,11 @@ pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Resu
         }
         Change::Readmit { member, incarnation } => {
             require(config, *member)?;
-            let Some(vote) = next.current.votes.iter_mut().find(|v| v.member == *member) else {
-                return Ok(next);
-            };
-            vote.incarnation = *incarnation;
+            match next.current.votes.iter_mut().find(|v| v.member == *member) {
+                Some(vote) => vote.incarnation = *incarnation,
+                // Left out by a forced promotion; the operator takes it in again.
+                None => next.current.votes.push(Vote { member: *member, incarnation: *incarnation, votes: 1 }),
+            }
         }
         Change::Rule { policy, rule } => {
             next.volume.policy = policy.clone();

@@ -44,6 +44,10 @@ pub struct Durable {
     /// This replica once held records up to here and can't read them any more (bit rot in the journal). Until it has
     /// caught up with what is acked it answers for nothing but its vote.
     pub holed: Option<Seq>,
+    /// The lineages that this one forked from, oldest first, with the last seq that was kept of each.
+    pub parents: Vec<(LineageId, Seq)>,
+    /// The volume goes on in this lineage, without us; what is here waits to be discarded.
+    pub superseded: Option<LineageId>,
 }
 
 const DURABLE_FORMAT: u16 = 1;
@@ -66,6 +70,11 @@ impl Durable {
             put_history(w, &i.history);
         });
         w.option(self.holed, Writer::seq);
+        w.list(&self.parents, |w, (lineage, seq)| {
+            w.lineage(*lineage);
+            w.seq(*seq);
+        });
+        w.option(self.superseded, Writer::lineage);
         let crc = crc32fast::hash(&w.out);
         w.u32(crc);
         w.finish()
@@ -99,6 +108,8 @@ impl Durable {
             acked: r.seq()?,
             installing: r.option(|r| Ok(Installing { base: get_base(r)?, history: get_history(r)? }))?,
             holed: r.option(Reader::seq)?,
+            parents: r.list(|r| Ok((r.lineage()?, r.seq()?)))?,
+            superseded: r.option(Reader::lineage)?,
         };
         r.end()?;
         Ok(durable)

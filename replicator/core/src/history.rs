@@ -64,13 +64,16 @@ impl History {
 mod tests {
     use super::*;
 
+    /// One log's history and end, the other's, and where they part.
+    type Case = (&'static [(u64, u64)], u64, &'static [(u64, u64)], u64, u64);
+
     fn h(entries: &[(u64, u64)]) -> History {
         History(entries.iter().map(|(n, s)| (Epoch { n: *n, writer: 0 }, Seq(*s))).collect())
     }
 
     #[test]
     fn logs_part_where_their_epochs_do() {
-        let cases: &[(&[(u64, u64)], u64, &[(u64, u64)], u64, u64)] = &[
+        let cases: &[Case] = &[
             (&[(1, 1)], 10, &[(1, 1)], 7, 7),
             (&[(1, 1), (2, 6)], 9, &[(1, 1)], 8, 5),
             (&[(1, 1), (2, 6)], 9, &[(1, 1), (3, 8)], 12, 5),

@@ -9,6 +9,7 @@ mod candidate;
 mod change;
 pub mod codec;
 pub mod durable;
+mod force;
 pub mod history;
 pub mod ids;
 pub mod journal;

@@ -115,6 +115,14 @@ pub enum Body {
     Release {
         epoch: Epoch,
     },
+    /// The volume goes on in this lineage, whose members are the configuration's.
+    Fork {
+        lineage: LineageId,
+        epoch: Epoch,
+        config: Box<Configuration>,
+    },
+    /// The sender has persisted the lineage that it speaks in.
+    ForkOk,
     Fetch {
         epoch: Epoch,
         from: Seq,
@@ -151,6 +159,8 @@ impl Body {
             Body::Release { .. } => "release",
             Body::Fetch { .. } => "fetch",
             Body::Fetched { .. } => "fetched",
+            Body::Fork { .. } => "fork",
+            Body::ForkOk => "fork-ok",
         }
     }
 }
@@ -244,6 +254,13 @@ impl Message {
                 w.seq(*from);
                 w.u32(*max_bytes);
             }
+            Body::Fork { lineage, epoch, config } => {
+                w.u8(16);
+                w.lineage(*lineage);
+                w.epoch(*epoch);
+                w.bytes(&config.encode());
+            }
+            Body::ForkOk => w.u8(17),
             Body::Fetched { epoch, from, floor, records: list } => {
                 w.u8(15);
                 w.epoch(*epoch);
@@ -311,6 +328,12 @@ impl Message {
                 r = rest;
                 Body::Fetched { epoch, from, floor, records }
             }
+            16 => Body::Fork {
+                lineage: r.lineage()?,
+                epoch: r.epoch()?,
+                config: Box::new(Configuration::decode(r.bytes()?)?),
+            },
+            17 => Body::ForkOk,
             other => return Err(r.unknown(other.into())),
         };
         r.end()?;

@@ -72,8 +72,8 @@ impl Pipeline {
         let range = |offset: u64, length: u64, max: u64| {
             length > 0
                 && length <= max
-                && offset % BLOCK_BYTES == 0
-                && length % BLOCK_BYTES == 0
+                && offset.is_multiple_of(BLOCK_BYTES)
+                && length.is_multiple_of(BLOCK_BYTES)
                 && offset.checked_add(length).is_some_and(|end| end <= size_bytes)
         };
         match io {

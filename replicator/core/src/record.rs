@@ -197,7 +197,7 @@ impl Record {
         if !ranged {
             return Ok(());
         }
-        if self.length == 0 || self.offset % BLOCK_BYTES != 0 || self.length % BLOCK_BYTES != 0 {
+        if self.length == 0 || !self.offset.is_multiple_of(BLOCK_BYTES) || !self.length.is_multiple_of(BLOCK_BYTES) {
             return Err(DecodeError::Invalid { what: WHAT, reason: "not a whole number of 4 KiB blocks" });
         }
         if self.offset.checked_add(self.length).is_none() {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::api::{CommandId, Effect, Effects, JournalOp, Refusal, Token};
 use crate::durable::{Durable, Installing, LogBase};
 use crate::history::History;
-use crate::ids::{Epoch, MemberId, Seq, Tick, VolumeId};
+use crate::ids::{Epoch, LineageId, MemberId, Seq, Tick, VolumeId};
 use crate::limits::{DRIFT_DIVISOR, REORDER_BYTES_MAX, UNDURABLE_BYTES_MAX};
 use crate::message::{Body, Message, Report};
 use crate::record::Record;
@@ -53,6 +53,7 @@ enum Then {
     ConfigStored { epoch: Epoch, version: ConfigVersion, to: MemberId },
     Elected { epoch: Epoch },
     Based { seq: Seq },
+    Forked { lineage: LineageId, to: MemberId },
     Installing { seq: Seq },
     Ended { epoch: Epoch, tell: Vec<MemberId>, command: CommandId },
 }
@@ -290,6 +291,8 @@ impl Replica {
                 }
                 // A higher epoch was promised meanwhile: nothing of a lower one leaves.
                 Then::Promised { .. } | Then::ConfigStored { .. } | Then::Elected { .. } => {}
+                Then::Forked { lineage, to } if lineage == self.d.lineage => self.send(to, Body::ForkOk, fx),
+                Then::Forked { .. } => {}
                 Then::Based { seq } => fx.push(Effect::Trim { checkpoint: seq }),
                 Then::Installing { seq } => fx.push(Effect::InstallImage { seq }),
                 Then::Ended { epoch, tell, command } => {
@@ -471,9 +474,7 @@ impl Replica {
 
     pub fn on_append(
         &mut self,
-        epoch: Epoch,
-        acked: Seq,
-        sent: Tick,
+        (epoch, acked, sent): (Epoch, Seq, Tick),
         records: Vec<Record>,
         from: MemberId,
         now: Tick,
@@ -531,7 +532,8 @@ impl Replica {
     }
 
     fn check_next(&self, record: &Record) -> Result<(), &'static str> {
-        if record.lineage != self.d.lineage.uuid {
+        let ours = |uuid: u128| uuid == self.d.lineage.uuid || self.d.parents.iter().any(|(l, _)| l.uuid == uuid);
+        if !ours(record.lineage) {
             return Err("it belongs to another lineage");
         }
         if record.epoch < self.history.last_epoch() || record.epoch > self.d.promised {
@@ -604,6 +606,48 @@ impl Replica {
         self.d.ended = self.d.ended.max(epoch);
         self.persist_meta();
         self.batch_then.push(Then::Ended { epoch, tell, command });
+    }
+
+    /// The volume goes on in a new lineage, by an operator's force. Durable before it is answered.
+    pub fn on_fork(
+        &mut self,
+        lineage: LineageId,
+        epoch: Epoch,
+        config: Configuration,
+        from: MemberId,
+        fx: &mut Effects,
+    ) {
+        if self.failed.is_some() || config.version.epoch != epoch {
+            return;
+        }
+        if lineage.generation > self.d.lineage.generation {
+            let end = self.end();
+            fx.push(Effect::Edge {
+                rule: "lineage-fork",
+                text: format!("lineage {lineage} forks from {} at seq {end}, by force", self.d.lineage),
+            });
+            self.d.parents.push((self.d.lineage, end));
+            self.d.lineage = lineage;
+            self.d.superseded = None;
+            self.d.config = config;
+            self.raise(epoch);
+            self.persist_meta();
+            fx.push(Effect::Configured(Box::new(self.d.config.clone())));
+        }
+        if lineage == self.d.lineage {
+            self.batch_then.push(Then::Forked { lineage, to: from });
+        }
+    }
+
+    /// A member speaks in a higher generation of the volume: what is here is history.
+    pub fn on_higher_lineage(&mut self, lineage: LineageId, fx: &mut Effects) {
+        if self.d.superseded.is_none_or(|known| known.generation < lineage.generation) && self.failed.is_none() {
+            let text = format!("the volume goes on as lineage {lineage}; this copy ({}) is fenced", self.d.lineage);
+            fx.push(Effect::Edge { rule: "lineage-superseded", text });
+            self.d.superseded = Some(lineage);
+            self.following = None;
+            self.persist_meta();
+        }
     }
 
     /// A resync's image is staged. From here until it is visible this replica counts in nothing but its vote.

@@ -50,7 +50,8 @@ impl Volume {
         let kind = replica.d.config.member(replica.me()).map(|m| m.kind);
         match &self.role {
             _ if replica.failed.is_some() => ("secondary", "failed".into()),
-            Role::Candidate(_) => ("candidate", "promoting".into()),
+            Role::Candidate(_) | Role::Force(_) => ("candidate", "promoting".into()),
+            Role::Follower if replica.d.superseded.is_some() => ("secondary", "diverged".into()),
             Role::Primary(p) if !p.is_open() => ("primary", "promoting".into()),
             Role::Primary(p) if p.lease_until().is_none_or(|until| until <= now) => ("primary", "frozen".into()),
             Role::Primary(p) if !p.everyone_counts() => ("primary", "degraded".into()),
@@ -129,6 +130,11 @@ impl Volume {
         };
         if let Some(reason) = &replica.failed {
             add("journal-poisoned", reason.clone(), "replace the disk, restart the daemon, `farshore member replace`");
+        }
+        if let Some(lineage) = replica.d.superseded {
+            let text =
+                format!("the volume goes on as lineage {lineage}; this copy of {} is kept, fenced", replica.d.lineage);
+            add("diverged", text, "at the primary: `farshore resync VOLUME --member SITE --discard`");
         }
         if let Some(lost) = replica.d.holed {
             add(

@@ -10,6 +10,7 @@
 
 use crate::api::{Change, Command, CommandId, Effect, Effects, Event, IoFault, Outcome, Promotion, Refusal};
 use crate::candidate::{Candidate, Verdict};
+use crate::force::{Force, Step};
 use crate::ids::{Epoch, MemberId, SessionId, Tick, VolumeId};
 use crate::limits::{APPEND_BYTES_MAX, DRIFT_DIVISOR};
 use crate::message::{Body, Message};
@@ -23,6 +24,8 @@ pub(crate) enum Role {
     Follower,
     Candidate(Box<Candidate>),
     Primary(Box<Primary>),
+    /// Writing a new lineage.
+    Force(Box<Force>),
 }
 
 pub struct Volume {
@@ -56,7 +59,7 @@ impl Volume {
     /// The epoch that this node holds or tries to win.
     pub fn role_epoch(&self) -> Epoch {
         match &self.role {
-            Role::Follower => Epoch::ZERO,
+            Role::Follower | Role::Force(_) => Epoch::ZERO,
             Role::Candidate(c) => c.epoch(),
             Role::Primary(p) => p.epoch,
         }
@@ -93,6 +96,7 @@ impl Volume {
     pub fn wakeup(&self, now: Tick) -> Option<Tick> {
         match &self.role {
             Role::Follower => None,
+            Role::Force(f) => Some(f.wakeup()),
             Role::Candidate(c) => Some(c.wakeup()),
             Role::Primary(p) => Some(p.wakeup(now)),
         }
@@ -126,6 +130,12 @@ impl Volume {
         let failed = self.replica.failed.clone();
         match &mut self.role {
             Role::Follower => {}
+            Role::Force(_) => {
+                if let Some(reason) = failed {
+                    let refusal = Refusal::new("journal-poisoned", reason, "replace the disk, then restart the daemon");
+                    self.force_step(Step::Failed(refusal), now, fx);
+                }
+            }
             Role::Candidate(candidate) => {
                 if let Some(reason) = failed {
                     let refusal = Refusal::new("journal-poisoned", reason, "replace the disk, then restart the daemon");
@@ -138,6 +148,8 @@ impl Volume {
             Role::Primary(primary) => {
                 let next = if let Some(reason) = failed {
                     Next::Fenced(format!("the journal failed: {reason}"))
+                } else if let Some(lineage) = self.replica.d.superseded {
+                    Next::Fenced(format!("the volume goes on as lineage {lineage}, by force"))
                 } else if promised > primary.epoch {
                     Next::Fenced(format!("epoch {promised} was promised to another"))
                 } else {
@@ -244,6 +256,10 @@ impl Volume {
             Event::Command { id, command } => self.on_command(now, id, command, fx),
             Event::Timer => match &mut self.role {
                 Role::Follower => {}
+                Role::Force(force) => {
+                    let step = force.on_timer(&self.replica, now, fx);
+                    self.force_step(step, now, fx);
+                }
                 Role::Candidate(candidate) => {
                     let verdict = candidate.on_timer(&mut self.replica, now, fx);
                     self.judge(verdict, now, fx);
@@ -260,13 +276,24 @@ impl Volume {
 
     fn on_message(&mut self, now: Tick, message: Message, fx: &mut Effects) {
         // Nothing is promised, acknowledged, counted or truncated across lineages.
-        if message.volume != self.replica.volume
-            || message.lineage != self.replica.d.lineage
-            || message.to != self.replica.me()
-        {
+        let ours = self.replica.d.lineage;
+        if message.volume != self.replica.volume || message.to != self.replica.me() {
             return;
         }
         let from = message.from;
+        if let Body::Fork { lineage, epoch, config } = message.body {
+            // Written in the lineage that it ends; a repeated one finds us in the new one already.
+            if message.lineage == ours || lineage == ours {
+                self.replica.on_fork(lineage, epoch, *config, from, fx);
+            }
+            return;
+        }
+        if message.lineage != ours {
+            if message.lineage.generation > ours.generation {
+                self.replica.on_higher_lineage(message.lineage, fx);
+            }
+            return;
+        }
         let held = self.role_epoch();
         match message.body {
             Body::Probe { nonce } => self.replica.on_probe(nonce, from, now, fx),
@@ -274,7 +301,7 @@ impl Volume {
             Body::PutConfig { epoch, config } => self.replica.on_put_config(epoch, *config, from, now, fx),
             Body::Elect { epoch, history, end } => self.replica.on_elect(epoch, (&history, end), from, now, fx),
             Body::Append { epoch, acked, end: _, sent, records } => {
-                self.replica.on_append(epoch, acked, sent, records, from, now, fx);
+                self.replica.on_append((epoch, acked, sent), records, from, now, fx);
             }
             Body::Release { epoch } => self.replica.on_release(epoch, now),
             Body::Fetch { epoch, from: seq, max_bytes } => {
@@ -283,8 +310,18 @@ impl Volume {
                     fx.push(Effect::ReadLog { to: from, from: seq, max_bytes });
                 }
             }
+            Body::Fork { .. } => {}
+            Body::ForkOk => {
+                if let Role::Force(force) = &mut self.role {
+                    let step = force.on_fork_ok(from);
+                    self.force_step(step, now, fx);
+                }
+            }
             Body::Answer { nonce, report } => {
-                if let Role::Candidate(candidate) = &mut self.role {
+                if let Role::Force(force) = &mut self.role {
+                    let step = force.on_answer(from, nonce, *report, &mut self.replica, now, fx);
+                    self.force_step(step, now, fx);
+                } else if let Role::Candidate(candidate) = &mut self.role {
                     let verdict = candidate.on_answer(from, nonce, *report, &self.replica, now, fx);
                     self.judge(verdict, now, fx);
                 }
@@ -302,7 +339,7 @@ impl Volume {
                 }
             }
             Body::Reject { asked, promised } if asked == held => match &mut self.role {
-                Role::Follower => {}
+                Role::Follower | Role::Force(_) => {}
                 Role::Candidate(candidate) => {
                     let verdict = candidate.on_reject(promised);
                     self.judge(verdict, now, fx);
@@ -345,7 +382,7 @@ impl Volume {
             return;
         }
         match (&mut self.role, command) {
-            (Role::Candidate(_), _) => {
+            (Role::Candidate(_) | Role::Force(_), _) => {
                 let refusal =
                     Refusal::new("promote-running", "a promotion is running on this node", "wait for its end");
                 fx.push(Effect::Answer { id, result: Err(refusal) });
@@ -381,6 +418,20 @@ impl Volume {
             (Role::Follower, Command::Attach { writer, session }) => {
                 self.run_for(Some(id), Promotion::Verb, Some(session), writer, now, fx);
             }
+            (Role::Primary(_), Command::Force { .. }) => {
+                let refusal = Refusal::new(
+                    "force-primary",
+                    "this node holds the epoch; nothing needs to be forced",
+                    "see `farshore status` for what the volume waits for",
+                );
+                fx.push(Effect::Answer { id, result: Err(refusal) });
+            }
+            (Role::Follower, Command::Force { writer, uuid, members }) => {
+                match Force::start(id, (writer, uuid), members, &self.replica, now, fx) {
+                    Ok(force) => self.role = Role::Force(Box::new(force)),
+                    Err(refusal) => fx.push(Effect::Answer { id, result: Err(refusal) }),
+                }
+            }
             // Nothing is held here: there is nothing to give up.
             (Role::Follower, Command::Detach { .. } | Command::Demote) => {
                 fx.push(Effect::Answer { id, result: Ok(()) });
@@ -390,6 +441,21 @@ impl Volume {
                     Refusal::new("not-primary", "this node does not hold the epoch", "ask the primary's node");
                 fx.push(Effect::Answer { id, result: Err(refusal) });
             }
+        }
+    }
+
+    fn force_step(&mut self, step: Step, now: Tick, fx: &mut Effects) {
+        let Role::Force(force) = &self.role else { return };
+        let (id, writer) = (force.command, force.writer);
+        match step {
+            Step::Waiting => {}
+            Step::Failed(refusal) => {
+                fx.push(Effect::Edge { rule: refusal.rule, text: refusal.text.clone() });
+                fx.push(Effect::Answer { id, result: Err(refusal) });
+                self.role = Role::Follower;
+            }
+            // The fork's own epoch has no holder; the promotion's writer id is another, as fresh as the first.
+            Step::Forked => self.run_for(Some(id), Promotion::Takeover, None, !writer, now, fx),
         }
     }
 

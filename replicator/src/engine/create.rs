@@ -245,6 +245,8 @@ pub(super) fn first_state(
         acked: Seq::ZERO,
         installing: None,
         holed: None,
+        parents: Vec::new(),
+        superseded: None,
     }
 }
 
@@ -282,7 +284,7 @@ fn first_configuration(
         .iter()
         .zip(&request.members)
         .filter(|((m, _), _)| m.kind != MemberKind::Observer)
-        .map(|((m, inc), spec)| Vote { member: m.id, incarnation: *inc, votes: (spec.votes.max(1)).min(255) as u8 })
+        .map(|((m, inc), spec)| Vote { member: m.id, incarnation: *inc, votes: spec.votes.clamp(1, 255) as u8 })
         .collect();
     let sync =
         data.iter().map(|(m, inc)| SyncMember { member: m.id, incarnation: *inc, site: m.site.clone() }).collect();

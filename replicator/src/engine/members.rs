@@ -65,7 +65,7 @@ impl Node {
         self.refit_rule(handle, |_| true).await
     }
 
-    async fn join_as(
+    pub(super) async fn join_as(
         self: &Arc<Self>,
         handle: &Arc<VolumeHandle>,
         member: &Member,

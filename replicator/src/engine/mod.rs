@@ -11,6 +11,7 @@ mod clock;
 mod create;
 mod driver;
 mod effects;
+mod force;
 mod inbox;
 mod members;
 mod metrics;

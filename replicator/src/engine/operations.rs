@@ -167,10 +167,10 @@ impl Operations for Node {
     fn promote(&self, request: api::PromoteRequest) -> OpFuture<'_, api::PromoteResponse> {
         verb!(self, node, async move {
             if request.force {
-                return Err(OpError::unsupported(
-                    "forced promotion is not supported by this version",
-                    "restore contact with a control quorum, then promote without --force",
-                ));
+                let handle = node.find(&request.volume)?;
+                let plan = Some(node.force(&handle, &request).await?);
+                let volume = if request.confirm { Some(node.view(&handle).await?) } else { None };
+                return Ok(api::PromoteResponse { volume, plan });
             }
             let handle = node.find(&request.volume)?;
             node.promote_here(&handle, Promotion::Verb).await?;
@@ -202,10 +202,12 @@ impl Operations for Node {
     fn resync(&self, request: api::ResyncRequest) -> OpFuture<'_, api::VolumeStatus> {
         verb!(self, node, async move {
             if request.discard {
-                return Err(OpError::unsupported(
-                    "giving up a forked history is not supported by this version",
-                    "replace the member instead (`farshore member replace`)",
-                ));
+                let (handle, done) =
+                    node.at_holder::<_, api::ResyncResponse>(&request.volume, "resync", &request).await?;
+                if done.is_none() {
+                    node.discard_and_resync(&handle, &request).await?;
+                }
+                return node.view(&handle).await;
             }
             // Members that are behind are fed without being asked; what is left to do is to say how it goes.
             node.by_name(&request.volume).await
@@ -306,6 +308,10 @@ pub(super) async fn serve_forwarded(node: &Arc<Node>, method: &str, request: Byt
         "remove-member" => {
             let view = Operations::remove_member(node.as_ref(), decode(request)?).await?;
             api::RemoveMemberResponse { volume: volume(view) }.encode_to_vec()
+        }
+        "resync" => {
+            let view = Operations::resync(node.as_ref(), decode(request)?).await?;
+            api::ResyncResponse { volume: volume(view) }.encode_to_vec()
         }
         "replace-member" => {
             let view = Operations::replace_member(node.as_ref(), decode(request)?).await?;

@@ -228,11 +228,14 @@ pub fn encode_answer(nonce: u64, result: &Result<Bytes, OpError>) -> Bytes {
     w.finish()
 }
 
+/// Who was asked, and who waits for the answer.
+type Asked = (PeerName, oneshot::Sender<Result<Bytes, OpError>>);
+
 /// The calls of this node that wait for their answers.
 #[derive(Default)]
 pub struct Calls {
     next: AtomicU64,
-    waiting: Mutex<BTreeMap<u64, (PeerName, oneshot::Sender<Result<Bytes, OpError>>)>>,
+    waiting: Mutex<BTreeMap<u64, Asked>>,
 }
 
 impl Calls {

@@ -290,6 +290,8 @@ impl World {
             acked: Seq::ZERO,
             installing: None,
             holed: None,
+            parents: Vec::new(),
+            superseded: None,
         }
     }
 

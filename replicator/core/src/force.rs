@@ -1,0 +1,225 @@
+//! Forcing a new lineage where no control quorum can be had (DESIGN "Force").
+//!
+//! ```text
+//!  Asking ──all named answered, ours is the best log──► Forking ──all named have persisted it──► candidate
+//! ```
+//! It runs on the donor: the node whose log is the best among the members named. What only others hold is given up;
+//! their replicas keep it, fenced by the higher generation, until an operator discards it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::api::{CommandId, Effect, Effects, Refusal};
+use crate::ids::{Epoch, LineageId, MemberId, Tick};
+use crate::limits::{PROMOTE_TIMEOUT_US, RETRY_US};
+use crate::message::{Body, Message, Report};
+use crate::register::{ConfigVersion, Configuration, DataRule, MemberKind, SyncMember, Terms, Vote};
+use crate::replica::Replica;
+
+#[derive(Debug)]
+enum Phase {
+    Asking { answers: BTreeMap<MemberId, Report> },
+    Forking { lineage: LineageId, epoch: Epoch, config: Configuration, stored: BTreeSet<MemberId> },
+}
+
+#[derive(Debug)]
+pub struct Force {
+    pub command: CommandId,
+    pub writer: u128,
+    uuid: u128,
+    named: Vec<MemberId>,
+    deadline: Tick,
+    retry_at: Tick,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+pub enum Step {
+    Waiting,
+    /// All named members are in the new lineage: an ordinary promotion follows.
+    Forked,
+    Failed(Refusal),
+}
+
+impl Force {
+    pub fn start(
+        command: CommandId,
+        (writer, uuid): (u128, u128),
+        named: Vec<MemberId>,
+        replica: &Replica,
+        now: Tick,
+        fx: &mut Effects,
+    ) -> Result<Force, Refusal> {
+        let config = &replica.d.config;
+        if let Some(stranger) = named.iter().find(|id| config.member(**id).is_none()) {
+            return Err(Refusal::new(
+                "force-unknown-member",
+                format!("{stranger} is no member of the volume"),
+                "name members that `farshore volume show` lists",
+            ));
+        }
+        let holds = config.member(replica.me()).is_some_and(|m| m.kind != MemberKind::Witness);
+        if !named.contains(&replica.me()) || !holds {
+            return Err(Refusal::new(
+                "force-elsewhere",
+                "a forced promotion runs on a node that holds a copy and is one of the members named",
+                "run it there, or name this site's member too",
+            ));
+        }
+        let phase = Phase::Asking { answers: BTreeMap::new() };
+        let (deadline, retry_at) = (now.plus(PROMOTE_TIMEOUT_US), now.plus(RETRY_US));
+        let force = Force { command, writer, uuid, named, deadline, retry_at, phase };
+        force.ask(replica, fx);
+        Ok(force)
+    }
+
+    pub fn wakeup(&self) -> Tick {
+        self.retry_at
+    }
+
+    fn ask(&self, replica: &Replica, fx: &mut Effects) {
+        for to in &self.named {
+            let body = match &self.phase {
+                Phase::Asking { answers } if !answers.contains_key(to) => Body::Probe { nonce: self.nonce() },
+                Phase::Forking { lineage, epoch, config, stored } if !stored.contains(to) => {
+                    Body::Fork { lineage: *lineage, epoch: *epoch, config: Box::new(config.clone()) }
+                }
+                _ => continue,
+            };
+            let lineage = match &self.phase {
+                Phase::Forking { .. } => replica.d.parents.last().map_or(replica.d.lineage, |(l, _)| *l),
+                Phase::Asking { .. } => replica.d.lineage,
+            };
+            // Our own replica is first, so that the others' answers, under the new lineage, find us in it.
+            let (volume, from) = (replica.volume, replica.me());
+            fx.push(Effect::Send(Message { volume, lineage, from, to: *to, body }));
+        }
+    }
+
+    fn nonce(&self) -> u64 {
+        self.writer as u64
+    }
+
+    pub fn on_answer(
+        &mut self,
+        from: MemberId,
+        nonce: u64,
+        report: Report,
+        replica: &mut Replica,
+        now: Tick,
+        fx: &mut Effects,
+    ) -> Step {
+        if nonce != self.nonce() || !self.named.contains(&from) {
+            return Step::Waiting;
+        }
+        let Phase::Asking { answers } = &mut self.phase else { return Step::Waiting };
+        answers.insert(from, report);
+        if answers.len() < self.named.len() {
+            return Step::Waiting;
+        }
+        match plan(answers, &self.named, replica) {
+            Err(refusal) => Step::Failed(refusal),
+            Ok((n, mut config)) => {
+                let epoch = Epoch { n, writer: self.writer };
+                config.version = ConfigVersion { epoch, k: 0 };
+                let lineage = LineageId { generation: replica.d.lineage.generation + 1, uuid: self.uuid };
+                replica.on_fork(lineage, epoch, config.clone(), replica.me(), fx);
+                self.phase = Phase::Forking { lineage, epoch, config, stored: BTreeSet::new() };
+                self.retry_at = now.plus(RETRY_US);
+                self.ask(replica, fx);
+                Step::Waiting
+            }
+        }
+    }
+
+    pub fn on_fork_ok(&mut self, from: MemberId) -> Step {
+        let Phase::Forking { stored, .. } = &mut self.phase else { return Step::Waiting };
+        stored.insert(from);
+        if self.named.iter().all(|id| stored.contains(id)) { Step::Forked } else { Step::Waiting }
+    }
+
+    pub fn on_timer(&mut self, replica: &Replica, now: Tick, fx: &mut Effects) -> Step {
+        if now >= self.deadline {
+            let silent: Vec<&str> = self
+                .named
+                .iter()
+                .filter(|id| match &self.phase {
+                    Phase::Asking { answers } => !answers.contains_key(id),
+                    Phase::Forking { stored, .. } => !stored.contains(id),
+                })
+                .map(|id| replica.d.config.site_of(*id))
+                .collect();
+            return Step::Failed(Refusal::new(
+                "force-silent",
+                format!("{} did not answer; every member named must take part", silent.join(", ")),
+                "name only members that can be reached",
+            ));
+        }
+        if now >= self.retry_at {
+            self.retry_at = now.plus(RETRY_US);
+            self.ask(replica, fx);
+        }
+        Step::Waiting
+    }
+}
+
+/// The epoch's number and the configuration of the new lineage, or why it can't be.
+fn plan(
+    answers: &BTreeMap<MemberId, Report>,
+    named: &[MemberId],
+    replica: &Replica,
+) -> Result<(u64, Configuration), Refusal> {
+    let me = replica.me();
+    let newest = answers.values().map(|r| &r.config).max_by_key(|c| c.version).unwrap_or(&replica.d.config);
+    let data = |id: &MemberId| newest.member(*id).is_some_and(|m| m.kind != MemberKind::Witness);
+    let ours = replica.report(Tick(0));
+    let standing = |r: &Report| (r.history.last_epoch(), r.durable);
+    for (id, report) in answers.iter().filter(|(id, _)| data(id)) {
+        let site = newest.site_of(*id);
+        if standing(report) > standing(&ours) {
+            return Err(Refusal::new(
+                "force-donor",
+                format!("{site} holds a longer log ({}, ours {})", report.durable, ours.durable),
+                format!("run the forced promotion in {site}"),
+            ));
+        }
+        let common = ours.history.common_point(ours.durable, &report.history, report.durable);
+        if common < report.applied || (*id != me && !report.whole) {
+            return Err(Refusal::new(
+                "force-diverged",
+                format!(
+                    "the copy in {site} does not continue ours: it applied up to {}, we agree up to {common}",
+                    report.applied
+                ),
+                format!("leave {site} out, and resync it afterwards"),
+            ));
+        }
+    }
+    let site = newest.site_of(me).to_string();
+    let votes = named.iter().filter_map(|id| {
+        Some(Vote {
+            member: *id,
+            incarnation: answers.get(id)?.incarnation,
+            votes: newest.vote_of(*id).map_or(1, |v| v.votes),
+        })
+    });
+    let sync = named.iter().filter(|id| data(id)).filter_map(|id| {
+        let site = newest.site_of(*id).to_string();
+        Some(SyncMember { member: *id, incarnation: answers.get(id)?.incarnation, site })
+    });
+    let (votes, sync): (Vec<Vote>, Vec<SyncMember>) = (votes.collect(), sync.collect());
+    let mut remotes: Vec<&str> = sync.iter().map(|s| s.site.as_str()).filter(|s| *s != site).collect();
+    remotes.sort_unstable();
+    remotes.dedup();
+    let asked = newest.volume.rule;
+    let rule = DataRule {
+        w: asked.w.min(sync.len() as u8),
+        min_remote: asked.min_remote.min(remotes.len() as u8),
+        local: asked.local,
+    };
+    let mut config = newest.clone();
+    config.current = Terms { votes, sync, rule, primary_site: site };
+    config.earlier.clear();
+    config.attached = None;
+    let n = answers.values().map(|r| r.promised.n.max(r.config.version.epoch.n)).max().unwrap_or(0) + 1;
+    Ok((n, config))
+}

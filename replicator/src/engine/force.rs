@@ -1,0 +1,103 @@
+//! Forcing a volume where no control quorum can be had, and taking in again what a fork left out.
+
+use std::sync::Arc;
+
+use farshore_core::api::{Change, Command};
+use farshore_core::ids::{Incarnation, MemberId};
+use farshore_core::register::Configuration;
+use farshore_proto::v1 as api;
+
+use super::clock::random_u128;
+use super::driver::VolumeHandle;
+use super::members::find_member;
+use super::node::Node;
+use super::roles::refused;
+use crate::control::OpError;
+
+impl Node {
+    /// Tells what a forced promotion would give up; carries it out when it is confirmed.
+    pub(super) async fn force(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        request: &api::PromoteRequest,
+    ) -> Result<api::ForcePlan, OpError> {
+        let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
+        let members = named(&status.config, &request.members, handle.me)?;
+        let left_out: Vec<String> = status
+            .config
+            .members
+            .iter()
+            .filter(|m| !members.contains(&m.id))
+            .map(|m| format!("{}/{}", m.site, m.node))
+            .collect();
+        let mut warnings = vec![
+            "acknowledged writes that only members left out hold are given up; how many is not known here".to_string(),
+            "if the old primary is alive and out of sight it goes on acknowledging until it meets the new lineage"
+                .to_string(),
+        ];
+        if !left_out.is_empty() {
+            warnings.push(format!(
+                "{} will be fenced and keep their copies until `farshore resync --discard`",
+                left_out.join(", ")
+            ));
+        }
+        let plan = api::ForcePlan {
+            donor_site: self.shared.me.site.clone(),
+            donor_node: self.shared.me.node.clone(),
+            new_generation: status.lineage.generation + 1,
+            fork_seq: status.durable.0,
+            lost_records: status.acked.since(status.durable),
+            exact: false,
+            warnings,
+            ..api::ForcePlan::default()
+        };
+        if request.confirm {
+            let command = Command::Force { writer: random_u128(), uuid: random_u128(), members };
+            handle.command(command).await.map_err(refused)?;
+        }
+        Ok(plan)
+    }
+
+    /// Gives up what a member holds past a fork, and makes its copy anew from ours.
+    pub(super) async fn discard_and_resync(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        request: &api::ResyncRequest,
+    ) -> Result<(), OpError> {
+        if request.site.is_empty() {
+            return Err(OpError::invalid(
+                "--discard needs the member that is to be discarded",
+                "name it with --member SITE",
+            ));
+        }
+        let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
+        let member = find_member(&status.config, &request.site, &request.node)?;
+        if status.config.current.sync.iter().any(|s| s.member == member.id) {
+            return Err(OpError::failed_precondition(
+                format!("the copy in {} is in the sync set: there is nothing to discard", request.site),
+                "`farshore member replace` renews a member whose disk is gone",
+            ));
+        }
+        let peer = self.peer_of(handle, member.id)?;
+        self.ask_forget(&peer, handle.id).await?;
+        let incarnation = Incarnation(random_u128());
+        self.join_as(handle, &member, incarnation).await?;
+        self.change(handle, Change::Readmit { member: member.id, incarnation }).await
+    }
+}
+
+/// The members of the new lineage; only this node's when none are named.
+fn named(config: &Configuration, texts: &[String], me: MemberId) -> Result<Vec<MemberId>, OpError> {
+    if texts.is_empty() {
+        return Ok(vec![me]);
+    }
+    let mut members = Vec::new();
+    for text in texts {
+        let (site, node) = text.split_once('/').unwrap_or((text, ""));
+        members.push(find_member(config, site, node)?.id);
+    }
+    // Ours first: it is in the new lineage before the others answer in it.
+    members.sort_by_key(|id| *id != me);
+    members.dedup();
+    Ok(members)
+}
