@@ -279,6 +279,8 @@ pub struct Status {
     pub state: String,
     pub epoch: Epoch,
     pub lineage: crate::ids::LineageId,
+    /// The lineages that it forked from, with the last seq kept of each.
+    pub parents: Vec<(crate::ids::LineageId, Seq)>,
     pub config: Configuration,
     pub appended: Seq,
     pub durable: Seq,

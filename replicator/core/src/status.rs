@@ -31,6 +31,7 @@ impl Volume {
             state,
             epoch: self.role_epoch().max(replica.d.promised),
             lineage: replica.d.lineage,
+            parents: replica.d.parents.clone(),
             config: config.clone(),
             appended: replica.end(),
             durable: replica.durable,

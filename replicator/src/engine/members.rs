@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use farshore_core::api::{Change, Command};
+use farshore_core::durable::Durable;
 use farshore_core::ids::{Incarnation, MemberId};
 use farshore_core::register::{Configuration, DataRule, Member, MemberKind};
 use farshore_proto::v1 as api;
@@ -77,7 +78,8 @@ impl Node {
             config.members.push(member.clone());
         }
         let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
-        let durable = first_state(member.id, incarnation, status.lineage, config);
+        // Its log will hold records from before the last fork, too.
+        let durable = Durable { parents: status.parents, ..first_state(member.id, incarnation, status.lineage, config) };
         self.join(&peer, handle.id, &durable).await?;
         Ok(peer)
     }
