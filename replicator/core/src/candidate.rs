@@ -341,6 +341,10 @@ impl Candidate {
             }
         }
         match &self.phase {
+            Phase::Fetching { goal, .. } if replica.end() >= *goal && replica.last_hash().is_none() => {
+                fx.push(Effect::ReadLog { to: replica.me(), from: replica.end(), max_bytes: APPEND_BYTES_MAX });
+                Verdict::Waiting
+            }
             Phase::Fetching { epoch, promises, goal, .. } if replica.end() >= *goal => {
                 let old_lease_until = promises
                     .values()
@@ -401,6 +405,11 @@ impl Candidate {
         });
         self.phase = Phase::Fetching { epoch, promises, donor, goal };
         Ok(())
+    }
+
+    /// Our own journal has told the hash that we had forgotten.
+    pub fn on_own_record(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) -> Verdict {
+        if replica.last_hash().is_none() { Verdict::Waiting } else { self.settle(replica, now, fx) }
     }
 
     pub fn on_fetched(

@@ -143,7 +143,7 @@ impl Primary {
             lineage: replica.d.lineage.uuid,
             epoch: self.epoch,
             seq,
-            prev_hash: replica.tail().hash_at(replica.end()).unwrap_or_default(),
+            prev_hash: replica.last_hash().expect("a candidate wins only when it knows its last record"),
             kind,
             offset,
             length,

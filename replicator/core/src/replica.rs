@@ -12,7 +12,7 @@ use crate::history::History;
 use crate::ids::{Epoch, LineageId, MemberId, Seq, Tick, VolumeId};
 use crate::limits::{DRIFT_DIVISOR, REORDER_BYTES_MAX, UNDURABLE_BYTES_MAX};
 use crate::message::{Body, Message, Report};
-use crate::record::Record;
+use crate::record::{Record, RecordHash};
 use crate::register::{ConfigVersion, Configuration};
 use crate::tail::Tail;
 
@@ -465,6 +465,9 @@ impl Replica {
     pub fn truncate(&mut self, to: Seq) {
         assert!(to >= self.applied, "I13: truncation to {to} below applied {}", self.applied);
         self.tail.truncate(to);
+        if to == self.d.base.seq {
+            self.tail.know(to, self.d.base.hash);
+        }
         self.history.truncate(to);
         self.reorder.clear();
         self.reorder_bytes = 0;
@@ -575,6 +578,19 @@ impl Replica {
             self.owe(epoch, now);
             self.learn_acked();
             self.maybe_apply(fx);
+        }
+    }
+
+    /// The hash of our last record, which the next one must name. A restart followed by a cut has forgotten it; then it
+    /// is read from the journal.
+    pub fn last_hash(&self) -> Option<RecordHash> {
+        self.tail.hash_at(self.end())
+    }
+
+    /// A record of our own journal, read because its hash was forgotten.
+    pub fn on_own_record(&mut self, record: &Record) {
+        if self.history.epoch_of(record.seq) == Some(record.epoch) {
+            self.tail.know(record.seq, record.hash());
         }
     }
 

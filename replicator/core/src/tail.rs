@@ -56,6 +56,13 @@ impl Tail {
         self.entries.truncate(end.since(self.before) as usize);
     }
 
+    /// Tells what was forgotten: the hash of the record before the first remembered one.
+    pub fn know(&mut self, seq: Seq, hash: RecordHash) {
+        if seq == self.before && self.before_hash.is_none() {
+            self.before_hash = Some(hash);
+        }
+    }
+
     fn entry(&self, seq: Seq) -> Option<&Entry> {
         if seq <= self.before {
             return None;

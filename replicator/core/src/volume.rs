@@ -214,6 +214,14 @@ impl Volume {
             Event::JournalFailed { reason } => self.replica.on_journal_failed(reason, fx),
             Event::LogRead { to, from, floor, records } => {
                 self.replica.floor = floor.max(self.replica.floor);
+                if to == self.replica.me() {
+                    records.iter().take(1).for_each(|r| self.replica.on_own_record(r));
+                    if let Role::Candidate(candidate) = &mut self.role {
+                        let verdict = candidate.on_own_record(&mut self.replica, now, fx);
+                        self.judge(verdict, now, fx);
+                    }
+                    return;
+                }
                 if let Role::Primary(primary) = &mut self.role {
                     primary.on_log_read(to, (from, floor), records, &self.replica, now, fx);
                 } else {

@@ -3,9 +3,11 @@
 //! Faults stay within what may happen to a volume that must not lose anything: a disk is wiped only while the other
 //! members, under every register value known anywhere, still hold all that was acknowledged.
 
+use std::collections::BTreeSet;
+
 use farshore_core::api::{Change, Command, Event, Promotion};
 use farshore_core::ids::{Incarnation, MemberId, SessionId};
-use farshore_core::register::{Configuration, DataRule, Member, MemberKind, Terms};
+use farshore_core::register::{Configuration, DataRule, Member, MemberKind, SyncMember, Terms};
 
 use crate::network::Weather;
 use crate::world::{Happening, Order, World};
@@ -167,6 +169,42 @@ impl World {
         self.known_configurations().iter().all(|c| c.all_terms().all(enough))
     }
 
+    /// Sometimes a member does not come back, where the others can do without it.
+    pub fn bury_one(&mut self) {
+        let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
+        let settled = self.now > self.register_written_at + self.network.weather.late_us;
+        let Some(id) = self.dice.pick(&ids).filter(|id| settled && self.may_lose(*id)) else { return };
+        if self.dice.chance(500) {
+            self.fault("gone-for-good", || format!("{id}"));
+            self.crash(id);
+            self.buried.insert(id);
+        }
+    }
+
+    /// Where the living can't meet the rule, the operator (or `fallback`) leaves the dead out of it.
+    pub fn leave_out_buried(&mut self) {
+        for id in self.primaries() {
+            let Some(config) = self.config_of(id) else { continue };
+            let living = |m: &SyncMember| !self.buried.contains(&m.member);
+            let stuck = config.all_terms().any(|t| !t.data_quorum(living));
+            let (alive, dead): (Vec<SyncMember>, Vec<SyncMember>) =
+                config.current.sync.iter().cloned().partition(living);
+            if !stuck || dead.is_empty() || alive.is_empty() {
+                continue;
+            }
+            let home = &config.current.primary_site;
+            let remote: BTreeSet<&str> = alive.iter().map(|s| s.site.as_str()).filter(|s| s != home).collect();
+            let asked = config.volume.rule;
+            let rule = DataRule {
+                w: asked.w.min(alive.len() as u8),
+                min_remote: asked.min_remote.min(remote.len() as u8),
+                local: asked.local && alive.iter().any(|s| s.site == *home),
+            };
+            let without = dead.iter().map(|s| s.member).collect();
+            self.command(id, Command::Change(Change::Reduce { without, rule }));
+        }
+    }
+
     // ---- orders ----
 
     pub fn operate(&mut self) {
@@ -256,6 +294,9 @@ impl World {
         let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
         let holders = self.holders();
         let Some(holder) = self.dice.pick(&holders) else { return };
+        if self.dice.chance(400) {
+            return self.relay(holder, &ids);
+        }
         match self.dice.range(0, 9) {
             0..3 => {
                 self.fault("crash-holder", || format!("{holder}"));
@@ -295,6 +336,28 @@ impl World {
         self.after(at, Happening::Order { node: holder, order: Order::Heal });
     }
 
+    /// The holder is cut off at work; one after another takes the epoch and falls at once, just when those who were
+    /// cut off come back. Logs of three epochs then compete (Raft, figure 8).
+    fn relay(&mut self, holder: MemberId, ids: &[MemberId]) {
+        let mut at = 0;
+        let mut struck = holder;
+        for _ in 0..self.dice.range(1, 4) {
+            let order = if self.dice.chance(300) { Order::Relieve } else { Order::Isolate };
+            self.after(at, Happening::Order { node: struck, order });
+            at += self.dice.skewed(100, 400_000);
+            let Some(next) = self.dice.pick(ids).filter(|id| *id != struck) else { return };
+            self.after(at, Happening::Order { node: next, order: Order::TakeOver });
+            // The lingering of a candidate alone takes 50 ms.
+            at += self.dice.range(0, 60_000) + self.dice.skewed(100, 300_000);
+            self.after(at, Happening::Order { node: next, order: Order::Relieve });
+            struck = next;
+            at += self.dice.skewed(100, 300_000);
+        }
+        let Some(last) = self.dice.pick(ids) else { return };
+        self.after(at, Happening::Order { node: last, order: Order::TakeOver });
+        self.after(at + self.knobs.lease_us, Happening::Order { node: last, order: Order::Attach });
+    }
+
     pub fn obey(&mut self, id: MemberId, order: Order) {
         if !self.turmoil {
             return;
@@ -310,6 +373,19 @@ impl World {
                 self.crash(id);
             }
             Order::Heal => self.heal_links(),
+            Order::Relieve => {
+                self.fault("relieve", || format!("{id}"));
+                self.crash(id);
+                self.heal_links();
+            }
+            Order::Isolate => {
+                let others: Vec<MemberId> = self.nodes.keys().copied().filter(|o| *o != id).collect();
+                self.fault("isolate", || format!("{id}"));
+                for other in others {
+                    self.network.cut(id, other);
+                    self.network.cut(other, id);
+                }
+            }
         }
     }
 
@@ -383,7 +459,7 @@ impl World {
                 let without: Vec<MemberId> = sync.iter().copied().filter(|_| self.dice.chance(400)).collect();
                 let left = (sync.len() - without.len()) as u8;
                 let w = config.volume.rule.w.min(left).max(1);
-                let sites: std::collections::BTreeSet<&str> = config
+                let sites: BTreeSet<&str> = config
                     .current
                     .sync
                     .iter()

@@ -1,8 +1,9 @@
-//! One run: turmoil for a while, safety held throughout; then everything heals, and the volume must come to rest.
+//! One run: turmoil for a while, safety held throughout; then everything heals (but perhaps one member, which is gone
+//! for good), and the volume must come to rest.
 
 use farshore_core::api::{Command, Promotion};
 use farshore_core::ids::{MemberId, SessionId};
-use farshore_core::register::MemberKind;
+use farshore_core::register::{Configuration, Member, MemberKind};
 
 use crate::layout::{Layout, VOLUME_BLOCKS};
 use crate::network::Weather;
@@ -81,7 +82,8 @@ fn converge(world: &mut World) -> Result<(), Violation> {
     world.turmoil = false;
     world.network.heal();
     world.network.weather = Weather::fair();
-    let ids: Vec<MemberId> = world.nodes.keys().copied().collect();
+    world.bury_one();
+    let ids: Vec<MemberId> = world.nodes.keys().copied().filter(|id| !world.buried.contains(id)).collect();
     for id in &ids {
         if let Some(node) = world.nodes.get_mut(id) {
             node.paused_until = 0;
@@ -91,21 +93,39 @@ fn converge(world: &mut World) -> Result<(), Violation> {
         world.boot(*id);
     }
     let deadline = world.now + CONVERGE_US;
-    let Some((holder, session)) = open_somewhere(world, deadline) else {
-        return if world.violation.is_some() { Ok(()) } else { stuck(world, "no device could be opened") };
-    };
-    while !converged(world, holder) {
-        if world.now >= deadline || world.violation.is_some() {
-            return if world.violation.is_some() { Ok(()) } else { stuck(world, "the members did not converge") };
+    let mut waits_for = "no device could be opened";
+    // A device may be lost once more, to what was still on its way; then somebody opens it anew.
+    loop {
+        world.knobs.clients = world.knobs.clients.max(1);
+        let Some((holder, session)) = open_somewhere(world, deadline) else { break };
+        waits_for = "the members did not converge";
+        if !wait(world, deadline, holder, |world| converged(world, holder)) {
+            continue;
         }
-        world.readmit_lost();
-        world.run_until(world.now + POLL_US);
+        world.say(|| "---- the clients stop ----".to_string());
+        waits_for = "requests did not complete";
+        world.stop_clients();
+        if !wait(world, deadline, holder, |world| idle(world, holder)) {
+            continue;
+        }
+        for first in 0..VOLUME_BLOCKS {
+            world.submit(holder, session, (first, 1), 99);
+        }
+        waits_for = "the images did not become equal";
+        if wait(world, deadline, holder, |world| idle(world, holder) && equal(world, holder)) {
+            break;
+        }
     }
-    final_reads(world, holder, session, deadline)?;
+    if world.violation.is_some() {
+        return Ok(());
+    }
+    if world.now >= deadline {
+        return stuck(world, waits_for);
+    }
     for id in ids {
         let Some(node) = world.nodes.get(&id) else { continue };
         world.oracle.image(id, &node.disk.now)?;
-        world.oracle.all_completed(id, node.life).or_else(|v| if id == holder { Ok(()) } else { Err(v) })?;
+        world.oracle.all_completed(id, node.life)?;
     }
     Ok(())
 }
@@ -127,6 +147,9 @@ fn open_somewhere(world: &mut World, deadline: u64) -> Option<(MemberId, Session
         if let Some(found) = open_device(world) {
             return Some(found);
         }
+        world.readmit_lost();
+        world.leave_out_buried();
+        world.run_until(world.now + POLL_US);
         let id = ids[turn % ids.len()];
         turn += 1;
         if !await_ok(world, id, |world| Command::Promote { writer: world.dice.u128(), why: Promotion::Takeover }) {
@@ -149,19 +172,24 @@ fn await_ok(world: &mut World, id: MemberId, command: impl FnOnce(&mut World) ->
             return answer.is_ok();
         }
         world.readmit_lost();
+        world.leave_out_buried();
         world.run_until(world.now + 200_000);
     }
     false
 }
 
-/// Every data member of the newest register value is in the sync set, has everything and shows it.
+fn living_data<'a>(world: &'a World, config: &'a Configuration) -> impl Iterator<Item = &'a Member> {
+    config.members.iter().filter(|m| m.kind == MemberKind::Data && !world.buried.contains(&m.id))
+}
+
+/// Every living data member of the newest register value is in the sync set, has everything and shows it.
 fn converged(world: &World, holder: MemberId) -> bool {
     let Some(primary) = world.nodes.get(&holder).and_then(|n| n.volume.as_ref()).and_then(|v| v.primary()) else {
         return false;
     };
     let config = primary.config();
     config.earlier.is_empty()
-        && config.members.iter().filter(|m| m.kind == MemberKind::Data).all(|m| {
+        && living_data(world, config).all(|m| {
             let Some(replica) = world.nodes.get(&m.id).and_then(|n| n.volume.as_ref()).map(|v| v.replica()) else {
                 return false;
             };
@@ -172,35 +200,32 @@ fn converged(world: &World, holder: MemberId) -> bool {
         })
 }
 
-/// Reads everything once the clients have stopped: what they see is the run's last word.
-fn final_reads(world: &mut World, holder: MemberId, session: SessionId, deadline: u64) -> Result<(), Violation> {
-    world.say(|| "---- the clients stop ----".to_string());
-    let Some(life) = world.life(holder) else { return stuck(world, "the holder is down") };
-    world.stop_clients();
-    while world.oracle.outstanding(holder, life) > 0 {
-        if world.now >= deadline || world.violation.is_some() {
-            return if world.violation.is_some() { Ok(()) } else { stuck(world, "requests did not complete") };
+/// Lets time pass until `done`; false when the device was lost, time ran out or a checker spoke.
+fn wait(world: &mut World, deadline: u64, holder: MemberId, done: impl Fn(&World) -> bool) -> bool {
+    while !done(world) {
+        let served = world.nodes.get(&holder).is_some_and(|n| n.device.is_some());
+        if world.now >= deadline || world.violation.is_some() || !served {
+            return false;
         }
+        world.readmit_lost();
+        world.leave_out_buried();
         world.run_until(world.now + POLL_US);
     }
-    for first in 0..VOLUME_BLOCKS {
-        world.submit(holder, session, (first, 1), 99);
-    }
-    let equal = |world: &World| {
-        let end = world.nodes[&holder].volume.as_ref().map(|v| v.replica().end());
-        let config = world.nodes[&holder].volume.as_ref().and_then(|v| v.primary()).map(|p| p.config().clone());
-        config.is_some_and(|c| {
-            c.members.iter().filter(|m| m.kind == MemberKind::Data).all(|m| {
-                let node = &world.nodes[&m.id];
-                Some(node.disk.now.base.seq) == end && node.disk.now.cells == world.nodes[&holder].disk.now.cells
-            })
+    true
+}
+
+fn idle(world: &World, holder: MemberId) -> bool {
+    world.life(holder).is_some_and(|life| world.oracle.outstanding(holder, life) == 0)
+}
+
+/// Every living data member shows the holder's image, and it is the whole log's.
+fn equal(world: &World, holder: MemberId) -> bool {
+    let Some(node) = world.nodes.get(&holder) else { return false };
+    let Some(volume) = &node.volume else { return false };
+    let Some(primary) = volume.primary() else { return false };
+    living_data(world, primary.config()).all(|m| {
+        world.nodes.get(&m.id).is_some_and(|other| {
+            other.disk.now.base.seq == volume.replica().end() && other.disk.now.cells == node.disk.now.cells
         })
-    };
-    while world.oracle.outstanding(holder, life) > 0 || !equal(world) {
-        if world.now >= deadline || world.violation.is_some() {
-            return if world.violation.is_some() { Ok(()) } else { stuck(world, "the images did not become equal") };
-        }
-        world.run_until(world.now + POLL_US);
-    }
-    Ok(())
+    })
 }

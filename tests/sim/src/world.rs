@@ -3,7 +3,7 @@
 //! Not here: who breaks what and who commands what (nemesis), what the clients do (clients), what is right (oracle).
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::{Bytes, BytesMut};
 use farshore_core::api::{Command, CommandId, Effect, Effects, Event, Outcome, RequestId};
@@ -34,6 +34,8 @@ pub struct Knobs {
     pub apply_us: u64,
     pub read_us: u64,
     pub checkpoint_us: u64,
+    /// Records that one read of the journal brings, at most.
+    pub read_records: usize,
     pub ship_us: u64,
     /// Checkpointed records that the journal keeps for catching up.
     pub journal_keep: u64,
@@ -56,6 +58,7 @@ impl Knobs {
             apply_us: dice.skewed(20, 20_000),
             read_us: dice.skewed(20, 10_000),
             checkpoint_us: dice.range(100_000, 2_000_000),
+            read_records: if dice.chance(500) { 1024 } else { dice.skewed(1, 64) as usize },
             ship_us: dice.skewed(1_000, 1_000_000),
             journal_keep: dice.skewed(0, 400),
             lazy_flush_per_mille: if dice.chance(500) { 0 } else { 300 },
@@ -135,6 +138,10 @@ pub enum Order {
     Attach,
     Crash,
     Heal,
+    /// The node falls and the links heal in one moment: who was cut off meets who was left.
+    Relieve,
+    /// The node alone is cut off.
+    Isolate,
 }
 
 impl Happening {
@@ -210,6 +217,8 @@ pub struct World {
     pub next_request: u64,
     next_command: u64,
     pub answers: BTreeMap<u64, Result<(), &'static str>>,
+    /// Gone for good: what converges must converge without them.
+    pub buried: BTreeSet<MemberId>,
     /// When a register value was last proposed.
     pub register_written_at: u64,
     pub initial: Configuration,
@@ -244,6 +253,7 @@ impl World {
             next_request: 1,
             next_command: 1,
             answers: BTreeMap::new(),
+            buried: BTreeSet::new(),
             register_written_at: 0,
             initial,
         };
@@ -493,7 +503,8 @@ impl World {
             Effect::ReadLog { to, from, max_bytes } => {
                 let delay = self.disk_delay(id, self.knobs.read_us);
                 let Some(node) = self.nodes.get(&id) else { return };
-                let (floor, records) = node.disk.journal.read(from, max_bytes);
+                let (floor, mut records) = node.disk.journal.read(from, max_bytes);
+                records.truncate(self.knobs.read_records);
                 let event = Box::new(Event::LogRead { to, from, floor, records });
                 self.after(delay, Happening::Feed { node: id, life, event });
             }
@@ -743,7 +754,8 @@ impl World {
     }
 
     pub fn boot(&mut self, id: MemberId) {
-        let Some(node) = self.nodes.get_mut(&id).filter(|n| n.volume.is_none()) else { return };
+        let buried = self.buried.contains(&id);
+        let Some(node) = self.nodes.get_mut(&id).filter(|n| n.volume.is_none() && !buried) else { return };
         let recovered = node.disk.recovered();
         let (incarnation, promised) = (recovered.durable.incarnation, recovered.durable.promised);
         if self.dice.chance(500) {
