@@ -112,7 +112,9 @@ fn demo(args: &DemoArgs) -> Result<()> {
     };
     let told = catch_unwind(AssertUnwindSafe(|| story::tell(&mut stage, &farshore, &options, &report)))
         .unwrap_or_else(|_| Err(DemoError::Broken("the demo itself panicked, see above".into())));
-    let left = clear_up(&mut stage, &report, told.is_err() && !wait::interrupted(), args.logs.as_deref());
+    let tell_logs = told.is_err() && !wait::interrupted();
+    wait::begin_clearing_up();
+    let left = clear_up(&mut stage, &report, tell_logs, args.logs.as_deref());
     let outcome = told?;
     if !left.is_empty() {
         return Err(DemoError::Broken("the demo must leave nothing behind and end in order".into()));
