@@ -5,11 +5,11 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Result, io};
 use crate::machine::{Mount, backing_file, loops_below, mounts_below};
-use crate::process::{is_alive, run};
+use crate::process::{is_alive, kill_pid, run, working_below};
 use crate::report::line;
 
 /// What a demo's folder is called.
@@ -51,12 +51,19 @@ pub fn leftovers(dir: &Path, pids: &[u32], devices: &[(String, String)]) -> Vec<
 }
 
 /// Clears up after demos that were killed before they could do it themselves: their mounts went with their namespace,
-/// their processes with them; loop devices and files are left.
+/// most of their processes with them; loop devices and files are left.
 pub fn sweep(parent: &Path) {
+    let began = Instant::now();
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     for dir in entries.map(|entry| entry.path()).filter(|path| is_demo(path)) {
         let owner = fs::read_to_string(dir.join(OWNER)).ok().and_then(|pid| pid.trim().parse().ok());
         if owner.is_some_and(|pid: u32| !is_alive(pid)) {
+            // A database's processes outlive their parent when they wait for one that died.
+            let orphans = working_below(&dir);
+            orphans.iter().copied().for_each(kill_pid);
+            while orphans.iter().any(|pid| is_alive(*pid)) && began.elapsed() < LIMIT {
+                std::thread::sleep(Duration::from_millis(20));
+            }
             release(&dir);
             // The mounts that the devices' files were in are gone, and their paths with them.
             for (device, name) in recorded(&dir).iter().filter(|(device, name)| is_backed_by(device, name)) {
