@@ -96,8 +96,9 @@ fn demo(args: &DemoArgs) -> Result<()> {
         return Err(io("run unshare in", "a mount namespace")(error));
     }
     let farshore = Farshore::find(&args.bin_dir)?;
+    cleanup::sweep(&dir);
     let made =
-        tempfile::Builder::new().prefix("farshore-demo.").tempdir_in(&dir).map_err(io("create a folder in", &dir))?;
+        tempfile::Builder::new().prefix(cleanup::PREFIX).tempdir_in(&dir).map_err(io("create a folder in", &dir))?;
     open_to_all(made.path())?;
     let owner = made.path().join(cleanup::OWNER);
     std::fs::write(&owner, std::process::id().to_string()).map_err(io("write", owner))?;
@@ -112,7 +113,9 @@ fn demo(args: &DemoArgs) -> Result<()> {
     };
     let told = catch_unwind(AssertUnwindSafe(|| story::tell(&mut stage, &farshore, &options, &report)))
         .unwrap_or_else(|_| Err(DemoError::Broken("the demo itself panicked, see above".into())));
-    let left = clear_up(&mut stage, &report, told.is_err() && !wait::interrupted(), args.logs.as_deref());
+    let tell_logs = told.is_err() && !wait::interrupted();
+    wait::begin_clearing_up();
+    let left = clear_up(&mut stage, &report, tell_logs, args.logs.as_deref());
     let outcome = told?;
     if !left.is_empty() {
         return Err(DemoError::Broken("the demo must leave nothing behind and end in order".into()));
@@ -145,7 +148,9 @@ fn clear_up(stage: &mut Stage, report: &Report, tell_logs: bool, keep: Option<&P
             line(&format!("-- {} could not be copied to {}: {error}", log.display(), dir.display()));
         }
     }
+    let began = Instant::now();
     left.extend(stage.strike());
+    report.part("removing all files", began.elapsed(), "");
     match left.as_slice() {
         [] => report.step("cleared up: no process, mount, loop device or file is left"),
         left => report.step(format!("cleared up, but: {}", left.join("; "))),

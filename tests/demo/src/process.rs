@@ -188,6 +188,13 @@ pub fn children(pid: u32) -> Vec<u32> {
     listed.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
+/// The processes whose working directory is `dir` or lies below it, in whatever mount namespace.
+pub fn working_below(dir: &Path) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir))).collect()
+}
+
 /// SIGKILL to a pid that was recorded; gone already is fine.
 pub fn kill_pid(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {

@@ -82,6 +82,13 @@ impl Stage {
         }
     }
 
+    fn note_device(&mut self, device: &Path, volume: &str) -> Result<()> {
+        let device = device.display().to_string();
+        cleanup::record(&self.dir, &device, volume)?;
+        self.devices.push((device, volume.into()));
+        Ok(())
+    }
+
     /// Ends every process. Answers which of them had to be killed.
     pub fn end_all(&mut self) -> Vec<String> {
         self.neighbours.iter().for_each(Neighbour::stop);
@@ -127,7 +134,7 @@ pub fn tell(stage: &mut Stage, farshore: &Farshore, options: &Options, report: &
     let killed = kill_east(stage, report)?;
     let failed = take_over(&mut stage.sites[WEST], NAMES[EAST], VOLUME, killed, options.lease)?;
     report.step("west is the primary");
-    stage.devices.push((failed.device.display().to_string(), VOLUME.into()));
+    stage.note_device(&failed.device, VOLUME)?;
     failed.tell(report);
     let at_kill = ledger.refresh()?;
     report.detail(format!("{at_kill} commits were confirmed, {} of them in the last moments", at_kill - commits));
@@ -176,7 +183,7 @@ fn build(stage: &mut Stage, farshore: &Farshore, options: &Options, report: &Rep
 
 fn attach(stage: &mut Stage, site: usize, volume: &str) -> Result<PathBuf> {
     let device = stage.sites[site].attach(volume)?;
-    stage.devices.push((device.display().to_string(), volume.into()));
+    stage.note_device(&device, volume)?;
     Ok(device)
 }
 

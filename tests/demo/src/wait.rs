@@ -7,9 +7,16 @@ use crate::error::{DemoError, Result};
 
 /// Set by Ctrl-C or SIGTERM; every wait looks at it.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Set once: what clears up after an interruption must not be interrupted by the same one.
+static CLEARING_UP: AtomicBool = AtomicBool::new(false);
 
 pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
+    INTERRUPTED.load(Ordering::Relaxed) && !CLEARING_UP.load(Ordering::Relaxed)
+}
+
+/// From now on nothing interrupts any more.
+pub fn begin_clearing_up() {
+    CLEARING_UP.store(true, Ordering::Relaxed);
 }
 
 /// From now on Ctrl-C and SIGTERM end the wait that is under way, so that the demo clears up before it leaves.
