@@ -1,0 +1,17 @@
+//! Where the programs under test are: beside the test's own executable.
+
+use std::path::PathBuf;
+
+/// `farshore` or `farshore-replicator`, as built for the profile that this test was built for.
+pub fn program(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("a running program has a path");
+    // …/release/deps/story-0123 → …/release
+    let built = own.parent().and_then(|deps| deps.parent()).expect("cargo puts tests two folders deep");
+    let path = built.join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: build the programs first, with: cargo build --release --workspace --bins",
+        path.display()
+    );
+    path
+}

@@ -1,0 +1,182 @@
+//! The sites of one test: directories, certificates, configuration files, ports.
+
+use std::fmt::Write as _;
+use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::cli::farshore;
+use super::site::{Site, all_in_sync};
+use super::wait::eventually;
+
+/// What a test may want otherwise.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub journal_budget: &'static str,
+    pub journal_segment: &'static str,
+    /// Only sites that come later in the list have the addresses of those before them.
+    pub one_way: bool,
+    /// Lines at the end of every configuration file.
+    pub more: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { journal_budget: "64MiB", journal_segment: "16MiB", one_way: false, more: "" }
+    }
+}
+
+pub struct Cluster {
+    pub sites: Vec<Site>,
+    options: Options,
+    /// Kept when a test fails.
+    dir: Option<TempDir>,
+}
+
+impl Cluster {
+    /// Starts a site per name and waits until all of them are connected.
+    pub fn start(sites: &[&str]) -> Cluster {
+        Cluster::start_with(sites, Options::default())
+    }
+
+    pub fn start_with(sites: &[&str], options: Options) -> Cluster {
+        let cluster = Cluster::lay_out(sites, options);
+        for site in &cluster.sites {
+            site.launch();
+        }
+        for site in &cluster.sites {
+            site.wait_ready();
+        }
+        cluster.wait_connected();
+        cluster
+    }
+
+    /// Everything but the daemons.
+    pub fn lay_out(sites: &[&str], options: Options) -> Cluster {
+        let dir = tempfile::Builder::new().prefix("farshore-").tempdir().expect("a temporary directory can be made");
+        let ca = dir.path().join("ca");
+        farshore(&["cert", "ca", "--domain", "test", "--dir", text(&ca)]).expect("a CA can be made");
+        // Held together, so that no two are the same.
+        let holds: Vec<(UdpSocket, TcpListener)> = sites.iter().map(|_| free_ports()).collect();
+        let ports = |i: usize| {
+            let (udp, http) = &holds[i];
+            (udp.local_addr().expect("it is bound").port(), http.local_addr().expect("it is bound").port())
+        };
+        let sites: Vec<Site> = sites
+            .iter()
+            .enumerate()
+            .map(|(i, name)| Site::new(name, dir.path().join(name), ports(i).0, ports(i).1))
+            .collect();
+        let cluster = Cluster { sites, options, dir: Some(dir) };
+        for index in 0..cluster.sites.len() {
+            cluster.equip(index, &ca);
+        }
+        cluster
+    }
+
+    fn equip(&self, index: usize, ca: &Path) {
+        let site = &self.sites[index];
+        std::fs::create_dir_all(&site.dir).expect("a site's directory can be made");
+        let pki = site.dir.join("pki");
+        farshore(&["cert", "issue", "--ca", text(ca), "--site", &site.name, "--node", "n1", "--out", text(&pki)])
+            .expect("a certificate can be issued");
+        std::fs::write(site.config_path(), self.config(index)).expect("a configuration can be written");
+    }
+
+    /// The configuration file of a site.
+    pub fn config(&self, index: usize) -> String {
+        let site = &self.sites[index];
+        let Options { journal_budget, journal_segment, one_way, more } = &self.options;
+        let (name, udp, http) = (&site.name, site.udp, site.http);
+        let (data, run, pki) = (site.data_dir(), site.dir.join("run"), site.dir.join("pki"));
+        let mut out = format!(
+            r#"[node]
+site = "{name}"
+node = "n1"
+data_dir = "{}"
+runtime_dir = "{}"
+[transport]
+listen = "127.0.0.1:{udp}"
+ca = "{pki}/ca.pem"
+cert = "{pki}/node.pem"
+key = "{pki}/node.key"
+idle_timeout_ms = 1000
+[http]
+listen = "127.0.0.1:{http}"
+[journal]
+budget_bytes = "{journal_budget}"
+segment_bytes = "{journal_segment}"
+"#,
+            data.display(),
+            run.display(),
+            pki = pki.display(),
+        );
+        for (i, peer) in self.sites.iter().enumerate().filter(|(i, _)| *i != index) {
+            let _ = write!(out, "[[peers]]\nsite = \"{}\"\nnode = \"n1\"\n", peer.name);
+            if i < index || !one_way {
+                let _ = writeln!(out, "address = \"127.0.0.1:{}\"", peer.udp);
+            }
+        }
+        out + more
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.as_ref().expect("kept until the end").path()
+    }
+
+    #[track_caller]
+    pub fn site(&self, name: &str) -> &Site {
+        self.sites.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no site {name} in this test"))
+    }
+
+    /// Waits until every site sees every other.
+    #[track_caller]
+    pub fn wait_connected(&self) {
+        for site in &self.sites {
+            eventually(&format!("{} to be connected to all others", site.name), || {
+                match site.try_run(&["site", "list"]) {
+                    Ok(list) if list["peers"].as_array().is_some_and(|p| p.iter().all(|p| p["connected"] == true)) => {
+                        Ok(())
+                    }
+                    Ok(list) => Err(format!("{list:#}")),
+                    Err(refusal) => Err(format!("{refusal:?}")),
+                }
+            });
+        }
+    }
+
+    /// Waits until every copy has everything, as the primary there sees it.
+    #[track_caller]
+    pub fn wait_in_sync(&self, primary: &str, volume: &str) -> Value {
+        self.site(primary).wait_volume(volume, &format!("all copies of {volume} to be in sync"), all_in_sync)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for site in &self.sites {
+            site.end();
+        }
+        if std::thread::panicking() {
+            for site in &self.sites {
+                eprintln!("---- the end of {}'s log ----\n{}", site.name, site.tail());
+            }
+            if let Some(dir) = self.dir.take() {
+                eprintln!("everything is kept in {}", dir.keep().display());
+            }
+        }
+    }
+}
+
+/// Taken for a moment; whoever takes them before our daemon does makes the test fail, not lie.
+fn free_ports() -> (UdpSocket, TcpListener) {
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    (udp, tcp)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("our own paths are text")
+}

@@ -1,0 +1,23 @@
+//! A handful of sites on loopback: daemons, certificates, configuration, the command line, an NBD client and a ledger
+//! of what was acknowledged. Everything lies in one temporary directory and ends with the [`Cluster`].
+//!
+//! Not here: the stories, and anything that knows how the daemon works inside.
+
+mod binaries;
+mod cli;
+mod daemon;
+mod image;
+mod layout;
+mod ledger;
+mod nbd;
+mod site;
+mod wait;
+
+pub use binaries::program;
+pub use cli::{Refusal, farshore};
+pub use image::Image;
+pub use layout::{Cluster, Options};
+pub use ledger::{Ledger, Writers};
+pub use nbd::{NbdClient, NbdError};
+pub use site::{Site, all_in_sync, member};
+pub use wait::{eventually, until};

@@ -1,0 +1,197 @@
+//! One site: its configuration, its daemon's runs, and the command line at it.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::cli::{self, Refusal};
+use super::daemon::Daemon;
+use super::nbd::NbdClient;
+use super::wait::{eventually, until};
+
+/// Lines of a log that are shown when a test fails.
+const TAIL_LINES: usize = 60;
+/// Recovery of a journal on a busy machine.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Site {
+    pub name: String,
+    pub dir: PathBuf,
+    pub udp: u16,
+    pub http: u16,
+    daemon: Mutex<Option<Daemon>>,
+}
+
+impl Site {
+    pub(super) fn new(name: &str, dir: PathBuf, udp: u16, http: u16) -> Site {
+        Site { name: name.into(), dir, udp, http, daemon: Mutex::default() }
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.join("replicator.toml")
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    pub fn nbd_socket(&self) -> PathBuf {
+        self.dir.join("run/nbd.sock")
+    }
+
+    pub fn control_socket(&self) -> PathBuf {
+        self.dir.join("run/replicator.sock")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub(super) fn tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+    }
+
+    fn daemon(&self) -> MutexGuard<'_, Option<Daemon>> {
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start(&self) {
+        self.launch();
+        self.wait_ready();
+    }
+
+    pub fn launch(&self) {
+        let mut daemon = self.daemon();
+        assert!(daemon.is_none(), "{} runs already", self.name);
+        *daemon = Some(Daemon::start(&self.config_path(), &self.log_path()));
+    }
+
+    pub fn wait_ready(&self) {
+        until(&format!("{}'s daemon to be ready", self.name), READY_PATIENCE, || {
+            if let Some(status) = self.daemon().as_mut().and_then(Daemon::ended) {
+                panic!("{}'s daemon ended: {status}", self.name);
+            }
+            UnixStream::connect(self.control_socket())
+        });
+    }
+
+    /// Starts a daemon that must refuse to run, and returns the last it said.
+    pub fn start_refused(&self) -> String {
+        let before = self.log().len();
+        let mut daemon = Daemon::start(&self.config_path(), &self.log_path());
+        let status = eventually("the daemon to refuse", || daemon.ended().ok_or("it runs"));
+        assert!(!status.success(), "a daemon that refuses must not end with success");
+        self.log()[before..].to_string()
+    }
+
+    pub fn kill(&self) {
+        self.take().kill();
+    }
+
+    pub fn stop(&self) -> ExitStatus {
+        self.take().stop()
+    }
+
+    fn take(&self) -> Daemon {
+        self.daemon().take().unwrap_or_else(|| panic!("{} does not run", self.name))
+    }
+
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.daemon().as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).signal(signal);
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.daemon().as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).pid()
+    }
+
+    pub(super) fn end(&self) {
+        drop(self.daemon().take());
+    }
+
+    /// What the command line answers here.
+    pub fn try_run(&self, arguments: &[&str]) -> Result<Value, Refusal> {
+        cli::at(&self.control_socket(), arguments)
+    }
+
+    #[track_caller]
+    pub fn run(&self, arguments: &[&str]) -> Value {
+        self.try_run(arguments).unwrap_or_else(|refusal| panic!("at {}: {arguments:?}: {refusal:?}", self.name))
+    }
+
+    #[track_caller]
+    pub fn refused(&self, arguments: &[&str]) -> Refusal {
+        match self.try_run(arguments) {
+            Ok(answer) => panic!("at {}: {arguments:?} was not refused: {answer:#}", self.name),
+            Err(refusal) => refusal,
+        }
+    }
+
+    /// As [`Site::refused`], after what may pass by itself (exit code 5: try again).
+    #[track_caller]
+    pub fn refused_at_last(&self, arguments: &[&str]) -> Refusal {
+        eventually(&format!("{arguments:?} to be refused for good"), || match self.refused(arguments) {
+            passing if passing.exit == 5 => Err(passing),
+            lasting => Ok(lasting),
+        })
+    }
+
+    #[track_caller]
+    pub fn volume(&self, name: &str) -> Value {
+        self.run(&["volume", "show", name])
+    }
+
+    /// Waits until the volume looks as it should, as seen here.
+    #[track_caller]
+    pub fn wait_volume(&self, name: &str, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+        eventually(what, || match self.try_run(&["volume", "show", name]) {
+            Ok(volume) if good(&volume) => Ok(volume),
+            Ok(volume) => Err(format!("{volume:#}")),
+            Err(refusal) => Err(format!("{refusal:?}")),
+        })
+    }
+
+    /// Attaches as NBD export and connects to it.
+    #[track_caller]
+    pub fn attach(&self, volume: &str) -> NbdClient {
+        self.run(&["volume", "attach", volume, "--device", "nbd"]);
+        self.connect(volume)
+    }
+
+    #[track_caller]
+    pub fn connect(&self, volume: &str) -> NbdClient {
+        NbdClient::connect(&self.nbd_socket(), volume).expect("an attached volume is exported")
+    }
+}
+
+/// The member of a site in a volume's status.
+pub fn member<'a>(volume: &'a Value, site: &str) -> &'a Value {
+    let members = volume["members"].as_array().expect("a volume has members");
+    members.iter().find(|m| m["site"] == site).unwrap_or_else(|| panic!("no member in {site}: {volume:#}"))
+}
+
+/// Every data member is connected, in the sync set, and has what is acked.
+pub fn all_in_sync(volume: &Value) -> bool {
+    let members = volume["members"].as_array().expect("a volume has members");
+    members.iter().filter(|m| m["kind"] == "data").all(|m| m["in_sync_set"] == true && m["lag_records"] == 0)
+        && volume["role"] == "primary"
+}

@@ -1,0 +1,60 @@
+//! kill -9, again and again, under load that is verified.
+
+use farshore_tests::cluster::{Cluster, Ledger, Writers};
+
+const SITES: [&str; 3] = ["east", "west", "north"];
+const BLOCKS: usize = 2048;
+const CREATE: [&str; 6] = ["volume", "create", "pg", "--size=8MiB", "--members=east,west,north", "--lease=1s"];
+
+/// Each site in turn becomes the primary and shows every block.
+fn every_replica_holds_it(cluster: &Cluster, ledger: &Ledger) {
+    let mut at = "east";
+    for next in ["west", "north"] {
+        cluster.wait_in_sync(at, "pg");
+        cluster.site(at).run(&["volume", "detach", "pg"]);
+        cluster.site(at).run(&["switchover", "pg", "--to", next]);
+        ledger.check_all(&mut cluster.site(next).attach("pg"));
+        at = next;
+    }
+}
+
+#[test]
+fn a_secondary_dies_again_and_again_and_nothing_waits_for_it() {
+    let cluster = Cluster::start(&SITES);
+    let east = cluster.site("east");
+    east.run(&CREATE);
+    let ledger = Ledger::of_new(BLOCKS);
+    drop(east.attach("pg"));
+    let writers = Writers::start(&ledger, east.nbd_socket(), "pg", 4);
+    for round in 0..6 {
+        let victim = cluster.site(["west", "north"][round % 2]);
+        writers.wait_for(150);
+        victim.kill();
+        writers.wait_for(150);
+        victim.start();
+    }
+    assert_eq!(writers.failed(), 0, "the device must not notice that a secondary dies");
+    writers.stop();
+    ledger.check_all(&mut east.connect("pg"));
+    every_replica_holds_it(&cluster, &ledger);
+}
+
+#[test]
+fn the_primarys_daemon_dies_again_and_again_and_takes_its_device_back() {
+    let cluster = Cluster::start(&SITES);
+    let east = cluster.site("east");
+    east.run(&CREATE);
+    let ledger = Ledger::of_new(BLOCKS);
+    drop(east.attach("pg"));
+    let writers = Writers::start(&ledger, east.nbd_socket(), "pg", 4);
+    for _ in 0..6 {
+        writers.wait_for(200);
+        east.kill();
+        east.start();
+        // Nobody attaches: the session in the register is still ours.
+    }
+    writers.wait_for(200);
+    writers.stop();
+    ledger.check_all(&mut east.connect("pg"));
+    every_replica_holds_it(&cluster, &ledger);
+}
