@@ -79,7 +79,8 @@ impl Node {
         }
         let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
         // Its log will hold records from before the last fork, too.
-        let durable = Durable { parents: status.parents, ..first_state(member.id, incarnation, status.lineage, config) };
+        let durable =
+            Durable { parents: status.parents, ..first_state(member.id, incarnation, status.lineage, config) };
         self.join(&peer, handle.id, &durable).await?;
         Ok(peer)
     }
