@@ -73,6 +73,9 @@ pub enum Verb {
         /// Only these volumes
         #[arg(long = "volume", value_name = "VOLUME", num_args = 1.., value_delimiter = ',')]
         volumes: Vec<String>,
+        /// Go on with fewer copies where the policy can't be met without the lost site (two sites and a witness)
+        #[arg(long)]
+        reduce: bool,
     },
     /// Bring replicas back that fell out or diverged
     Resync(ResyncArgs),

@@ -90,11 +90,12 @@ pub async fn failover(
     replicator: &Replicator,
     from: Place,
     volumes: Vec<String>,
+    reduce: bool,
 ) -> Result<(), Failure> {
     if !from.node.is_empty() {
         return Err(Failure::usage(format!("{from} is a node"), format!("name the site alone: --from {}", from.site)));
     }
-    let request = api::FailoverRequest { from_site: from.site.clone(), volumes };
+    let request = api::FailoverRequest { from_site: from.site.clone(), volumes, reduce };
     let results = replicator.replication().failover(request).await?.into_inner().results;
     if results.is_empty() {
         return Err(Failure::new(

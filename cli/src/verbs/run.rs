@@ -28,7 +28,9 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Promote(args) => replication::promote(format, &replicator, args).await,
         Verb::Demote { volume } => replication::demote(format, &replicator, volume).await,
         Verb::Switchover { volume, to } => replication::switchover(format, &replicator, volume, to).await,
-        Verb::Failover { from, volumes } => replication::failover(format, &replicator, from, volumes).await,
+        Verb::Failover { from, volumes, reduce } => {
+            replication::failover(format, &replicator, from, volumes, reduce).await
+        }
         Verb::Resync(args) => replication::resync(format, &replicator, args).await,
         Verb::Site(SiteVerb::List) => {
             let peers = replicator.node().peers(farshore_proto::v1::PeersRequest {}).await?.into_inner();

@@ -1,6 +1,6 @@
 //! The owner task of one volume: takes inputs off the inbox, drives the core, hands its effects on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -72,6 +72,8 @@ pub struct Driver {
     pub(super) device: watch::Sender<DeviceState>,
     pub(super) requests: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
     pub(super) commands: BTreeMap<CommandId, oneshot::Sender<Result<(), Refusal>>>,
+    /// Members whose lane was full: somebody waits for room.
+    pub(super) blocked: Arc<Mutex<BTreeSet<MemberId>>>,
     next_id: u64,
 }
 
@@ -103,6 +105,7 @@ impl Driver {
             device,
             requests: BTreeMap::new(),
             commands: BTreeMap::new(),
+            blocked: Arc::default(),
             next_id: 0,
         };
         tokio::spawn(driver.run(fx));

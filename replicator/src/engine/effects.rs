@@ -6,7 +6,7 @@ use farshore_core::ids::{MemberId, Seq};
 use farshore_core::message::Message;
 use farshore_core::overlay::{Content, Hit};
 
-use super::driver::{DeviceState, Driver};
+use super::driver::{DeviceState, Driver, lock};
 use super::rpc;
 use super::ship;
 use crate::journal::{Entry, JournalError, LogEnd, ReadError};
@@ -129,9 +129,14 @@ impl Driver {
         let parts = rpc::volume_message(message);
         if let Err(SendError::Full) = self.shared.transport.send(&peer, lane, parts) {
             // What was not sent is asked for again as soon as the lane has room.
-            let (transport, inbox) = (self.shared.transport.clone(), self.inbox.clone());
+            if !lock(&self.blocked).insert(to) {
+                return;
+            }
+            let (transport, inbox, blocked) = (self.shared.transport.clone(), self.inbox.clone(), self.blocked.clone());
             tokio::spawn(async move {
-                if transport.ready(&peer, lane).await.is_ok() {
+                let ready = transport.ready(&peer, lane).await;
+                lock(&blocked).remove(&to);
+                if ready.is_ok() {
                     inbox.event(Event::Link { member: to, up: true });
                 }
             });

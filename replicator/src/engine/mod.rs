@@ -21,6 +21,7 @@ mod recovery;
 mod roles;
 mod rpc;
 mod ship;
+mod takeover;
 mod view;
 mod volume_device;
 

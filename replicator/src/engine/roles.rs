@@ -127,11 +127,11 @@ impl Node {
         }
         let mut running = tokio::task::JoinSet::new();
         for handle in chosen {
-            let (node, from) = (self.clone(), request.from_site.clone());
+            let (node, from, reduce) = (self.clone(), request.from_site.clone(), request.reduce);
             running.spawn(async move {
                 let home = handle.config.borrow().current.primary_site.clone();
                 let result = if home == from {
-                    node.promote_here(&handle, Promotion::Takeover).await
+                    node.take_over(&handle, reduce.then_some(from.as_str())).await
                 } else {
                     Err(OpError::failed_precondition(
                         format!("the primary site of {} is {home}, not {from}", handle.name()),

@@ -1,0 +1,81 @@
+//! Taking a volume over from a lost site, with or without leaving that site's replicas out of the sync set.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_core::api::{Change, Command, Promotion};
+use farshore_core::register::{Configuration, DataRule};
+
+use super::clock::random_u128;
+use super::driver::VolumeHandle;
+use super::node::Node;
+use super::roles::refused;
+use crate::control::OpError;
+
+/// Beyond the old lease: what a take-over needs for its rounds and for the tail of the log.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Between attempts to leave the lost site out, which is possible once the epoch is won.
+const REDUCE_PAUSE: Duration = Duration::from_millis(50);
+
+impl Node {
+    /// Promotes here although the primary may be alive. With `without`, that site's replicas leave the sync set before
+    /// the epoch opens, and the rule is reduced to what the others can meet: so a layout of two sites and a witness
+    /// goes on after one is lost. Recorded in the register, shown by status, undone when they are whole again.
+    pub(super) async fn take_over(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        without: Option<&str>,
+    ) -> Result<(), OpError> {
+        let lease = Duration::from_micros(handle.config.borrow().volume.lease_us);
+        let command = Command::Promote { writer: random_u128(), why: Promotion::Takeover };
+        let won = handle.command(command);
+        let reduced = async {
+            if let Some(site) = without {
+                self.leave_out(handle, site).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let result = tokio::select! {
+            result = tokio::time::timeout(lease + PATIENCE, won) => result,
+            () = reduced => return Ok(()),
+        };
+        match result {
+            Ok(result) => result.map_err(refused),
+            Err(_) => Err(OpError::unavailable(
+                format!("the epoch of {} is ours, but its data quorum can't be reached", handle.name()),
+                "bring a member back (the take-over goes on by itself), or run failover with --reduce",
+            )),
+        }
+    }
+
+    /// Tries until the promotion is far enough along to accept the change.
+    async fn leave_out(&self, handle: &Arc<VolumeHandle>, site: &str) {
+        loop {
+            let Some(status) = handle.status().await else { return };
+            if status.role == "primary" {
+                let Some(change) = reduction(&status.config, site, &self.shared.me.site) else { return };
+                match handle.command(Command::Change(change)).await {
+                    Ok(()) => return,
+                    Err(refusal) => tracing::info!(volume = %handle.name(), rule = refusal.rule, "{}", refusal.text),
+                }
+            }
+            tokio::time::sleep(REDUCE_PAUSE).await;
+        }
+    }
+}
+
+/// The change that leaves a site out; `None` where the rule can be met without it anyway.
+fn reduction(config: &Configuration, site: &str, home: &str) -> Option<Change> {
+    let terms = &config.current;
+    let without: Vec<_> = terms.sync.iter().filter(|m| m.site == site).map(|m| m.member).collect();
+    let left: Vec<&str> = terms.sync.iter().filter(|m| m.site != site).map(|m| m.site.as_str()).collect();
+    let mut remotes: Vec<&str> = left.iter().copied().filter(|s| *s != home).collect();
+    remotes.sort_unstable();
+    remotes.dedup();
+    let rule = DataRule {
+        w: terms.rule.w.min(left.len() as u8),
+        min_remote: terms.rule.min_remote.min(remotes.len() as u8),
+        local: terms.rule.local,
+    };
+    (!without.is_empty() && rule != terms.rule).then_some(Change::Reduce { without, rule })
+}
