@@ -48,6 +48,8 @@ struct Operation {
     /// When it succeeded, if it did. A failed or lost request may have taken effect or not.
     done: Option<u64>,
     completed: bool,
+    /// For mutations: from when on it must be there.
+    owed_from: Option<u64>,
     /// For reads: the stamp of each block.
     seen: Vec<u64>,
     epoch: Epoch,
@@ -92,6 +94,7 @@ impl Oracle {
             invoked: now,
             done: None,
             completed: false,
+            owed_from: None,
             seen: Vec::new(),
             epoch: Epoch::ZERO,
         };
@@ -217,7 +220,8 @@ impl Oracle {
     }
 
     /// Judges the whole history, block by block.
-    pub fn registers(&self) -> Verdict {
+    pub fn registers(&mut self) -> Verdict {
+        self.owe();
         for block in 0..VOLUME_BLOCKS as usize {
             self.register(block)?;
         }
@@ -238,7 +242,7 @@ impl Oracle {
             match operation.asked {
                 Asked::Flush => {}
                 Asked::Mutate => {
-                    let done = self.owed_from(operation).unwrap_or(u64::MAX);
+                    let done = operation.owed_from.unwrap_or(u64::MAX);
                     if done == u64::MAX && !seen.contains(id) {
                         continue;
                     }
@@ -274,20 +278,24 @@ impl Oracle {
 
     /// From when on a mutation must be there: its completion; in class `flush`, that of the first flush after it in
     /// the same epoch.
-    fn owed_from(&self, write: &Operation) -> Option<u64> {
-        let done = write.done?;
-        if !self.flush_class {
-            return Some(done);
-        }
-        self.operations
+    fn owe(&mut self) {
+        let flushes: Vec<(Epoch, u64, u64)> = self
+            .operations
             .values()
-            .filter(|o| o.asked == Asked::Flush && o.epoch == write.epoch && o.invoked >= done)
-            .filter_map(|o| o.done)
-            .min()
+            .filter(|o| o.asked == Asked::Flush)
+            .filter_map(|o| Some((o.epoch, o.invoked, o.done?)))
+            .collect();
+        for write in self.operations.values_mut().filter(|o| o.asked == Asked::Mutate) {
+            let flushed = |done| {
+                let after = flushes.iter().filter(|(epoch, invoked, _)| *epoch == write.epoch && *invoked >= done);
+                after.map(|(_, _, flushed)| *flushed).min()
+            };
+            write.owed_from = if self.flush_class { write.done.and_then(flushed) } else { write.done };
+        }
     }
 
     fn survives(&self, stamp: u64) -> bool {
-        self.operations.get(&stamp).is_none_or(|w| self.owed_from(w).is_some())
+        self.operations.get(&stamp).is_none_or(|w| w.owed_from.is_some())
     }
 }
 
