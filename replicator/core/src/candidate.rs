@@ -13,7 +13,7 @@ use crate::ids::{Epoch, MemberId, Seq, SessionId, Tick};
 use crate::limits::{APPEND_BYTES_MAX, LINGER_US, PROMOTE_TIMEOUT_US, RETRY_US};
 use crate::message::{Body, Message, Report};
 use crate::record::Record;
-use crate::register::{Configuration, MemberKind};
+use crate::register::{Configuration, Durability, MemberKind};
 use crate::replica::Replica;
 
 type Answers = BTreeMap<MemberId, (Report, Tick)>;
@@ -393,6 +393,9 @@ impl Candidate {
                 format!("promote {} instead", config.site_of(donor)),
             ));
         }
+        if let Some(refusal) = self.refuse_lost_completions(&config, &promises, donor) {
+            return Err(refusal);
+        }
         if common < replica.end() {
             replica.truncate(common);
         }
@@ -405,6 +408,26 @@ impl Candidate {
         });
         self.phase = Phase::Fetching { epoch, promises, donor, goal };
         Ok(())
+    }
+
+    /// Class `flush`: a device is taken back only if the log holds every write that it completed, and those are the
+    /// records that any replica of this site has. Attached anew, the filesystem knows that its cache was lost.
+    fn refuse_lost_completions(&self, config: &Configuration, promises: &Answers, donor: MemberId) -> Option<Refusal> {
+        let taken_back = matches!(self.why, Promotion::Restart { .. });
+        if !taken_back || config.volume.durability == Durability::Write {
+            return None;
+        }
+        let kept = &promises.get(&donor)?.0;
+        let local = config.all_terms().flat_map(|t| t.sync.iter().filter(|m| m.site == t.primary_site));
+        let lost = local.into_iter().find(|m| {
+            let report = promises.get(&m.member).map(|(r, _)| r).filter(|r| r.incarnation == m.incarnation && r.whole);
+            report.is_none_or(|r| r.history.common_point(r.durable, &kept.history, kept.durable) < r.durable)
+        })?;
+        Some(Refusal::new(
+            "restart-lost-writes",
+            format!("{} may have completed writes that the recovered log does not hold", config.site_of(lost.member)),
+            "attach the volume anew: what was not flushed may be gone",
+        ))
     }
 
     /// Our own journal has told the hash that we had forgotten.

@@ -174,3 +174,78 @@ pub fn check_satisfiable(terms: &Terms) -> Result<(), Refusal> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::register::{ConfigVersion, DataRule, Descriptor, Durability, Member, OnQuorumLoss};
+
+    fn configuration() -> Configuration {
+        let rule = DataRule { w: 2, min_remote: 1, local: false };
+        let ids = || (0..3_u16).map(|i| (MemberId(i), format!("s{i}")));
+        Configuration {
+            version: ConfigVersion { epoch: Epoch { n: 1, writer: 1 }, k: 4 },
+            volume: Descriptor {
+                name: "v".to_string(),
+                size_bytes: 1 << 20,
+                logical_block_bytes: 4096,
+                durability: Durability::Write,
+                lease_us: 1_000_000,
+                on_quorum_loss: OnQuorumLoss::Freeze,
+                policy: "majority".to_string(),
+                rule,
+            },
+            members: ids()
+                .map(|(id, site)| Member { id, site, node: "n".to_string(), kind: MemberKind::Data })
+                .collect(),
+            current: Terms {
+                votes: ids().map(|(member, _)| Vote { member, incarnation: Incarnation(1), votes: 1 }).collect(),
+                sync: ids().map(|(member, site)| SyncMember { member, incarnation: Incarnation(1), site }).collect(),
+                rule,
+                primary_site: "s0".to_string(),
+            },
+            earlier: Vec::new(),
+            attached: None,
+        }
+    }
+
+    #[test]
+    fn a_replacement_keeps_what_was_acked_under_and_not_what_was_only_proposed() {
+        let before = configuration();
+        let under = vec![before.current.clone()];
+        let readmit = Change::Readmit { member: MemberId(2), incarnation: Incarnation(7) };
+        let proposed = propose(&before, &under, &readmit).expect("satisfiable");
+        assert_eq!(proposed.earlier, under);
+        let rule = DataRule { w: 1, min_remote: 0, local: false };
+        let reduce = Change::Reduce { without: vec![MemberId(1), MemberId(2)], rule };
+        let replaced = propose(&proposed, &under, &reduce).expect("satisfiable");
+        assert_eq!(replaced.earlier, under, "the proposed terms were never in force alone");
+        assert!(replaced.version > proposed.version);
+        assert!(replaced.current.has_vote(MemberId(2), Incarnation(7)), "the replaced change is kept");
+        let withdrawn = withdraw(&proposed, &under, &before);
+        assert_eq!(withdrawn.current, before.current);
+        assert!(withdrawn.earlier.is_empty() && withdrawn.version > proposed.version);
+    }
+
+    #[test]
+    fn the_first_value_of_an_epoch_keeps_all_that_it_found() {
+        let mut found = configuration();
+        found.earlier.push(Terms { primary_site: "s1".to_string(), ..found.current.clone() });
+        let next = adopt(&found, Epoch { n: 2, writer: 3 }, "s2");
+        for terms in found.all_terms() {
+            assert!(next.all_terms().any(|t| t == terms), "{terms:?} was dropped");
+        }
+        assert_eq!(next.current.primary_site, "s2");
+    }
+
+    #[test]
+    fn a_rule_that_the_members_left_can_not_meet_is_refused() {
+        let config = configuration();
+        let under = vec![config.current.clone()];
+        let keep_rule = Change::Reduce { without: vec![MemberId(1), MemberId(2)], rule: config.current.rule };
+        assert_eq!(
+            propose(&config, &under, &keep_rule).expect_err("one replica, two wanted").rule,
+            "quorum-impossible"
+        );
+    }
+}

@@ -23,6 +23,8 @@ pub mod quorum;
 pub mod record;
 pub mod register;
 pub mod replica;
+#[cfg(test)]
+mod replica_tests;
 mod status;
 pub mod tail;
 pub mod volume;

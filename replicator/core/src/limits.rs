@@ -29,6 +29,8 @@ pub const RESEND_AFTER_US: u64 = 1_000_000;
 pub const RETRY_US: u64 = 200_000;
 /// A candidate that has not won within this time gives up and says what was missing.
 pub const PROMOTE_TIMEOUT_US: u64 = 15_000_000;
+/// A handover whose target has not caught up by then is cancelled.
+pub const HANDOVER_TIMEOUT_US: u64 = 30_000_000;
 /// A candidate that has what it needs still waits this long for stragglers, who may hold a longer log.
 pub const LINGER_US: u64 = 50_000;
 /// Clocks of two nodes may run apart by one part in this many (1 %).

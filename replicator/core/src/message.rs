@@ -77,6 +77,7 @@ pub enum Body {
     },
     ConfigOk {
         epoch: Epoch,
+        incarnation: Incarnation,
         version: ConfigVersion,
     },
     /// The holder of `epoch` has this log; cut yours where it parts from it.
@@ -203,9 +204,10 @@ impl Message {
                 w.epoch(*epoch);
                 w.bytes(&config.encode());
             }
-            Body::ConfigOk { epoch, version } => {
+            Body::ConfigOk { epoch, incarnation, version } => {
                 w.u8(7);
                 w.epoch(*epoch);
+                w.u128(incarnation.0);
                 w.epoch(version.epoch);
                 w.u64(version.k);
             }
@@ -300,7 +302,11 @@ impl Message {
             4 => Body::Promise { epoch: r.epoch()?, report: Box::new(get_report(&mut r)?) },
             5 => Body::Reject { asked: r.epoch()?, promised: r.epoch()? },
             6 => Body::PutConfig { epoch: r.epoch()?, config: Box::new(Configuration::decode(r.bytes()?)?) },
-            7 => Body::ConfigOk { epoch: r.epoch()?, version: ConfigVersion { epoch: r.epoch()?, k: r.u64()? } },
+            7 => Body::ConfigOk {
+                epoch: r.epoch()?,
+                incarnation: r.incarnation()?,
+                version: ConfigVersion { epoch: r.epoch()?, k: r.u64()? },
+            },
             8 => Body::Elect { epoch: r.epoch()?, history: get_history(&mut r)?, end: r.seq()? },
             9 => {
                 Body::ElectOk { epoch: r.epoch()?, incarnation: r.incarnation()?, durable: r.seq()?, applied: r.seq()? }

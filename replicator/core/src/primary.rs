@@ -16,7 +16,8 @@ use crate::candidate::Won;
 use crate::change::{self, Pending, Stage};
 use crate::ids::{Epoch, Incarnation, MemberId, Seq, SessionId, Tick};
 use crate::limits::{
-    APPEND_BYTES_MAX, COMMANDS_MAX, DRIFT_DIVISOR, HEARTBEAT_US, PEER_INFLIGHT_BYTES_MAX, RESEND_AFTER_US,
+    APPEND_BYTES_MAX, COMMANDS_MAX, DRIFT_DIVISOR, HANDOVER_TIMEOUT_US, HEARTBEAT_US, PEER_INFLIGHT_BYTES_MAX,
+    RESEND_AFTER_US,
 };
 use crate::message::{Body, MESSAGE_RECORDS_MAX, Message};
 use crate::peers::{Feed, Peer};
@@ -36,6 +37,8 @@ struct Device {
 struct Handover {
     command: CommandId,
     to: Option<MemberId>,
+    /// Before the release the move can be cancelled; it is, when the target does not keep up.
+    deadline: Tick,
 }
 
 /// What the volume must do after an event.
@@ -242,9 +245,9 @@ impl Primary {
         }
     }
 
-    pub fn on_config_ok(&mut self, from: MemberId, version: ConfigVersion) {
+    pub fn on_config_ok(&mut self, from: MemberId, incarnation: Incarnation, version: ConfigVersion) {
         if version <= self.config.version
-            && let Some(peer) = self.peers.get_mut(&from)
+            && let Some(peer) = self.peers.get_mut(&from).filter(|p| p.incarnation == Some(incarnation))
         {
             peer.config_ok = peer.config_ok.max(version);
         }
@@ -609,7 +612,7 @@ impl Primary {
         self.change(command, &Change::Attached { attached: None }, replica, now, fx);
     }
 
-    pub fn hand_over(&mut self, command: CommandId, to: Option<MemberId>, fx: &mut Effects) {
+    pub fn hand_over(&mut self, command: CommandId, to: Option<MemberId>, now: Tick, fx: &mut Effects) {
         let refusal = if self.handover.is_some() {
             Some(Refusal::new("handover-running", "a handover is running", "wait for it"))
         } else if let Some(to) = to
@@ -627,7 +630,7 @@ impl Primary {
         };
         match refusal {
             Some(refusal) => fx.push(Effect::Answer { id: command, result: Err(refusal) }),
-            None => self.handover = Some(Handover { command, to }),
+            None => self.handover = Some(Handover { command, to, deadline: now.plus(HANDOVER_TIMEOUT_US) }),
         }
     }
 
@@ -709,6 +712,14 @@ impl Primary {
     }
 
     pub fn on_timer(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) {
+        if let Some(handover) = self.handover.take_if(|h| now >= h.deadline) {
+            let refusal = Refusal::new(
+                "handover-timeout",
+                "not everything became acknowledged and durable on the target in time; I/O goes on here",
+                "restore contact with the target, or choose another",
+            );
+            fx.push(Effect::Answer { id: handover.command, result: Err(refusal) });
+        }
         if now >= self.heartbeat_at {
             self.heartbeat(replica, now, fx);
             self.maintain(replica, now, fx);

@@ -91,6 +91,8 @@ pub struct Replica {
     pending: VecDeque<Pending>,
     next_token: u64,
     pub failed: Option<String>,
+    /// The epoch promised when a hole was found: what was acked up to then may lie in it.
+    holed_under: Epoch,
 }
 
 impl Replica {
@@ -129,6 +131,7 @@ impl Replica {
             pending: VecDeque::new(),
             next_token: 0,
             failed: None,
+            holed_under: d.promised,
             d,
         };
         if let Some(lost) = lost_upto {
@@ -279,7 +282,8 @@ impl Replica {
                     self.send(to, Body::Promise { epoch, report }, fx);
                 }
                 Then::ConfigStored { epoch, version, to } if epoch == self.d.promised => {
-                    self.send(to, Body::ConfigOk { epoch, version }, fx);
+                    let incarnation = self.d.incarnation;
+                    self.send(to, Body::ConfigOk { epoch, incarnation, version }, fx);
                 }
                 Then::Elected { epoch } if epoch == self.d.promised => {
                     let (incarnation, durable, applied) = (self.d.incarnation, self.durable, self.applied);
@@ -315,7 +319,10 @@ impl Replica {
             && f.synced
         {
             self.acked = self.acked.max(f.leader_acked.min(self.durable));
-            if self.d.holed.is_some() && f.leader_acked > Seq::ZERO && self.durable >= f.leader_acked {
+            // What an earlier message of this epoch says was acked may be less than what we acked before the loss; a
+            // newer epoch begins above all of that.
+            let regained = self.d.holed.is_some_and(|lost| self.durable >= lost) || f.epoch > self.holed_under;
+            if self.d.holed.is_some() && regained && f.leader_acked > Seq::ZERO && self.durable >= f.leader_acked {
                 self.d.holed = None;
                 self.persist_meta();
             }

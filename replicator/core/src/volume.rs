@@ -358,9 +358,9 @@ impl Volume {
                 }
             },
             Body::Reject { .. } => {}
-            Body::ConfigOk { epoch, version } if epoch == held => {
+            Body::ConfigOk { epoch, incarnation, version } if epoch == held => {
                 if let Role::Primary(primary) = &mut self.role {
-                    primary.on_config_ok(from, version);
+                    primary.on_config_ok(from, incarnation, version);
                 }
             }
             Body::ElectOk { epoch, incarnation, durable, applied } if epoch == held => {
@@ -402,8 +402,8 @@ impl Volume {
             (Role::Primary(primary), Command::Detach { session }) => {
                 primary.detach(id, session, &mut self.replica, now, fx);
             }
-            (Role::Primary(primary), Command::Demote) => primary.hand_over(id, None, fx),
-            (Role::Primary(primary), Command::Handover { to }) => primary.hand_over(id, Some(to), fx),
+            (Role::Primary(primary), Command::Demote) => primary.hand_over(id, None, now, fx),
+            (Role::Primary(primary), Command::Handover { to }) => primary.hand_over(id, Some(to), now, fx),
             (Role::Primary(primary), Command::Change(change)) => {
                 if matches!(&change, Change::Remove { member } if *member == self.replica.me()) {
                     let refusal = Refusal::new(

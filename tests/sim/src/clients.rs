@@ -52,7 +52,7 @@ impl World {
         };
         let life = self.life(id).unwrap_or_default();
         let range = if asked == Asked::Flush { 0..0 } else { first as usize..(first + blocks) as usize };
-        self.oracle.submitted(number, asked, range, (id, life), self.now);
+        self.oracle.submitted(number, asked, range, (id, life, session), self.now);
         let origin = Origin { session, tag: number };
         self.feed(id, Event::Io(Request { id: RequestId(number), io, origin }));
         number

@@ -104,12 +104,13 @@ impl Journal {
         true
     }
 
-    /// The running sync is over: the newest token it covers.
-    pub fn end_sync(&mut self) -> Option<Token> {
-        self.durable = self.syncing.take()?;
-        let mut done = None;
+    /// The running sync is over: the tokens it covers.
+    pub fn end_sync(&mut self) -> Vec<Token> {
+        let mut done = Vec::new();
+        let Some(end) = self.syncing.take() else { return done };
+        self.durable = end;
         while self.tokens.front().is_some_and(|(_, end)| *end <= self.durable) {
-            done = self.tokens.pop_front().map(|(token, _)| token);
+            done.extend(self.tokens.pop_front().map(|(token, _)| token));
         }
         done
     }
@@ -150,7 +151,14 @@ impl Journal {
 
     fn crash(&mut self, dice: &mut Dice) {
         let keep = dice.range(self.durable as u64, self.ops.len() as u64) as usize;
-        self.ops.truncate(keep);
+        let lost = self.ops.split_off(keep);
+        // State may have passed records that waited for space.
+        let restarts = lost.iter().any(|op| matches!(op, JournalOp::Restart { .. }));
+        if !restarts && dice.chance(300) {
+            let blobs: Vec<&JournalOp> = lost.iter().filter(|op| matches!(op, JournalOp::Meta(_))).collect();
+            self.ops.extend(dice.pick(&blobs).cloned());
+        }
+        let keep = self.ops.len();
         // Recovery rewrites and syncs the tail before it reports a durable seq.
         self.durable = keep;
         self.syncing = None;
@@ -196,6 +204,8 @@ pub struct Disk {
     pub now: Image,
     safe: Image,
     staged: BTreeMap<Seq, Staged>,
+    /// Durable records above the log's end can't be read any more: the last of them.
+    pub lost_upto: Option<Seq>,
 }
 
 impl Disk {
@@ -205,6 +215,7 @@ impl Disk {
             now: Image::empty(),
             safe: Image::empty(),
             staged: BTreeMap::new(),
+            lost_upto: None,
         }
     }
 
@@ -266,6 +277,22 @@ impl Disk {
             }
         }
         self.journal.crash(dice);
+    }
+
+    /// A durable record above what the store shows has rotted: it and all after it can't be read. False when there
+    /// is none.
+    pub fn rot(&mut self, dice: &mut Dice) -> bool {
+        let Some((last, _)) = self.journal.log.last_key_value().map(|(s, r)| (*s, r.epoch)) else { return false };
+        if last <= self.now.base.seq {
+            return false;
+        }
+        let after = Seq(dice.range(self.now.base.seq.0, last.0 - 1));
+        let op = JournalOp::Truncate { after };
+        replay(&mut self.journal.log, &op);
+        self.journal.ops.push(op);
+        self.journal.durable = self.journal.ops.len();
+        self.lost_upto = Some(last);
+        true
     }
 
     /// What a daemon finds on this disk when it starts.

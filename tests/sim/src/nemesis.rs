@@ -132,6 +132,34 @@ impl World {
         if !settled || !self.may_lose(id) {
             return;
         }
+        match self.dice.range(0, 3) {
+            0 => return self.rot(id),
+            1 => return self.fail_journal(id),
+            _ => {}
+        }
+        self.replace_disk(id);
+    }
+
+    /// The node dies, and comes back with a journal that has a hole.
+    fn rot(&mut self, id: MemberId) {
+        self.crash(id);
+        let rotten = self.nodes.get_mut(&id).is_some_and(|n| n.disk.rot(&mut self.dice));
+        if rotten {
+            self.fault("bit-rot", || format!("{id}"));
+        }
+    }
+
+    /// A sync fails: this incarnation is burnt, the node says nothing more until it comes back with a new one.
+    fn fail_journal(&mut self, id: MemberId) {
+        let Some(node) = self.nodes.get_mut(&id).filter(|n| n.volume.is_some()) else { return };
+        node.burnt = true;
+        self.fault("journal-failed", || format!("{id}"));
+        self.feed(id, Event::JournalFailed { reason: "fsync: I/O error".to_string() });
+        let delay = self.dice.skewed(1_000, 5_000_000);
+        self.after(delay, Happening::Order { node: id, order: Order::Replace });
+    }
+
+    pub fn replace_disk(&mut self, id: MemberId) {
         let others: Vec<MemberId> = self.nodes.keys().copied().filter(|n| *n != id).collect();
         let Some(teacher) = self.dice.pick(&others).and_then(|t| self.nodes.get(&t)) else { return };
         let config = teacher.disk.journal.durable_blob().config;
@@ -157,7 +185,8 @@ impl World {
         self.nodes.get(&member).is_some_and(|n| {
             let blob = n.disk.journal.durable_blob();
             let installing = n.volume.as_ref().is_some_and(|v| v.replica().d.installing.is_some());
-            blob.incarnation == incarnation && blob.installing.is_none() && !installing && blob.holed.is_none()
+            let lost = n.burnt || n.disk.lost_upto.is_some() || n.volume.as_ref().is_some_and(|v| !v.replica().whole());
+            !lost && blob.incarnation == incarnation && blob.installing.is_none() && !installing && blob.holed.is_none()
         })
     }
 
@@ -359,7 +388,7 @@ impl World {
     }
 
     pub fn obey(&mut self, id: MemberId, order: Order) {
-        if !self.turmoil {
+        if !self.turmoil && !matches!(order, Order::Replace) {
             return;
         }
         match order {
@@ -373,6 +402,11 @@ impl World {
                 self.crash(id);
             }
             Order::Heal => self.heal_links(),
+            Order::Replace => {
+                if self.nodes.get(&id).is_some_and(|n| n.burnt) {
+                    self.replace_disk(id);
+                }
+            }
             Order::Relieve => {
                 self.fault("relieve", || format!("{id}"));
                 self.crash(id);

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use farshore_core::ids::{Epoch, Incarnation, MemberId, Seq};
+use farshore_core::ids::{Epoch, Incarnation, MemberId, Seq, SessionId};
 use farshore_core::record::{Record, RecordHash};
 
 use crate::disk::{Image, blocks_of, stamp_of};
@@ -44,10 +44,13 @@ struct Operation {
     blocks: std::ops::Range<usize>,
     node: MemberId,
     life: u32,
+    session: SessionId,
     invoked: u64,
     /// When it succeeded, if it did. A failed or lost request may have taken effect or not.
     done: Option<u64>,
     completed: bool,
+    /// For mutations: from when on it must be there.
+    owed_from: Option<u64>,
     /// For reads: the stamp of each block.
     seen: Vec<u64>,
     epoch: Epoch,
@@ -81,7 +84,7 @@ impl Oracle {
         id: u64,
         asked: Asked,
         blocks: std::ops::Range<usize>,
-        (node, life): (MemberId, u32),
+        (node, life, session): (MemberId, u32, SessionId),
         now: u64,
     ) {
         let operation = Operation {
@@ -89,9 +92,11 @@ impl Oracle {
             blocks,
             node,
             life,
+            session,
             invoked: now,
             done: None,
             completed: false,
+            owed_from: None,
             seen: Vec::new(),
             epoch: Epoch::ZERO,
         };
@@ -217,9 +222,20 @@ impl Oracle {
     }
 
     /// Judges the whole history, block by block.
-    pub fn registers(&self) -> Verdict {
+    pub fn registers(&mut self) -> Verdict {
+        self.owe();
         for block in 0..VOLUME_BLOCKS as usize {
-            self.register(block)?;
+            self.register(block, None)?;
+        }
+        if !self.flush_class {
+            return Ok(());
+        }
+        // Within a session nothing that completed is lost, flushed or not: a device is taken back with all or not at all.
+        let sessions: BTreeSet<SessionId> = self.operations.values().map(|o| o.session).collect();
+        for session in sessions {
+            for block in 0..VOLUME_BLOCKS as usize {
+                self.register(block, Some(session))?;
+            }
         }
         Ok(())
     }
@@ -227,18 +243,22 @@ impl Oracle {
     /// Gibbons and Korach, "Testing shared memories" (1997): with unique stamps, a register's history is
     /// linearizable iff no read precedes its write, the zones of two values that must both span time do not
     /// overlap, and none that may be a point lies inside one that spans time.
-    fn register(&self, block: usize) -> Verdict {
+    fn register(&self, block: usize, session: Option<SessionId>) -> Verdict {
         // Per stamp: earliest completion and latest invocation of its write and reads.
         let mut zones: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         zones.insert(0, (0, 0));
-        let here = || self.operations.iter().filter(|(_, o)| o.blocks.contains(&block));
+        let here = || {
+            let of = |o: &Operation| o.blocks.contains(&block) && session.is_none_or(|s| o.session == s);
+            self.operations.iter().filter(move |(_, o)| of(o))
+        };
         let done_reads = here().filter(|(_, o)| o.asked == Asked::Read && o.done.is_some());
         let seen: BTreeSet<u64> = done_reads.map(|(_, o)| o.seen[block - o.blocks.start]).collect();
         for (id, operation) in here() {
             match operation.asked {
                 Asked::Flush => {}
                 Asked::Mutate => {
-                    let done = self.owed_from(operation).unwrap_or(u64::MAX);
+                    let owed = if session.is_some() { operation.done } else { operation.owed_from };
+                    let done = owed.unwrap_or(u64::MAX);
                     if done == u64::MAX && !seen.contains(id) {
                         continue;
                     }
@@ -248,7 +268,7 @@ impl Oracle {
                 Asked::Read => {
                     let Some(done) = operation.done else { continue };
                     let stamp = operation.seen[block - operation.blocks.start];
-                    if self.flush_class && !self.survives(stamp) {
+                    if session.is_none() && self.flush_class && !self.survives(stamp) {
                         continue;
                     }
                     if let Some(write) = self.operations.get(&stamp) {
@@ -264,7 +284,8 @@ impl Oracle {
                             format!("read {id} of block {block} saw {stamp}, which nobody wrote"),
                         );
                     }
-                    let zone = zones.entry(stamp).or_insert((u64::MAX, 0));
+                    let foreign = session.is_some_and(|s| self.operations.get(&stamp).is_some_and(|w| w.session != s));
+                    let zone = zones.entry(stamp).or_insert((if foreign { 0 } else { u64::MAX }, 0));
                     *zone = (zone.0.min(done), zone.1.max(operation.invoked));
                 }
             }
@@ -274,20 +295,24 @@ impl Oracle {
 
     /// From when on a mutation must be there: its completion; in class `flush`, that of the first flush after it in
     /// the same epoch.
-    fn owed_from(&self, write: &Operation) -> Option<u64> {
-        let done = write.done?;
-        if !self.flush_class {
-            return Some(done);
-        }
-        self.operations
+    fn owe(&mut self) {
+        let flushes: Vec<(Epoch, u64, u64)> = self
+            .operations
             .values()
-            .filter(|o| o.asked == Asked::Flush && o.epoch == write.epoch && o.invoked >= done)
-            .filter_map(|o| o.done)
-            .min()
+            .filter(|o| o.asked == Asked::Flush)
+            .filter_map(|o| Some((o.epoch, o.invoked, o.done?)))
+            .collect();
+        for write in self.operations.values_mut().filter(|o| o.asked == Asked::Mutate) {
+            let flushed = |done| {
+                let after = flushes.iter().filter(|(epoch, invoked, _)| *epoch == write.epoch && *invoked >= done);
+                after.map(|(_, _, flushed)| *flushed).min()
+            };
+            write.owed_from = if self.flush_class { write.done.and_then(flushed) } else { write.done };
+        }
     }
 
     fn survives(&self, stamp: u64) -> bool {
-        self.operations.get(&stamp).is_none_or(|w| self.owed_from(w).is_some())
+        self.operations.get(&stamp).is_none_or(|w| w.owed_from.is_some())
     }
 }
 
@@ -344,7 +369,7 @@ mod tests {
     #[test]
     fn a_second_completion_is_seen() {
         let mut oracle = Oracle::new(false);
-        oracle.submitted(1, Asked::Flush, 0..0, (MemberId(0), 0), 5);
+        oracle.submitted(1, Asked::Flush, 0..0, (MemberId(0), 0, SessionId(1)), 5);
         assert!(oracle.completed(1, None, Epoch::ZERO, 6).is_ok());
         assert!(oracle.completed(1, None, Epoch::ZERO, 7).is_err());
         assert!(oracle.completed(2, None, Epoch::ZERO, 7).is_err());

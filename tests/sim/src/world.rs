@@ -110,6 +110,8 @@ pub struct Node {
     /// Dies after carrying out this many more effects.
     pub dies_after: Option<u64>,
     pub wiped: bool,
+    /// Its journal failed: the next start is a new incarnation.
+    pub burnt: bool,
     timer_at: Option<u64>,
 }
 
@@ -138,6 +140,8 @@ pub enum Order {
     Attach,
     Crash,
     Heal,
+    /// A burnt disk is exchanged.
+    Replace,
     /// The node falls and the links heal in one moment: who was cut off meets who was left.
     Relieve,
     /// The node alone is cut off.
@@ -281,6 +285,7 @@ impl World {
             last_session: None,
             dies_after: None,
             wiped: false,
+            burnt: false,
             timer_at: None,
         };
         self.nodes.insert(id, node);
@@ -582,8 +587,8 @@ impl World {
         if self.life(id) != Some(life) {
             return;
         }
-        let token = self.nodes.get_mut(&id).and_then(|n| n.disk.journal.end_sync());
-        if let Some(token) = token {
+        let tokens = self.nodes.get_mut(&id).map(|n| n.disk.journal.end_sync()).unwrap_or_default();
+        for token in tokens {
             let event = Box::new(Event::JournalDone { token });
             self.after(0, Happening::Feed { node: id, life, event });
         }
@@ -747,16 +752,22 @@ impl World {
         self.crash(id);
         let incarnation = Incarnation(self.dice.u128());
         if let Some(node) = self.nodes.get_mut(&id) {
+            node.burnt = false;
             node.disk = Disk::fresh(&Self::blank(id, incarnation, config));
             node.last_session = None;
             node.wiped = true;
         }
+        self.after(1_000, Happening::Restart { node: id });
     }
 
     pub fn boot(&mut self, id: MemberId) {
+        if self.nodes.get(&id).is_some_and(|n| n.burnt) {
+            return self.replace_disk(id);
+        }
         let buried = self.buried.contains(&id);
         let Some(node) = self.nodes.get_mut(&id).filter(|n| n.volume.is_none() && !buried) else { return };
-        let recovered = node.disk.recovered();
+        let mut recovered = node.disk.recovered();
+        recovered.lost_upto = node.disk.lost_upto.take();
         let (incarnation, promised) = (recovered.durable.incarnation, recovered.durable.promised);
         if self.dice.chance(500) {
             node.clock = Clock::draw(&mut self.dice);

@@ -1,0 +1,194 @@
+//! What late, repeated and misleading messages must not do to a replica. Each of these was once wrong, or could be.
+
+use bytes::Bytes;
+
+use crate::api::{CommandId, Effect, Effects, Token};
+use crate::durable::{Durable, LogBase};
+use crate::history::History;
+use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, Tick, VolumeId};
+use crate::message::{Body, Message};
+use crate::record::{Kind, Origin, Record, RecordHash};
+use crate::register::{
+    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, Terms,
+};
+use crate::replica::{Recovered, Replica};
+
+const ME: MemberId = MemberId(1);
+const LEADER: MemberId = MemberId(0);
+const EPOCH: Epoch = Epoch { n: 3, writer: 9 };
+const VOLUME: VolumeId = VolumeId(5);
+const LINEAGE: LineageId = LineageId { generation: 1, uuid: 2 };
+
+fn configuration() -> Configuration {
+    let rule = DataRule { w: 1, min_remote: 0, local: false };
+    let member =
+        |id: MemberId| Member { id, site: format!("s{}", id.0), node: "n".to_string(), kind: MemberKind::Data };
+    Configuration {
+        version: ConfigVersion::default(),
+        volume: Descriptor {
+            name: "v".to_string(),
+            size_bytes: 1 << 20,
+            logical_block_bytes: 4096,
+            durability: Durability::Write,
+            lease_us: 1_000_000,
+            on_quorum_loss: OnQuorumLoss::Freeze,
+            policy: "all".to_string(),
+            rule,
+        },
+        members: vec![member(LEADER), member(ME)],
+        current: Terms { votes: Vec::new(), sync: Vec::new(), rule, primary_site: "s0".to_string() },
+        earlier: Vec::new(),
+        attached: None,
+    }
+}
+
+fn durable(promised: Epoch) -> Durable {
+    Durable {
+        me: ME,
+        lineage: LINEAGE,
+        incarnation: Incarnation(1),
+        promised,
+        ended: Epoch::ZERO,
+        config: configuration(),
+        base: LogBase::default(),
+        history: History::default(),
+        acked: Seq::ZERO,
+        installing: None,
+        holed: None,
+    }
+}
+
+/// A log of `count` records of `epoch`, chained.
+fn log(epoch: Epoch, count: u64) -> Vec<Record> {
+    let mut records: Vec<Record> = Vec::new();
+    for seq in 1..=count {
+        let kind = if seq == 1 { Kind::EpochStart } else { Kind::Noop };
+        records.push(Record {
+            volume: VOLUME,
+            lineage: LINEAGE.uuid,
+            epoch,
+            seq: Seq(seq),
+            prev_hash: records.last().map(Record::hash).unwrap_or_default(),
+            kind,
+            offset: 0,
+            length: 0,
+            origin: Origin::default(),
+            payload: Bytes::new(),
+            payload_crc: crc32fast::hash(&[]),
+        });
+    }
+    records
+}
+
+/// A restarted replica that holds `records`, all of them durable.
+fn restarted(records: &[Record], lost_upto: Option<Seq>, fx: &mut Effects) -> Replica {
+    let last = records.last().map_or(LogBase::default(), |r| LogBase { seq: r.seq, hash: r.hash() });
+    let epochs = records.first().map(|r| (r.epoch, r.seq)).into_iter().collect();
+    let recovered = Recovered { durable: durable(EPOCH), last, epochs, floor: Seq(1), lost_upto, applied: Seq::ZERO };
+    Replica::recover(VOLUME, recovered, Tick(0), fx)
+}
+
+/// Hands everything to the journal and lets it be durable at once.
+fn settle(replica: &mut Replica, fx: &mut Effects) {
+    while replica.has_batch() {
+        let begin = fx.len();
+        replica.flush(Tick(1), fx);
+        let tokens: Vec<Token> = fx[begin..]
+            .iter()
+            .filter_map(|e| match e {
+                Effect::Journal { token, .. } => Some(*token),
+                _ => None,
+            })
+            .collect();
+        for token in tokens {
+            replica.on_journal_done(token, Tick(2), fx);
+        }
+    }
+}
+
+fn elect(replica: &mut Replica, end: u64, fx: &mut Effects) {
+    let history = History(vec![(EPOCH, Seq(1))]);
+    replica.on_elect(EPOCH, (&history, Seq(end)), LEADER, Tick(1), fx);
+    settle(replica, fx);
+}
+
+fn append(replica: &mut Replica, acked: u64, records: Vec<Record>, fx: &mut Effects) {
+    replica.on_append(EPOCH, Seq(acked), Tick(1), records, LEADER, Tick(1), fx);
+    settle(replica, fx);
+}
+
+#[test]
+fn a_late_elect_cuts_nothing_of_its_own_epoch() {
+    let mut fx = Effects::new();
+    let mut replica = restarted(&log(EPOCH, 8), None, &mut fx);
+    // Sent when the leader's log ended at 5; it arrives after we took 8, acknowledged them and restarted.
+    elect(&mut replica, 5, &mut fx);
+    assert_eq!(replica.end(), Seq(8), "acknowledged records were cut");
+    let report = replica.report(Tick(2));
+    assert_eq!(report.durable, Seq(8));
+}
+
+#[test]
+fn a_shipment_behind_our_log_is_ignored() {
+    let mut fx = Effects::new();
+    let mut replica = restarted(&log(EPOCH, 8), None, &mut fx);
+    elect(&mut replica, 8, &mut fx);
+    replica.on_staged(LogBase { seq: Seq(6), hash: RecordHash(1) }, History::default(), &mut fx);
+    settle(&mut replica, &mut fx);
+    assert!(replica.whole() && replica.end() == Seq(8), "an image took back what was acknowledged");
+    replica.on_staged(LogBase { seq: Seq(9), hash: RecordHash(1) }, History::default(), &mut fx);
+    assert!(!replica.whole(), "one that is ahead is installed");
+}
+
+#[test]
+fn a_hole_is_not_closed_by_a_stale_position() {
+    let mut fx = Effects::new();
+    let records = log(EPOCH, 8);
+    let mut replica = restarted(&records[..4], Some(Seq(8)), &mut fx);
+    settle(&mut replica, &mut fx);
+    elect(&mut replica, 8, &mut fx);
+    append(&mut replica, 3, Vec::new(), &mut fx);
+    assert!(!replica.whole(), "3 was acked once, but up to 8 may have been since");
+    append(&mut replica, 8, records[4..].to_vec(), &mut fx);
+    assert!(replica.whole() && replica.durable == Seq(8));
+}
+
+#[test]
+fn an_epoch_is_released_and_answered_only_when_its_end_is_durable() {
+    let mut fx = Effects::new();
+    let mut replica = restarted(&log(EPOCH, 2), None, &mut fx);
+    settle(&mut replica, &mut fx);
+    fx.clear();
+    replica.end_epoch(EPOCH, vec![LEADER], CommandId(4));
+    replica.flush(Tick(1), &mut fx);
+    let Some(Effect::Journal { token, .. }) = fx.first() else { panic!("the end is journalled first: {fx:?}") };
+    let token = *token;
+    assert_eq!(fx.len(), 1, "nothing is said before it is durable: {fx:?}");
+    replica.on_journal_done(token, Tick(2), &mut fx);
+    let released = |e: &Effect| matches!(e, Effect::Send(Message { body: Body::Release { epoch: EPOCH }, .. }));
+    assert!(fx.iter().any(released));
+    assert!(fx.iter().any(|e| matches!(e, Effect::Answer { id: CommandId(4), result: Ok(()) })));
+}
+
+#[test]
+fn the_hash_of_the_last_record_is_learnt_again_after_a_cut() {
+    let mut fx = Effects::new();
+    let records = log(EPOCH, 8);
+    let mut replica = restarted(&records, None, &mut fx);
+    replica.truncate(Seq(5));
+    assert_eq!(replica.last_hash(), None, "a restart remembers only the end");
+    replica.on_own_record(&records[4]);
+    assert_eq!(replica.last_hash(), Some(records[4].hash()));
+}
+
+#[test]
+fn foreign_numbers_do_not_panic() {
+    let mut fx = Effects::new();
+    let mut replica = restarted(&log(EPOCH, 2), None, &mut fx);
+    let top = Epoch { n: u64::MAX, writer: u128::MAX };
+    replica.on_elect(top, (&History(vec![(top, Seq(u64::MAX))]), Seq(u64::MAX)), LEADER, Tick(u64::MAX), &mut fx);
+    settle(&mut replica, &mut fx);
+    replica.on_append(top, Seq(u64::MAX), Tick(u64::MAX), Vec::new(), LEADER, Tick(u64::MAX), &mut fx);
+    settle(&mut replica, &mut fx);
+    assert_eq!(Replica::with_drift(u64::MAX), u64::MAX);
+}
