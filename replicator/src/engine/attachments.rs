@@ -193,7 +193,7 @@ impl Attachments {
 }
 
 /// The best device this machine can do, or the one that was named.
-fn choose(kind: api::DeviceKind) -> Result<api::DeviceKind, OpError> {
+pub(super) fn choose(kind: api::DeviceKind) -> Result<api::DeviceKind, OpError> {
     let real = Path::new("/dev/fuse").exists() && Path::new("/dev/loop-control").exists();
     match kind {
         api::DeviceKind::Unspecified if real => Ok(api::DeviceKind::Fuse),

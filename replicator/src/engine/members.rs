@@ -26,7 +26,7 @@ impl Node {
         for _ in 0..PENDING_RETRIES {
             match handle.command(Command::Change(change.clone())).await {
                 Err(refusal) if refusal.rule == "change-pending" => tokio::time::sleep(PENDING_PAUSE).await,
-                other => return other.map_err(refused),
+                other => return other.map_err(refused(handle)),
             }
         }
         Err(OpError::unavailable("another change of the configuration does not end", "see `farshore status`"))

@@ -182,7 +182,7 @@ impl Operations for Node {
         verb!(self, node, async move {
             let handle = node.find(&volume)?;
             node.attachments.close(handle.id, false).await?;
-            handle.command(Command::Demote).await.map_err(refused)?;
+            handle.command(Command::Demote).await.map_err(refused(&handle))?;
             node.view(&handle).await
         })
     }

@@ -57,7 +57,7 @@ impl Node {
     }
 
     pub(super) async fn promote_here(&self, handle: &VolumeHandle, why: Promotion) -> Result<(), OpError> {
-        handle.command(Command::Promote { writer: random_u128(), why }).await.map_err(refused)
+        handle.command(Command::Promote { writer: random_u128(), why }).await.map_err(refused(handle))
     }
 
     pub(super) async fn switch_over(
@@ -89,7 +89,7 @@ impl Node {
         }
         // The device goes first: whoever still uses it would see it fail.
         self.attachments.close(handle.id, false).await?;
-        handle.command(Command::Handover { to: target.id }).await.map_err(refused)?;
+        handle.command(Command::Handover { to: target.id }).await.map_err(refused(handle))?;
         let peer = PeerName::new(&target.site, &target.node).map_err(name_error)?;
         let promote = api::PromoteRequest { volume: handle.id.to_string(), ..api::PromoteRequest::default() };
         let _: api::PromoteResponse = self.forward(&peer, "take-over", &promote).await.map_err(|error| {
@@ -175,7 +175,14 @@ impl Node {
         if request.publish_only {
             return Err(OpError::unsupported("publishing without a device is not supported yet", "attach on the node"));
         }
+        let kind = super::attachments::choose(request.device())?;
         if let Some((session, status)) = self.attachments.describe(handle.id).await {
+            if request.device() != api::DeviceKind::Unspecified && status.kind() != kind {
+                return Err(OpError::failed_precondition(
+                    format!("volume {} is attached here with another device ({})", handle.name(), status.kind().as_str_name()),
+                    "detach it first, or leave the device out",
+                ));
+            }
             if request.session.is_empty() || parse_session(&request.session)? == session {
                 return Ok((session, status));
             }
@@ -186,12 +193,12 @@ impl Node {
         }
         let session =
             if request.session.is_empty() { SessionId(random_u128()) } else { parse_session(&request.session)? };
-        handle.command(Command::Attach { writer: random_u128(), session }).await.map_err(refused)?;
+        handle.command(Command::Attach { writer: random_u128(), session }).await.map_err(refused(handle))?;
         let opened = async {
             let mut device = handle.device.clone();
             let wait = device.wait_for(|state| matches!(state, DeviceState::Open { .. }));
             let _ = tokio::time::timeout(std::time::Duration::from_secs(5), wait).await;
-            self.attachments.open(self, handle, session, request.device()).await
+            self.attachments.open(self, handle, session, kind).await
         };
         match opened.await {
             Ok(status) => Ok((session, status)),
@@ -224,7 +231,7 @@ impl Node {
             return Ok(());
         }
         self.attachments.close(handle.id, false).await?;
-        handle.command(Command::Detach { session: attached.session }).await.map_err(refused)
+        handle.command(Command::Detach { session: attached.session }).await.map_err(refused(handle))
     }
 
     pub(super) async fn delete(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<(), OpError> {
@@ -260,8 +267,13 @@ fn parse_session(text: &str) -> Result<SessionId, OpError> {
         .map_err(|_| OpError::invalid(format!("{text:?} is not a session"), "sessions are 32 hex digits"))
 }
 
-/// The one map from the core's refusals to the control plane's errors.
-pub(super) fn refused(refusal: Refusal) -> OpError {
+/// The one map from the core's refusals to the control plane's errors. The core does not know what users call a volume.
+pub(super) fn refused(handle: &VolumeHandle) -> impl FnOnce(Refusal) -> OpError {
+    let name = handle.name();
+    move |refusal| of_volume(&name, refusal)
+}
+
+fn of_volume(name: &str, refusal: Refusal) -> OpError {
     let kind = match refusal.rule {
         "promote-no-quorum" | "change-pending" | "promote-running" | "stopped" | "journal-poisoned" => {
             OpKind::Unavailable
@@ -271,5 +283,5 @@ pub(super) fn refused(refusal: Refusal) -> OpError {
         "member-exists" => OpKind::AlreadyExists,
         _ => OpKind::FailedPrecondition,
     };
-    OpError::new(kind, refusal.text, refusal.remedy).because(format!("rule {}", refusal.rule))
+    OpError::new(kind, format!("volume {name}: {}", refusal.text), refusal.remedy).because(format!("rule {}", refusal.rule))
 }
