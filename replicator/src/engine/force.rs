@@ -53,7 +53,7 @@ impl Node {
         };
         if request.confirm {
             let command = Command::Force { writer: random_u128(), uuid: random_u128(), members };
-            handle.command(command).await.map_err(refused)?;
+            handle.command(command).await.map_err(refused(handle))?;
         }
         Ok(plan)
     }

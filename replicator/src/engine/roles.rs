@@ -179,7 +179,11 @@ impl Node {
         if let Some((session, status)) = self.attachments.describe(handle.id).await {
             if request.device() != api::DeviceKind::Unspecified && status.kind() != kind {
                 return Err(OpError::failed_precondition(
-                    format!("volume {} is attached here with another device ({})", handle.name(), status.kind().as_str_name()),
+                    format!(
+                        "volume {} is attached here with another device ({})",
+                        handle.name(),
+                        status.kind().as_str_name()
+                    ),
                     "detach it first, or leave the device out",
                 ));
             }
@@ -283,5 +287,6 @@ fn of_volume(name: &str, refusal: Refusal) -> OpError {
         "member-exists" => OpKind::AlreadyExists,
         _ => OpKind::FailedPrecondition,
     };
-    OpError::new(kind, format!("volume {name}: {}", refusal.text), refusal.remedy).because(format!("rule {}", refusal.rule))
+    OpError::new(kind, format!("volume {name}: {}", refusal.text), refusal.remedy)
+        .because(format!("rule {}", refusal.rule))
 }

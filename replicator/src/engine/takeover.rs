@@ -40,7 +40,7 @@ impl Node {
             () = reduced => return Ok(()),
         };
         match result {
-            Ok(result) => result.map_err(refused),
+            Ok(result) => result.map_err(refused(handle)),
             Err(_) => Err(OpError::unavailable(
                 format!("the epoch of {} is ours, but its data quorum can't be reached", handle.name()),
                 "bring a member back (the take-over goes on by itself), or run failover with --reduce",
