@@ -55,6 +55,8 @@ fn durable(promised: Epoch) -> Durable {
         acked: Seq::ZERO,
         installing: None,
         holed: None,
+        parents: Vec::new(),
+        superseded: None,
     }
 }
 
@@ -113,7 +115,7 @@ fn elect(replica: &mut Replica, end: u64, fx: &mut Effects) {
 }
 
 fn append(replica: &mut Replica, acked: u64, records: Vec<Record>, fx: &mut Effects) {
-    replica.on_append(EPOCH, Seq(acked), Tick(1), records, LEADER, Tick(1), fx);
+    replica.on_append((EPOCH, Seq(acked), Tick(1)), records, LEADER, Tick(1), fx);
     settle(replica, fx);
 }
 
@@ -188,7 +190,7 @@ fn foreign_numbers_do_not_panic() {
     let top = Epoch { n: u64::MAX, writer: u128::MAX };
     replica.on_elect(top, (&History(vec![(top, Seq(u64::MAX))]), Seq(u64::MAX)), LEADER, Tick(u64::MAX), &mut fx);
     settle(&mut replica, &mut fx);
-    replica.on_append(top, Seq(u64::MAX), Tick(u64::MAX), Vec::new(), LEADER, Tick(u64::MAX), &mut fx);
+    replica.on_append((top, Seq(u64::MAX), Tick(u64::MAX)), Vec::new(), LEADER, Tick(u64::MAX), &mut fx);
     settle(&mut replica, &mut fx);
     assert_eq!(Replica::with_drift(u64::MAX), u64::MAX);
 }
