@@ -69,9 +69,9 @@ impl Peer {
             self.echo = None;
         }
         self.incarnation = Some(incarnation);
-        self.durable = self.durable.max(durable);
         // Told anew, not maximised: a crash takes the store back to its checkpoint, and a shipment's base must not be
-        // above what it shows.
+        // above what it shows; a journal with a hole has lost what it once had, and must be sent it again.
+        self.durable = durable;
         self.applied = applied;
         self.appended = self.durable;
         self.heard = Some(now);

@@ -11,8 +11,10 @@ use crate::world::{Happening, World};
 
 /// The longest request, in blocks.
 const REQUEST_BLOCKS_MAX: u64 = 6;
-/// Requests in flight per node; a real device is bounded too.
-const IN_FLIGHT_MAX: usize = 32;
+/// Reads that may wait beside what else is in flight.
+const READS_MAX: usize = 64;
+/// Chooses a read.
+pub const READ: u64 = 99;
 
 impl World {
     pub fn client(&mut self, id: MemberId, session: SessionId) {
@@ -23,17 +25,19 @@ impl World {
         if self.knobs.clients == 0 {
             return;
         }
-        if self.oracle.outstanding(id, life) < IN_FLIGHT_MAX {
-            self.request(id, session);
+        // A device that waits for its writes still reads.
+        let outstanding = self.oracle.outstanding(id, life);
+        if outstanding < self.knobs.in_flight + READS_MAX {
+            self.request(id, session, outstanding >= self.knobs.in_flight);
         }
         let delay = self.dice.range(1, self.knobs.think_us * 2);
         self.after(delay, Happening::Client { node: id, life, session });
     }
 
-    fn request(&mut self, id: MemberId, session: SessionId) {
+    fn request(&mut self, id: MemberId, session: SessionId, reads_only: bool) {
         let first = self.dice.range(0, VOLUME_BLOCKS - 1);
         let blocks = self.dice.skewed(1, REQUEST_BLOCKS_MAX).min(VOLUME_BLOCKS - first);
-        let what = self.dice.range(0, 99);
+        let what = if reads_only { READ } else { self.dice.range(0, 99) };
         self.submit(id, session, (first, blocks), what);
     }
 

@@ -215,10 +215,10 @@ impl World {
         for id in self.primaries() {
             let Some(config) = self.config_of(id) else { continue };
             let living = |m: &SyncMember| !self.buried.contains(&m.member);
-            let stuck = config.all_terms().any(|t| !t.data_quorum(living));
+            let stuck = !config.current.data_quorum(living);
             let (alive, dead): (Vec<SyncMember>, Vec<SyncMember>) =
                 config.current.sync.iter().cloned().partition(living);
-            if !stuck || dead.is_empty() || alive.is_empty() {
+            if !stuck || alive.is_empty() {
                 continue;
             }
             let home = &config.current.primary_site;
@@ -323,8 +323,10 @@ impl World {
         let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
         let holders = self.holders();
         let Some(holder) = self.dice.pick(&holders) else { return };
-        if self.dice.chance(400) {
-            return self.relay(holder, &ids);
+        match self.dice.range(0, 9) {
+            0..3 => return self.relay(holder, &ids),
+            3..6 => return self.split(holder, &ids),
+            _ => {}
         }
         match self.dice.range(0, 9) {
             0..3 => {
@@ -363,6 +365,22 @@ impl World {
             at += self.dice.skewed(1, self.knobs.lease_us * 3);
         }
         self.after(at, Happening::Order { node: holder, order: Order::Heal });
+    }
+
+    /// The holder is cut off and does not know it; somebody else serves as soon as he may. Reads tell.
+    fn split(&mut self, holder: MemberId, ids: &[MemberId]) {
+        self.after(0, Happening::Order { node: holder, order: Order::Isolate });
+        let Some(next) = self.dice.pick(ids).filter(|id| *id != holder) else { return };
+        let mut at = self.dice.skewed(10, 100_000);
+        self.after(at, Happening::Order { node: next, order: Order::TakeOver });
+        at += 60_000;
+        for _ in 0..4 {
+            at += self.dice.range(10_000, 200_000);
+            self.after(at, Happening::Order { node: next, order: Order::Attach });
+        }
+        at += self.dice.skewed(10_000, self.knobs.lease_us * 2);
+        self.after(at, Happening::Order { node: next, order: Order::Attach });
+        self.after(at + self.knobs.lease_us, Happening::Order { node: holder, order: Order::Heal });
     }
 
     /// The holder is cut off at work; one after another takes the epoch and falls at once, just when those who were

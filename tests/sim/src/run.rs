@@ -5,6 +5,7 @@ use farshore_core::api::{Command, Promotion};
 use farshore_core::ids::{MemberId, SessionId};
 use farshore_core::register::{Configuration, Member, MemberKind};
 
+use crate::clients::READ;
 use crate::layout::{Layout, VOLUME_BLOCKS};
 use crate::network::Weather;
 use crate::oracle::Violation;
@@ -109,7 +110,7 @@ fn converge(world: &mut World) -> Result<(), Violation> {
             continue;
         }
         for first in 0..VOLUME_BLOCKS {
-            world.submit(holder, session, (first, 1), 99);
+            world.submit(holder, session, (first, 1), READ);
         }
         waits_for = "the images did not become equal";
         if wait(world, deadline, holder, |world| idle(world, holder) && equal(world, holder)) {

@@ -42,6 +42,8 @@ pub struct Knobs {
     /// How often flushing waits for more events.
     pub lazy_flush_per_mille: u32,
     pub clients: u64,
+    /// Requests in flight before only reads are made.
+    pub in_flight: usize,
     pub think_us: u64,
     /// Mean times between faults and between orders.
     pub calm_us: u64,
@@ -63,6 +65,7 @@ impl Knobs {
             journal_keep: dice.skewed(0, 400),
             lazy_flush_per_mille: if dice.chance(500) { 0 } else { 300 },
             clients: dice.range(1, 8),
+            in_flight: dice.skewed(2, 32) as usize,
             think_us: dice.skewed(5_000, 150_000),
             calm_us: dice.range(200_000, 4_000_000),
             patience_us: dice.range(200_000, 4_000_000),
