@@ -9,6 +9,11 @@
 //! | image | every image is the fold of the applied order up to its seq (P3) |
 //! | once | each request completes exactly once, unless its node dies (I36) |
 //! | promise | what was said under an epoch is never forgotten by that disk (I1) |
+//!
+//! A checker is believed only once it has caught something. Breaking the core by hand, these spoke (runs until then):
+//! acknowledging before the journal's sync (13, a lost record); the longest log as donor (152, order); a promise
+//! forgotten (72) or not synced (1, promise); a lease that never ends (196, reader), one not waited for (8, reader); acknowledging by the new terms
+//! alone while joint (238, order); following a lower epoch after a promise (175, order).
 
 use std::collections::{BTreeMap, BTreeSet};
 
