@@ -86,6 +86,8 @@ pub struct Replica {
     pub released: Epoch,
     batch: Vec<JournalOp>,
     batch_then: Vec<Then>,
+    /// The base moved up to here and the journal does not know yet.
+    rebased: Option<Seq>,
     /// Journal effects under way, oldest first. One may be durable before an earlier one (state passes records that wait
     /// for space); what it allows is done only after what came before it.
     pending: VecDeque<Pending>,
@@ -128,6 +130,7 @@ impl Replica {
             released: d.ended,
             batch: Vec::new(),
             batch_then: Vec::new(),
+            rebased: None,
             pending: VecDeque::new(),
             next_token: 0,
             failed: None,
@@ -216,11 +219,12 @@ impl Replica {
         self.batch.push(JournalOp::Meta(blob));
     }
 
-    /// Hands what was collected to the journal as one effect.
+    /// Hands what was collected to the journal as one effect; a new base as one of its own.
     pub fn flush(&mut self, now: Tick, fx: &mut Effects) {
         if self.failed.is_some() {
             self.batch.clear();
             self.batch_then.clear();
+            self.rebased = None;
             return;
         }
         if self.batch.is_empty() {
@@ -230,21 +234,37 @@ impl Replica {
             } else if let Some(last) = self.pending.back_mut() {
                 last.then.append(&mut self.batch_then);
             }
-            return;
+        } else {
+            let (ops, then) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.batch_then));
+            self.submit(ops, then, fx);
         }
+        if let Some(seq) = self.rebased.take() {
+            self.persist_meta();
+            let ops = std::mem::take(&mut self.batch);
+            self.submit(ops, vec![Then::Based { seq }], fx);
+        }
+    }
+
+    fn submit(&mut self, ops: Vec<JournalOp>, then: Vec<Then>, fx: &mut Effects) {
         self.next_token += 1;
         let token = Token(self.next_token);
-        self.pending.push_back(Pending { token, durable: false, then: std::mem::take(&mut self.batch_then) });
-        fx.push(Effect::Journal { token, ops: std::mem::take(&mut self.batch) });
+        self.pending.push_back(Pending { token, durable: false, then });
+        fx.push(Effect::Journal { token, ops });
     }
 
     pub fn has_batch(&self) -> bool {
-        !self.batch.is_empty() || !self.batch_then.is_empty()
+        !self.batch.is_empty() || !self.batch_then.is_empty() || self.rebased.is_some()
     }
 
     pub fn on_journal_done(&mut self, token: Token, now: Tick, fx: &mut Effects) {
+        let mut at_once = Vec::new();
         for pending in self.pending.iter_mut().filter(|p| p.token == token) {
             pending.durable = true;
+            // A full journal: what came before may wait for the very space that a new base gives back.
+            at_once.extend(pending.then.extract_if(.., |then| matches!(then, Then::Based { .. })));
+        }
+        if !at_once.is_empty() {
+            self.carry_out(at_once, now, fx);
         }
         while self.pending.front().is_some_and(|p| p.durable) {
             if let Some(pending) = self.pending.pop_front() {
@@ -364,8 +384,7 @@ impl Replica {
     pub fn on_checkpointed(&mut self, base: LogBase) {
         if base.seq > self.d.base.seq && base.seq <= self.applied {
             self.d.base = base;
-            self.persist_meta();
-            self.batch_then.push(Then::Based { seq: base.seq });
+            self.rebased = Some(base.seq);
         }
     }
 

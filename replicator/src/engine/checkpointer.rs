@@ -16,6 +16,7 @@ pub async fn run(node: Arc<Node>) {
         tokio::time::sleep(INTERVAL).await;
         let shared = node.shared.clone();
         super::ship::expire(&shared);
+        shared.journal.grow_again();
         let before: u64 = shared.store.volumes().iter().map(|v| v.applied_seq.0).sum();
         if before == quiet {
             continue;

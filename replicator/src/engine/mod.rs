@@ -12,6 +12,7 @@ mod create;
 mod driver;
 mod effects;
 mod force;
+mod forwarded;
 mod inbox;
 mod members;
 mod metrics;

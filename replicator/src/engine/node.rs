@@ -248,7 +248,7 @@ impl Node {
                 }
                 Ok(Bytes::new())
             }
-            Call::Forward { method, request } => super::operations::serve_forwarded(self, &method, request).await,
+            Call::Forward { method, request } => super::forwarded::serve(self, peer, &method, request).await,
             Call::ShipBegin { volume, .. } | Call::ShipPage { volume, .. } | Call::ShipEnd { volume, .. } => {
                 let handle = self.catalog.get(volume).filter(|h| is_member(h, peer, None)).ok_or_else(|| {
                     OpError::not_found(

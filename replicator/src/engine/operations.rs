@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use farshore_core::api::{Command, Promotion};
 use farshore_proto::v1 as api;
 use prost::Message;
@@ -15,9 +14,22 @@ use crate::control::{OpError, OpFuture, Operations};
 impl Node {
     async fn by_name(self: &Arc<Self>, volume: &str) -> Result<api::VolumeStatus, OpError> {
         let handle = self.find(volume)?;
-        self.view(&handle).await
+        self.full_view(&handle).await
     }
 
+    /// Every volume, with what the holders say.
+    async fn full_views(self: &Arc<Self>) -> Vec<api::VolumeStatus> {
+        let mut asked = tokio::task::JoinSet::new();
+        for handle in self.catalog.all() {
+            let node = self.clone();
+            asked.spawn(async move { node.full_view(&handle).await });
+        }
+        let mut out: Vec<_> = asked.join_all().await.into_iter().flatten().collect();
+        out.sort_by(|a, b| a.name.cmp(&b.name));
+        out
+    }
+
+    /// Every volume, as this node knows it.
     async fn views(self: &Arc<Self>) -> Vec<api::VolumeStatus> {
         let mut out = Vec::new();
         for handle in self.catalog.all() {
@@ -221,7 +233,7 @@ impl Operations for Node {
     fn status(&self, volumes: Vec<String>) -> OpFuture<'_, api::StatusResponse> {
         verb!(self, node, async move {
             let views = if volumes.is_empty() {
-                node.views().await
+                node.full_views().await
             } else {
                 let mut views = Vec::new();
                 for volume in &volumes {
@@ -261,7 +273,15 @@ impl Node {
                 remedy: "run `farshore member replace` at the volume's primary".into(),
             })
             .collect();
-        if let Some(reason) = self.shared.journal.status().poisoned {
+        let journal = self.shared.journal.status();
+        if let Some(reason) = journal.allocation_error {
+            out.push(api::Condition {
+                name: "journal-short".into(),
+                text: format!("the journal can't grow to its budget of {} bytes: {reason}", journal.budget_bytes),
+                remedy: "free space on its disk; it is tried again by itself".into(),
+            });
+        }
+        if let Some(reason) = journal.poisoned {
             out.push(api::Condition {
                 name: "journal-poisoned".into(),
                 text: reason,
@@ -270,59 +290,4 @@ impl Node {
         }
         out
     }
-}
-
-/// A verb that another node sent here, by name.
-pub(super) async fn serve_forwarded(node: &Arc<Node>, method: &str, request: Bytes) -> Result<Bytes, OpError> {
-    fn decode<M: Message + Default>(request: Bytes) -> Result<M, OpError> {
-        M::decode(request)
-            .map_err(|e| OpError::invalid("a forwarded verb does not decode", "run one version").because(e))
-    }
-    fn volume(volume: api::VolumeStatus) -> Option<api::VolumeStatus> {
-        Some(volume)
-    }
-    let answer = match method {
-        "switchover" => {
-            let view = Operations::switchover(node.as_ref(), decode(request)?).await?;
-            api::SwitchoverResponse { volume: volume(view) }.encode_to_vec()
-        }
-        "take-over" => {
-            let request: api::PromoteRequest = decode(request)?;
-            let handle = node.find(&request.volume)?;
-            node.promote_here(&handle, Promotion::Takeover).await?;
-            api::PromoteResponse { volume: volume(node.view(&handle).await?), plan: None }.encode_to_vec()
-        }
-        "attach" => Operations::attach_volume(node.as_ref(), decode(request)?).await?.encode_to_vec(),
-        "detach" => {
-            let view = Operations::detach_volume(node.as_ref(), decode(request)?).await?;
-            api::DetachVolumeResponse { volume: volume(view) }.encode_to_vec()
-        }
-        "resize" => {
-            let view = Operations::resize_volume(node.as_ref(), decode(request)?).await?;
-            api::ResizeVolumeResponse { volume: volume(view) }.encode_to_vec()
-        }
-        "add-member" => {
-            let view = Operations::add_member(node.as_ref(), decode(request)?).await?;
-            api::AddMemberResponse { volume: volume(view) }.encode_to_vec()
-        }
-        "remove-member" => {
-            let view = Operations::remove_member(node.as_ref(), decode(request)?).await?;
-            api::RemoveMemberResponse { volume: volume(view) }.encode_to_vec()
-        }
-        "resync" => {
-            let view = Operations::resync(node.as_ref(), decode(request)?).await?;
-            api::ResyncResponse { volume: volume(view) }.encode_to_vec()
-        }
-        "replace-member" => {
-            let view = Operations::replace_member(node.as_ref(), decode(request)?).await?;
-            api::ReplaceMemberResponse { volume: volume(view) }.encode_to_vec()
-        }
-        other => {
-            return Err(OpError::unsupported(
-                format!("{} does not know the verb {other}", node.shared.me),
-                "run the same version on all nodes",
-            ));
-        }
-    };
-    Ok(answer.into())
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use farshore_core::api::{Command, Promotion, Refusal};
+use farshore_core::api::{Command, Refusal};
 use farshore_core::ids::{MemberId, SessionId, VolumeId};
+use farshore_core::register::Member;
 use farshore_proto::v1 as api;
 use prost::Message;
 
@@ -51,13 +52,19 @@ impl Node {
         method: &str,
         request: &impl Message,
     ) -> Result<R, OpError> {
-        let call = Call::Forward { method: method.into(), request: request.encode_to_vec().into() };
-        let bytes = self.shared.calls.call(&self.shared.transport, peer, &call, FORWARD_PATIENCE).await?;
-        R::decode(bytes).map_err(|e| OpError::internal(format!("the answer of {peer} does not decode")).because(e))
+        self.forward_within(FORWARD_PATIENCE, peer, method, request).await
     }
 
-    pub(super) async fn promote_here(&self, handle: &VolumeHandle, why: Promotion) -> Result<(), OpError> {
-        handle.command(Command::Promote { writer: random_u128(), why }).await.map_err(refused(handle))
+    pub(super) async fn forward_within<R: Message + Default>(
+        &self,
+        patience: std::time::Duration,
+        peer: &PeerName,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<R, OpError> {
+        let call = Call::Forward { method: method.into(), request: request.encode_to_vec().into() };
+        let bytes = self.shared.calls.call(&self.shared.transport, peer, &call, patience).await?;
+        R::decode(bytes).map_err(|e| OpError::internal(format!("the answer of {peer} does not decode")).because(e))
     }
 
     pub(super) async fn switch_over(
@@ -87,6 +94,7 @@ impl Node {
             let _: api::SwitchoverResponse = self.forward(&peer, "switchover", request).await?;
             return Ok(());
         }
+        self.check_target(handle, &target).await?;
         // The device goes first: whoever still uses it would see it fail.
         self.attachments.close(handle.id, false).await?;
         handle.command(Command::Handover { to: target.id }).await.map_err(refused(handle))?;
@@ -100,6 +108,26 @@ impl Node {
             )
             .because(error.why)
         })?;
+        Ok(())
+    }
+
+    /// Before the device is closed: can the target take over at all?
+    async fn check_target(&self, handle: &VolumeHandle, target: &Member) -> Result<(), OpError> {
+        let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
+        let (name, place) = (handle.name(), format!("{}/{}", target.site, target.node));
+        let peer = PeerName::new(&target.site, &target.node).map_err(name_error)?;
+        if !status.members.iter().any(|m| m.id == target.id && m.in_sync_set) {
+            return Err(OpError::failed_precondition(
+                format!("volume {name}: {place} is not in the sync set, so it may lack acknowledged writes"),
+                "choose a site of the sync set, or wait for its resync",
+            ));
+        }
+        if !self.is_connected(&peer) {
+            return Err(OpError::unavailable(
+                format!("volume {name}: {place} is not connected, so it can't take over"),
+                "see `farshore site list` for the state of the link",
+            ));
+        }
         Ok(())
     }
 
@@ -197,7 +225,7 @@ impl Node {
         }
         let session =
             if request.session.is_empty() { SessionId(random_u128()) } else { parse_session(&request.session)? };
-        handle.command(Command::Attach { writer: random_u128(), session }).await.map_err(refused(handle))?;
+        self.patiently(handle, Command::Attach { writer: random_u128(), session }).await?;
         let opened = async {
             let mut device = handle.device.clone();
             let wait = device.wait_for(|state| matches!(state, DeviceState::Open { .. }));

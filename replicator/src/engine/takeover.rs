@@ -26,25 +26,29 @@ impl Node {
         handle: &Arc<VolumeHandle>,
         without: Option<&str>,
     ) -> Result<(), OpError> {
-        let lease = Duration::from_micros(handle.config.borrow().volume.lease_us);
-        let command = Command::Promote { writer: random_u128(), why: Promotion::Takeover };
-        let won = handle.command(command);
+        let promotion = self.promote_here(handle, Promotion::Takeover);
         let reduced = async {
             if let Some(site) = without {
                 self.leave_out(handle, site).await;
             }
             std::future::pending::<()>().await;
         };
-        let result = tokio::select! {
-            result = tokio::time::timeout(lease + PATIENCE, won) => result,
-            () = reduced => return Ok(()),
-        };
-        match result {
+        tokio::select! {
+            result = promotion => result,
+            () = reduced => Ok(()),
+        }
+    }
+
+    pub(super) async fn promote_here(&self, handle: &VolumeHandle, why: Promotion) -> Result<(), OpError> {
+        self.patiently(handle, Command::Promote { writer: random_u128(), why }).await
+    }
+
+    /// A command that is answered when the volume opens. It goes on when our patience ends; whom it waits for is named.
+    pub(super) async fn patiently(&self, handle: &VolumeHandle, command: Command) -> Result<(), OpError> {
+        let lease = Duration::from_micros(handle.config.borrow().volume.lease_us);
+        match tokio::time::timeout(lease + PATIENCE, handle.command(command)).await {
             Ok(result) => result.map_err(refused(handle)),
-            Err(_) => Err(OpError::unavailable(
-                format!("the epoch of {} is ours, but its data quorum can't be reached", handle.name()),
-                "bring a member back (the take-over goes on by itself), or run failover with --reduce",
-            )),
+            Err(_) => Err(waits_for(handle).await),
         }
     }
 
@@ -78,4 +82,24 @@ fn reduction(config: &Configuration, site: &str, home: &str) -> Option<Change> {
         local: terms.rule.local,
     };
     (!without.is_empty() && rule != terms.rule).then_some(Change::Reduce { without, rule })
+}
+
+async fn waits_for(handle: &VolumeHandle) -> OpError {
+    let name = handle.name();
+    let Some(status) = handle.status().await else {
+        return OpError::unavailable(format!("volume {name} is stopping"), "try again");
+    };
+    let rule = status.config.current.rule;
+    let silent: Vec<String> = status
+        .members
+        .iter()
+        .filter(|m| m.in_sync_set && matches!(m.state, "unreachable" | "unknown"))
+        .filter_map(|m| status.config.member(m.id))
+        .map(|m| format!("{}/{}", m.site, m.node))
+        .collect();
+    OpError::unavailable(
+        format!("volume {name} is not open yet: too few copies acknowledge (no answer from {})", silent.join(", ")),
+        "it goes on by itself when they answer; where their site is lost: `farshore failover --from SITE --reduce`",
+    )
+    .because(format!("its rule needs {} copies, in {} remote sites", rule.w, rule.min_remote))
 }

@@ -12,7 +12,33 @@ use super::node::Node;
 use crate::control::OpError;
 use crate::transport::PeerName;
 
+/// A status is for people who look now: what the holder does not say at once is left out.
+const HOLDER_PATIENCE: std::time::Duration = std::time::Duration::from_millis(700);
+
 impl Node {
+    /// As [`Node::view`], with what only the epoch's holder knows: where every member stands, and the cost of losses.
+    pub(super) async fn full_view(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<api::VolumeStatus, OpError> {
+        let mut view = self.view(handle).await?;
+        if view.role() == api::Role::Primary {
+            return Ok(view);
+        }
+        let Some(holder) = self.holder(handle).await.filter(|holder| *holder != handle.me) else { return Ok(view) };
+        let Ok(peer) = self.peer_of(handle, holder) else { return Ok(view) };
+        if !self.is_connected(&peer) {
+            return Ok(view);
+        }
+        let request = api::GetVolumeRequest { volume: handle.id.to_string() };
+        let answer: Result<api::GetVolumeResponse, _> =
+            self.forward_within(HOLDER_PATIENCE, &peer, "view", &request).await;
+        if let Some(theirs) = answer.ok().and_then(|a| a.volume)
+            && theirs.role() == api::Role::Primary
+            && theirs.lineage == view.lineage
+        {
+            merge(&mut view, theirs);
+        }
+        Ok(view)
+    }
+
     pub(super) async fn view(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<api::VolumeStatus, OpError> {
         let status = handle
             .status()
@@ -99,6 +125,21 @@ impl Node {
             ..api::DoctorResponse::default()
         }
     }
+}
+
+/// The holder's word on the members; what this node sees of them itself (the links) stays.
+fn merge(view: &mut api::VolumeStatus, theirs: api::VolumeStatus) {
+    for member in &mut view.members {
+        let Some(known) = theirs.members.iter().find(|m| m.id == member.id) else { continue };
+        *member = api::MemberStatus {
+            connected: member.connected,
+            here: member.here,
+            rtt_us: member.rtt_us,
+            ..known.clone()
+        };
+    }
+    view.acked_seq = view.acked_seq.max(theirs.acked_seq);
+    view.loss = theirs.loss;
 }
 
 fn role_of(role: &str) -> api::Role {

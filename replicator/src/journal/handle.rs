@@ -202,6 +202,14 @@ impl Journal {
         self.shared().kick();
     }
 
+    /// Tries again to grow to the budget after the disk had no room for it.
+    pub fn grow_again(&self) {
+        let failed = self.shared().index().segments.allocation_error.take();
+        if failed.is_some() {
+            self.shared().kick();
+        }
+    }
+
     /// Bytes that wait to be written; beyond [`super::QUEUE_BYTES_MAX`] appends are refused.
     pub fn queued_bytes(&self) -> u64 {
         self.shared().queue().bytes()

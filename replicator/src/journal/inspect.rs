@@ -112,6 +112,12 @@ fn fill(dir: &Path, report: &mut InspectReport) -> Result<(), JournalError> {
             Step::Replay(_) => {}
         }
     }
+    if report.groups_lost > 0 {
+        report.problems.push(format!(
+            "{} groups in the middle cannot be read; a start leaves their records out, and peers repair them",
+            report.groups_lost
+        ));
+    }
     if findings.rule == Rule::Gone {
         return Err(JournalError::Gone { dir: dir.to_owned() });
     }

@@ -52,6 +52,8 @@ pub(super) struct Writer {
     preparing: Option<JoinHandle<std::io::Result<PathBuf>>>,
     /// Data went in since records were last moved out of the oldest segment: there may be something to gain again.
     may_move: bool,
+    /// It was logged that the disk has no room for a further segment.
+    told_no_growth: bool,
 }
 
 enum Content<'a> {
@@ -66,7 +68,7 @@ enum Content<'a> {
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, cursor: Cursor, super_file: SuperFile) -> Writer {
         let buffer = AlignedBuf::reserve(GROUP_BYTES_MAX);
-        Writer { shared, cursor, super_file, buffer, preparing: None, may_move: true }
+        Writer { shared, cursor, super_file, buffer, preparing: None, may_move: true, told_no_growth: false }
     }
 
     /// Until the journal is closed.
@@ -393,9 +395,12 @@ impl Writer {
             Ok(file) => {
                 self.super_file.update(|now| now.segments += 1)?;
                 self.shared.index().segments.adopt(file);
+                self.told_no_growth = false;
             }
             Err(error) => {
-                tracing::warn!(%error, "the journal cannot grow to its budget; it goes on with the segments it has");
+                if !std::mem::replace(&mut self.told_no_growth, true) {
+                    tracing::warn!(%error, "the journal cannot grow to its budget; it goes on with the segments it has");
+                }
                 self.shared.index().segments.allocation_error = Some(error.to_string());
             }
         }

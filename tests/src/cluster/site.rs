@@ -124,7 +124,8 @@ impl Site {
         self.daemon().as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).pid()
     }
 
-    pub(super) fn end(&self) {
+    /// Ends the daemon if it runs.
+    pub fn end(&self) {
         drop(self.daemon().take());
     }
 

@@ -1,0 +1,229 @@
+//! Disks that are full, and disks that give back other bytes than they were given.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use farshore_tests::cluster::{Cluster, Ledger, Options, Site, Writers, farshore, member};
+
+const BLOCKS: usize = 2048;
+const CREATE: [&str; 6] = ["volume", "create", "pg", "--size=8MiB", "--members=east,west,north", "--lease=1s"];
+
+fn has_condition(volume: &serde_json::Value, name: &str) -> bool {
+    volume["conditions"].as_array().is_some_and(|all| all.iter().any(|c| c["name"] == name))
+}
+
+/// Adds a section to a site's configuration; for its next start.
+fn configure(cluster: &Cluster, index: usize, more: &str) {
+    let site = &cluster.sites[index];
+    std::fs::write(site.config_path(), cluster.config(index) + more).expect("a configuration can be written");
+}
+
+#[test]
+fn a_store_without_room_says_so_and_goes_on_when_it_has_some() {
+    let cluster = Cluster::lay_out(&["east", "west", "north"], Options::default());
+    configure(&cluster, 1, "[store]\ncapacity_bytes = \"4MiB\"\n");
+    cluster.sites.iter().for_each(Site::start);
+    cluster.wait_connected();
+    let [east, west] = ["east", "west"].map(|s| cluster.site(s));
+    east.run(&CREATE);
+    let ledger = Ledger::of_new(BLOCKS);
+    let mut client = east.attach("pg");
+    ledger.fill(&mut client);
+    let full = west.wait_volume("pg", "west to say that it is full", |v| has_condition(v, "apply-stopped"));
+    let text = full["conditions"].to_string();
+    assert!(text.contains("full") && text.contains("free"), "the condition names no reason or no remedy: {text}");
+    // The others don't notice.
+    ledger.fill(&mut client);
+    ledger.check_all(&mut client);
+    west.kill();
+    configure(&cluster, 1, "");
+    west.start();
+    cluster.wait_in_sync("east", "pg");
+    west.wait_volume("pg", "west to have applied everything", |v| {
+        !has_condition(v, "apply-stopped") && v["applied_seq"] == v["durable_seq"]
+    });
+    drop(client);
+    east.run(&["volume", "detach", "pg"]);
+    east.run(&["switchover", "pg", "--to", "west"]);
+    ledger.check_all(&mut west.attach("pg"));
+}
+
+/// A file system of its own, unmounted with the value.
+struct SmallDisk {
+    at: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(at: &Path, mebibytes: u64) -> Result<SmallDisk, String> {
+        let image = at.with_extension("img");
+        File::create(&image).and_then(|f| f.set_len(mebibytes << 20)).map_err(|e| e.to_string())?;
+        std::fs::create_dir_all(at).map_err(|e| e.to_string())?;
+        let run = |program: &str, arguments: &[&str], path: &[&Path]| {
+            let output =
+                Command::new(program).args(arguments).args(path).output().map_err(|e| format!("{program}: {e}"))?;
+            if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+        };
+        run("mkfs.ext4", &["-q", "-F", "-O", "^has_journal", "-m", "0"], &[&image])?;
+        run("mount", &["-o", "loop"], &[&image, at])?;
+        Ok(SmallDisk { at: at.to_path_buf() })
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+    }
+}
+
+#[test]
+fn a_full_file_system_loses_nothing() {
+    let options = Options { journal_budget: "32MiB", journal_segment: "4MiB", ..Options::default() };
+    let cluster = Cluster::lay_out(&["east", "west", "north"], options);
+    let [east, west] = ["east", "west"].map(|s| cluster.site(s));
+    let disk = match SmallDisk::mount(&west.data_dir(), 56) {
+        Ok(disk) => disk,
+        Err(why) => {
+            println!("SKIP a_full_file_system_loses_nothing: no file system can be mounted here: {why}");
+            return;
+        }
+    };
+    // Somebody else takes what the store would need.
+    let ballast = west.data_dir().join("ballast");
+    std::fs::write(&ballast, vec![1; 12 << 20]).expect("there is room at first");
+    configure(&cluster, 1, "[store]\ncapacity_bytes = \"64MiB\"\n");
+    cluster.sites.iter().for_each(Site::start);
+    cluster.wait_connected();
+    east.run(&["volume", "create", "pg", "--size=16MiB", "--members=east,west,north", "--lease=1s"]);
+    let ledger = Ledger::of_new(2 * BLOCKS);
+    let mut client = east.attach("pg");
+    ledger.fill(&mut client);
+    let full = west.wait_volume("pg", "west to say that it is full", |v| has_condition(v, "apply-stopped"));
+    println!("{}", full["conditions"]);
+    ledger.fill(&mut client);
+    std::fs::remove_file(&ballast).expect("room can be made");
+    west.wait_volume("pg", "west to go on by itself", |v| !has_condition(v, "apply-stopped"));
+    ledger.check_all(&mut client);
+    cluster.wait_in_sync("east", "pg");
+    drop(client);
+    east.run(&["volume", "detach", "pg"]);
+    east.run(&["switchover", "pg", "--to", "west"]);
+    ledger.check_all(&mut west.attach("pg"));
+    west.end();
+    drop(disk);
+}
+
+/// Changes a byte in the middle of every so many, beginning at `from`.
+fn rot(file: &Path, from: u64, every: u64) {
+    let file = File::options().read(true).write(true).open(file).expect("a file to damage");
+    let len = file.metadata().expect("its length").len();
+    let mut at = from;
+    while at < len {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).expect("a byte to damage");
+        file.write_all_at(&[byte[0] ^ 0x20], at).expect("a byte to damage");
+        at += every;
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("our own paths are text")
+}
+
+#[test]
+fn rot_in_the_store_is_an_error_or_repaired_and_never_returned() {
+    let cluster = Cluster::start(&["east", "west", "north"]);
+    let [east, west] = ["east", "west"].map(|s| cluster.site(s));
+    east.run(&CREATE);
+    let ledger = Ledger::of_new(BLOCKS);
+    let mut client = east.attach("pg");
+    ledger.fill(&mut client);
+    cluster.wait_in_sync("east", "pg");
+    drop(client);
+    east.run(&["volume", "detach", "pg"]);
+    assert!(west.stop().success());
+    let store = west.data_dir().join("store");
+    farshore(&["inspect", "store", text(&store)]).expect("an undamaged store passes");
+    rot(&store.join("slab"), 65536 + 2000, 1 << 20);
+    let found = farshore(&["inspect", "store", text(&store)]).expect_err("damage is found");
+    assert!(found.exit == 1 && found.text.contains("mismatch"), "{found:?}");
+    west.start();
+    cluster.wait_in_sync("east", "pg");
+    east.run(&["switchover", "pg", "--to", "west"]);
+    drop(west.attach("pg"));
+    let mut refused = 0;
+    for block in 0..BLOCKS {
+        // Wrong bytes would end the test here.
+        if ledger.check(&mut west.connect("pg"), block).is_err() {
+            refused += 1;
+        }
+    }
+    println!("{refused} of {BLOCKS} blocks were refused");
+    assert!(refused <= 16, "only the damaged blocks may be refused");
+    // A copy that is made anew has them all.
+    west.run(&["volume", "detach", "pg"]);
+    west.run(&["switchover", "pg", "--to", "east"]);
+    west.kill();
+    std::fs::remove_dir_all(west.data_dir()).expect("a directory can be wiped");
+    west.start();
+    cluster.wait_connected();
+    east.run(&["member", "replace", "pg", "west", "--with", "west", "--wait"]);
+    east.run(&["switchover", "pg", "--to", "west"]);
+    ledger.check_all(&mut west.attach("pg"));
+}
+
+#[test]
+fn rot_in_a_journal_is_repaired_from_a_peer() {
+    let cluster = Cluster::start(&["east", "west", "north"]);
+    let [east, west] = ["east", "west"].map(|s| cluster.site(s));
+    east.run(&CREATE);
+    let ledger = Ledger::of_new(BLOCKS);
+    drop(east.attach("pg"));
+    let writers = Writers::start(&ledger, east.nbd_socket(), "pg", 4);
+    writers.wait_for(600);
+    for (round, victim) in [west, east].into_iter().enumerate() {
+        writers.wait_for(200);
+        victim.kill();
+        // In the middle of what was written last.
+        let journal = victim.data_dir().join("journal");
+        farshore(&["inspect", "journal", text(&journal)]).expect("a crash alone is no damage");
+        let segment = newest_segment(&journal);
+        rot(&segment, written_bytes(&segment) * 3 / 4, 1 << 40);
+        let found = farshore(&["inspect", "journal", text(&journal)]).expect_err("damage is found");
+        assert_eq!(found.exit, 1, "{found:?}");
+        victim.start();
+        cluster.wait_connected();
+        if round == 1 {
+            // Its own device is taken back only by a whole log; another site always can.
+            west.run(&["failover", "--from", "east"]);
+            west.run(&["volume", "attach", "pg", "--device", "nbd"]);
+            writers.follow(west.nbd_socket());
+        }
+        let primary = if round == 0 { "east" } else { "west" };
+        writers.wait_for(200);
+        let volume = cluster.site(primary).wait_volume("pg", "the damaged copy to be whole again", |v| {
+            let found = member(v, &victim.name);
+            found["in_sync_set"] == true && found["state"] == "replicating"
+        });
+        println!("{}: {}", victim.name, member(&volume, &victim.name)["state"]);
+    }
+    writers.stop();
+    cluster.wait_in_sync("west", "pg");
+    west.run(&["volume", "detach", "pg"]);
+    west.run(&["switchover", "pg", "--to", "east"]);
+    ledger.check_all(&mut east.attach("pg"));
+}
+
+/// The segment that was written to last.
+fn newest_segment(journal: &Path) -> PathBuf {
+    let files = std::fs::read_dir(journal).expect("a journal").map(|f| f.expect("an entry").path());
+    let segments = files.filter(|f| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("segment-")));
+    segments.max_by_key(|f| f.metadata().and_then(|m| m.modified()).expect("a time")).expect("a journal has segments")
+}
+
+/// Up to the last byte that is not zero.
+fn written_bytes(segment: &Path) -> u64 {
+    let bytes = std::fs::read(segment).expect("a segment");
+    bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at as u64 + 1)
+}
