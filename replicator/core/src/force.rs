@@ -18,7 +18,7 @@ use crate::replica::Replica;
 #[derive(Debug)]
 enum Phase {
     Asking { answers: BTreeMap<MemberId, Report> },
-    Forking { lineage: LineageId, epoch: Epoch, config: Configuration, stored: BTreeSet<MemberId> },
+    Forking { lineage: LineageId, epoch: Epoch, config: Box<Configuration>, stored: BTreeSet<MemberId> },
 }
 
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl Force {
             let body = match &self.phase {
                 Phase::Asking { answers } if !answers.contains_key(to) => Body::Probe { nonce: self.nonce() },
                 Phase::Forking { lineage, epoch, config, stored } if !stored.contains(to) => {
-                    Body::Fork { lineage: *lineage, epoch: *epoch, config: Box::new(config.clone()) }
+                    Body::Fork { lineage: *lineage, epoch: *epoch, config: config.clone() }
                 }
                 _ => continue,
             };
@@ -123,6 +123,7 @@ impl Force {
                 config.version = ConfigVersion { epoch, k: 0 };
                 let lineage = LineageId { generation: replica.d.lineage.generation + 1, uuid: self.uuid };
                 replica.on_fork(lineage, epoch, config.clone(), replica.me(), fx);
+                let config = Box::new(config);
                 self.phase = Phase::Forking { lineage, epoch, config, stored: BTreeSet::new() };
                 self.retry_at = now.plus(RETRY_US);
                 self.ask(replica, fx);
