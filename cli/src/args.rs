@@ -179,7 +179,7 @@ pub struct CreateArgs {
     /// A site that holds data outside the quorum
     #[arg(long, value_delimiter = ',', value_name = "SITE[/NODE],..")]
     pub observer: Vec<Place>,
-    /// When a write is acknowledged: majority, nearest-remote, all-remotes, all, or w=2,minRemote=1[,local]
+    /// When a write is acknowledged: majority, nearest-remote, all-remotes, all, or numbers: w=2,minRemote=1 with ,local where wanted
     ///
     /// What each one trades latency for, with three sites:
     ///   majority        the two fastest, one of them remote; any one site may be lost, the other two take over

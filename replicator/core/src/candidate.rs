@@ -1,4 +1,4 @@
-//! Winning an epoch: probe, promise, choose the donor, adopt its log (DESIGN "Promote").
+//! Winning an epoch: probe, promise, choose the donor, adopt its log.
 //!
 //! ```text
 //!  Probing ──enough answers──► Preparing ──control quorum + recovery rule──► Fetching ──own log = donor's──► primary

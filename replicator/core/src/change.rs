@@ -1,5 +1,5 @@
 //! Changing the register: a new value holds the new terms and every earlier one until the change has taken effect,
-//! then a second write drops the earlier ones (DESIGN "Changing S or the rule").
+//! then a second write drops the earlier ones.
 
 use crate::api::{Change, CommandId, Refusal};
 use crate::ids::{Epoch, Incarnation, MemberId};

@@ -1,4 +1,4 @@
-//! Forcing a new lineage where no control quorum can be had (DESIGN "Force").
+//! Forcing a new lineage where no control quorum can be had.
 //!
 //! ```text
 //!  Asking ──all named answered, ours is the best log──► Forking ──all named have persisted it──► candidate

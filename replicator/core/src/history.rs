@@ -1,7 +1,7 @@
 //! Epoch history: which epoch each stretch of a log belongs to, and where two logs part.
 //!
 //! A replica's history is always derived from the records it holds, never from what it was told (so "the last
-//! epoch" is that of the last durable *record*, DESIGN "Promote").
+//! epoch" is that of the last durable *record*).
 
 use crate::ids::{Epoch, Seq};
 

@@ -36,7 +36,7 @@ impl Seq {
 }
 
 /// The right to write. Always compared as the pair: two candidates may race to the same `n`, and the
-/// writer id, drawn anew for every attempt, keeps them apart (DESIGN "Identity").
+/// writer id, drawn anew for every attempt, keeps them apart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Epoch {
     pub n: u64,

@@ -2,7 +2,7 @@
 //!
 //! One register per volume, changed only by the control quorum (see [`crate::quorum`]). A value holds the terms in
 //! force (`current`) *and* every earlier one under which something may have been acked, until a second write drops
-//! them (DESIGN "Two quorums, never confused").
+//! them.
 
 use bytes::Bytes;
 
