@@ -138,7 +138,7 @@ impl Node {
         let mut chosen = Vec::new();
         if request.volumes.is_empty() {
             for handle in self.catalog.all() {
-                if handle.config.borrow().current.primary_site == request.from_site {
+                if self.is_taken_over_from(&handle, &request.from_site).await {
                     chosen.push(handle);
                 }
             }
@@ -158,7 +158,7 @@ impl Node {
             let (node, from, reduce) = (self.clone(), request.from_site.clone(), request.reduce);
             running.spawn(async move {
                 let home = handle.config.borrow().current.primary_site.clone();
-                let result = if home == from {
+                let result = if node.is_taken_over_from(&handle, &from).await {
                     node.take_over(&handle, reduce.then_some(from.as_str())).await
                 } else {
                     Err(OpError::failed_precondition(

@@ -52,6 +52,17 @@ impl Node {
         }
     }
 
+    /// Is the volume's primary in that site, or was, and our take-over waits for the data quorum?
+    pub(super) async fn is_taken_over_from(&self, handle: &VolumeHandle, site: &str) -> bool {
+        if handle.config.borrow().current.primary_site == site {
+            return true;
+        }
+        let Some(status) = handle.status().await else { return false };
+        status.role == "primary"
+            && status.state == crate::control::states::volume::PROMOTING
+            && status.config.members.iter().any(|m| m.site == site)
+    }
+
     /// Tries until the promotion is far enough along to accept the change.
     async fn leave_out(&self, handle: &Arc<VolumeHandle>, site: &str) {
         loop {
