@@ -250,14 +250,14 @@ pub enum MemberVerb {
     },
     /// Take a site's copy or vote away
     Remove { volume: String, place: Place },
-    /// Let another node, or site, take a member's place
+    /// Renew a member whose disk is gone, or let another node or site take its place
     Replace {
         volume: String,
         /// The member that goes
         place: Place,
-        /// Who takes its place
+        /// Who takes its place; left out: the same node, with the disk it has now
         #[arg(long, value_name = "SITE[/NODE]")]
-        with: Place,
+        with: Option<Place>,
         /// Wait until it is in the sync set, with a progress bar
         #[arg(long)]
         wait: bool,

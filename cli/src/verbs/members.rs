@@ -25,6 +25,7 @@ pub async fn run(format: Format, replicator: &Replicator, verb: MemberVerb) -> R
             (members.remove(request).await?.into_inner().volume, None)
         }
         MemberVerb::Replace { volume, place, with, wait } => {
+            let with = with.unwrap_or_else(|| place.clone());
             let request = api::ReplaceMemberRequest {
                 volume,
                 site: place.site,

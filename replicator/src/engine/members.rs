@@ -16,6 +16,8 @@ use super::roles::refused;
 use crate::control::OpError;
 use crate::transport::PeerName;
 
+/// Between two looks at whether a new copy is whole.
+const SYNC_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 /// A change waits this long for the one before it.
 const PENDING_RETRIES: usize = 50;
 const PENDING_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
@@ -117,14 +119,40 @@ impl Node {
     ) -> Result<(), OpError> {
         let config = handle.config.borrow().clone();
         let member = find_member(&config, &request.site, &request.node)?;
-        if let Some(with) = request.with.as_ref().filter(|w| !w.site.is_empty() && w.site != member.site) {
+        let elsewhere = |w: &&api::MemberSpec| {
+            !w.site.is_empty() && (w.site != member.site || (!w.node.is_empty() && w.node != member.node))
+        };
+        if let Some(with) = request.with.as_ref().filter(elsewhere) {
             // Another place: the new copy is whole before the old one goes.
             self.add_member(handle, with).await?;
+            if member.kind == MemberKind::Data {
+                self.until_in_sync(handle, with).await?;
+            }
             return self.remove_member(handle, &member.site, &member.node).await;
         }
         let incarnation = Incarnation(random_u128());
         self.join_as(handle, &member, incarnation).await?;
         self.change(handle, Change::Readmit { member: member.id, incarnation }).await
+    }
+}
+
+impl Node {
+    /// Waits until the member has entered the sync set, however long its copy takes.
+    async fn until_in_sync(&self, handle: &VolumeHandle, spec: &api::MemberSpec) -> Result<(), OpError> {
+        loop {
+            let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
+            let member = find_member(&status.config, &spec.site, &spec.node)?;
+            if status.config.current.sync.iter().any(|s| s.member == member.id) {
+                return Ok(());
+            }
+            if status.role != "primary" {
+                return Err(OpError::conflict(
+                    format!("the epoch moved while {} was being copied; the old member stays", spec.site),
+                    "run the replacement again at the primary",
+                ));
+            }
+            tokio::time::sleep(SYNC_PAUSE).await;
+        }
     }
 }
 
