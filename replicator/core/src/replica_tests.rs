@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::api::{CommandId, Effect, Effects, Token};
+use crate::api::{CommandId, Effect, Effects, JournalOp, Token};
 use crate::durable::{Durable, LogBase};
 use crate::history::History;
 use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, Tick, VolumeId};
@@ -128,6 +128,29 @@ fn a_late_elect_cuts_nothing_of_its_own_epoch() {
     assert_eq!(replica.end(), Seq(8), "acknowledged records were cut");
     let report = replica.report(Tick(2));
     assert_eq!(report.durable, Seq(8));
+}
+
+#[test]
+fn a_checkpoint_gives_space_back_to_the_records_that_wait_for_it() {
+    let mut fx = Effects::new();
+    let records = log(EPOCH, 8);
+    let mut replica = restarted(&records[..4], None, &mut fx);
+    elect(&mut replica, 8, &mut fx);
+    append(&mut replica, 4, Vec::new(), &mut fx);
+    replica.on_applied(Seq(4), &mut fx);
+    // The journal is full: these stay where they are until it has let go of what is checkpointed.
+    replica.on_append((EPOCH, Seq(4), Tick(1)), records[4..].to_vec(), LEADER, Tick(1), &mut fx);
+    replica.on_checkpointed(LogBase { seq: Seq(4), hash: records[3].hash() });
+    let begin = fx.len();
+    replica.flush(Tick(2), &mut fx);
+    let state_alone = fx[begin..].iter().find_map(|e| match e {
+        Effect::Journal { token, ops } if ops.iter().all(|op| matches!(op, JournalOp::Meta(_))) => Some(*token),
+        _ => None,
+    });
+    let token = state_alone.expect("state that shares an append with records waits with them");
+    replica.on_journal_done(token, Tick(2), &mut fx);
+    assert!(fx.iter().any(|e| matches!(e, Effect::Trim { checkpoint: Seq(4) })), "the journal is not told");
+    assert_eq!(replica.durable, Seq(4), "records that wait are not durable");
 }
 
 #[test]

@@ -310,7 +310,7 @@ impl Store {
         done.map_err(|error| {
             self.space_map().release(&plan.allocated);
             let needed = plan.allocated.len() as u64;
-            if is_no_space(&error) { self.full(needed) } else { self.poisoned_by("write", error) }
+            if is_no_space(&error) { self.disk_full(needed) } else { self.poisoned_by("write", error) }
         })
     }
 

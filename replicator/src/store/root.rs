@@ -240,6 +240,16 @@ impl Store {
         Ok(places)
     }
 
+    /// The file system has less than the capacity promises: others take it.
+    pub(super) fn disk_full(&self, needed_places: u64) -> StoreError {
+        match self.full(needed_places) {
+            StoreError::Full { needed_bytes, capacity_bytes, .. } => {
+                StoreError::Full { needed_bytes, free_bytes: 0, capacity_bytes }
+            }
+            other => other,
+        }
+    }
+
     pub(super) fn full(&self, needed_places: u64) -> StoreError {
         let space = self.space_map();
         StoreError::Full {
