@@ -55,7 +55,7 @@ pub fn send(
         let pin = format!("ship-{ship:032x}");
         if let Some(peer) = peer {
             let started = Instant::now();
-            match ship_pinned(&shared, &inbox, volume, &peer, ship, &pin, base, history).await {
+            match ship_pinned(&shared, volume, &peer, ship, &pin, base, history).await {
                 Ok(bytes) => {
                     let ms = started.elapsed().as_millis() as u64;
                     tracing::info!(%volume, %peer, bytes, ms, "resync: image shipped");
@@ -79,10 +79,8 @@ async fn blocking<T: Send + 'static>(
     )
 }
 
-#[allow(clippy::too_many_arguments)] // one call site; a struct would only rename them
 async fn ship_pinned(
     shared: &Arc<Shared>,
-    inbox: &Arc<Inbox>,
     volume: VolumeId,
     peer: &PeerName,
     ship: u128,
@@ -92,7 +90,7 @@ async fn ship_pinned(
 ) -> Result<u64, OpError> {
     let (store, name) = (shared.clone(), pin.to_string());
     let seq = blocking(move || store.store.pin(volume, &name)).await?;
-    let image = base_at(shared, inbox, volume, seq).await?;
+    let image = base_at(shared, volume, seq, &history).await?;
     history.truncate(seq);
     let (store, name) = (shared.clone(), pin.to_string());
     let known = (base > Seq::ZERO).then_some(base);
@@ -130,12 +128,19 @@ async fn ship_pinned(
     Ok(sent_bytes)
 }
 
-/// The hash of the record at the pinned seq, from our own journal or the applier's memory.
-async fn base_at(shared: &Arc<Shared>, _inbox: &Arc<Inbox>, volume: VolumeId, seq: Seq) -> Result<LogBase, OpError> {
+/// The record at the pinned seq, from our own journal: the log goes on after it. The history was taken when the
+/// shipment was asked for; an image of a later epoch than it knows is not shipped under it.
+async fn base_at(shared: &Arc<Shared>, volume: VolumeId, seq: Seq, history: &History) -> Result<LogBase, OpError> {
     let journal = shared.clone();
     let records = tokio::task::spawn_blocking(move || journal.journal.read(volume, seq, 1)).await;
     match records {
         Ok(Ok(records)) if records.first().is_some_and(|r| r.seq == seq) => {
+            if history.epoch_of(seq) != Some(records[0].epoch) {
+                return Err(OpError::conflict(
+                    format!("the epoch moved while an image at {seq} was prepared"),
+                    "the new primary ships what is missing",
+                ));
+            }
             Ok(LogBase { seq, hash: records[0].hash() })
         }
         _ => Err(OpError::unavailable(
