@@ -92,7 +92,8 @@ fn a_full_file_system_loses_nothing() {
     // Somebody else takes what the store would need.
     let ballast = west.data_dir().join("ballast");
     std::fs::write(&ballast, vec![1; 50 << 20]).expect("there is room at first");
-    configure(&cluster, 1, "[store]\ncapacity_bytes = \"64MiB\"\n");
+    // All of it, the index and the journal fit once the ballast is gone.
+    configure(&cluster, 1, "[store]\ncapacity_bytes = \"24MiB\"\n");
     cluster.sites.iter().for_each(Site::start);
     cluster.wait_connected();
     east.run(&["volume", "create", "pg", "--size=16MiB", "--members=east,west,north", "--lease=1s"]);
@@ -178,7 +179,7 @@ fn rot_in_the_store_is_an_error_or_repaired_and_never_returned() {
 }
 
 #[test]
-fn rot_in_a_journal_is_repaired_from_a_peer() {
+fn rot_in_a_journal_is_repaired_from_a_peer_or_the_copy_is_given_up() {
     let cluster = Cluster::start(&["east", "west", "north"]);
     let [east, west] = ["east", "west"].map(|s| cluster.site(s));
     east.run(&CREATE);
@@ -208,11 +209,18 @@ fn rot_in_a_journal_is_repaired_from_a_peer() {
         }
         let primary = if round == 0 { "east" } else { "west" };
         writers.wait_for(200);
-        let volume = cluster.site(primary).wait_volume("pg", "the damaged copy to be whole again", |v| {
-            let found = member(v, &victim.name);
-            found["in_sync_set"] == true && found["state"] == "replicating"
+        // Where state was damaged along with records a promise may be missing: such a copy is given up, by name.
+        if victim.run(&["status"])["conditions"].to_string().contains("replica-lost") {
+            println!("{} lost its state", victim.name);
+            let name = victim.name.as_str();
+            cluster.site(primary).run(&["member", "replace", "pg", name, "--with", name, "--wait"]);
+        }
+        cluster.site(primary).wait_volume("pg", "the damaged copy to follow again", |v| {
+            member(v, &victim.name)["state"] == "replicating"
         });
-        println!("{}: {}", victim.name, member(&volume, &victim.name)["state"]);
+        victim.wait_volume("pg", "the damaged copy to be whole again", |v| {
+            v["state"] == "healthy" && !has_condition(v, "journal-hole")
+        });
     }
     writers.stop();
     cluster.wait_in_sync("west", "pg");

@@ -14,7 +14,7 @@ use farshore_core::replica::Recovered;
 use farshore_proto::v1 as api;
 
 use super::clock::random_u128;
-use super::driver::VolumeHandle;
+use super::driver::{VolumeHandle, lock};
 use super::node::Node;
 use super::recovery;
 use super::rpc::Call;
@@ -112,6 +112,11 @@ impl Node {
                 format!("{} holds another volume named {name}", self.shared.me),
                 "choose another name, or delete that volume",
             ));
+        }
+        if lock(&self.broken).iter().any(|(broken, _)| *broken == volume) {
+            // The copy that was given up: its log can't be continued by a new one.
+            self.persist(Entry::Forget { volume }).await?;
+            lock(&self.broken).retain(|(broken, _)| *broken != volume);
         }
         let me = durable.me;
         let kind = durable.config.member(me).map(|m| m.kind).ok_or_else(|| {
