@@ -158,3 +158,23 @@ fn two_copies_and_a_witness_survive_the_loss_of_either_copy() {
     ledger.fill(&mut client);
     ledger.check_all(&mut client);
 }
+
+#[test]
+fn the_loss_of_the_secondary_of_a_pair_is_ended_by_removing_it() {
+    let cluster = Cluster::start(&["east", "west", "arbiter"]);
+    let [east, west] = ["east", "west"].map(|s| cluster.site(s));
+    let create =
+        ["volume", "create", "pg", "--size=8MiB", "--lease=1s", "--members", "east,west", "--witness", "arbiter"];
+    east.run(&create);
+    let ledger = Ledger::of_new(BLOCKS);
+    ledger.fill(&mut east.attach("pg"));
+    let writers = Writers::start(&ledger, east.nbd_socket(), "pg", 2);
+    writers.wait_for(50);
+    west.kill();
+    east.wait_volume("pg", "I/O to freeze", |v| v["state"] == "frozen");
+    east.run(&["member", "remove", "pg", "west"]);
+    writers.wait_for(100);
+    assert_eq!(writers.failed(), 0, "the device waited, it did not fail");
+    writers.stop();
+    ledger.check_all(&mut east.connect("pg"));
+}
