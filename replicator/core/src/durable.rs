@@ -53,6 +53,25 @@ pub struct Durable {
 const DURABLE_FORMAT: u16 = 1;
 
 impl Durable {
+    /// The state of a replica that has just been made, with an empty log.
+    pub fn first(me: MemberId, incarnation: Incarnation, lineage: LineageId, config: Configuration) -> Durable {
+        Durable {
+            me,
+            lineage,
+            incarnation,
+            promised: Epoch::ZERO,
+            ended: Epoch::ZERO,
+            config,
+            base: LogBase::default(),
+            history: History::default(),
+            acked: Seq::ZERO,
+            installing: None,
+            holed: None,
+            parents: Vec::new(),
+            superseded: None,
+        }
+    }
+
     pub fn encode(&self) -> Bytes {
         let mut w = Writer::default();
         w.u16(DURABLE_FORMAT);

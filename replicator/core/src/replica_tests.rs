@@ -43,21 +43,7 @@ fn configuration() -> Configuration {
 }
 
 fn durable(promised: Epoch) -> Durable {
-    Durable {
-        me: ME,
-        lineage: LINEAGE,
-        incarnation: Incarnation(1),
-        promised,
-        ended: Epoch::ZERO,
-        config: configuration(),
-        base: LogBase::default(),
-        history: History::default(),
-        acked: Seq::ZERO,
-        installing: None,
-        holed: None,
-        parents: Vec::new(),
-        superseded: None,
-    }
+    Durable { promised, ..Durable::first(ME, Incarnation(1), LINEAGE, configuration()) }
 }
 
 /// A log of `count` records of `epoch`, chained.

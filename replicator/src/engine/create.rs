@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use farshore_core::durable::{Durable, LogBase};
-use farshore_core::history::History;
 use farshore_core::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, VolumeId};
 use farshore_core::register::{
     ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
@@ -40,7 +39,7 @@ impl Node {
         let mut joined: Vec<PeerName> = Vec::new();
         for (member, incarnation) in &members {
             let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
-            let durable = first_state(member.id, *incarnation, lineage, config.clone());
+            let durable = Durable::first(member.id, *incarnation, lineage, config.clone());
             let result = self.join(&peer, volume, &durable).await;
             match result {
                 Ok(()) => joined.push(peer),
@@ -229,29 +228,6 @@ pub(super) fn member_kind(spec: &api::MemberSpec) -> MemberKind {
         api::MemberKind::Witness => MemberKind::Witness,
         api::MemberKind::Observer => MemberKind::Observer,
         api::MemberKind::Data | api::MemberKind::Unspecified => MemberKind::Data,
-    }
-}
-
-pub(super) fn first_state(
-    me: MemberId,
-    incarnation: Incarnation,
-    lineage: LineageId,
-    config: Configuration,
-) -> Durable {
-    Durable {
-        me,
-        lineage,
-        incarnation,
-        promised: Epoch::ZERO,
-        ended: Epoch::ZERO,
-        config,
-        base: LogBase::default(),
-        history: History::default(),
-        acked: Seq::ZERO,
-        installing: None,
-        holed: None,
-        parents: Vec::new(),
-        superseded: None,
     }
 }
 

@@ -9,7 +9,7 @@ use farshore_core::register::{Configuration, DataRule, Member, MemberKind};
 use farshore_proto::v1 as api;
 
 use super::clock::random_u128;
-use super::create::{first_state, member_kind, name_error, rule_of};
+use super::create::{member_kind, name_error, rule_of};
 use super::driver::VolumeHandle;
 use super::node::Node;
 use super::roles::refused;
@@ -82,7 +82,7 @@ impl Node {
         let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
         // Its log will hold records from before the last fork, too.
         let durable =
-            Durable { parents: status.parents, ..first_state(member.id, incarnation, status.lineage, config) };
+            Durable { parents: status.parents, ..Durable::first(member.id, incarnation, status.lineage, config) };
         self.join(&peer, handle.id, &durable).await?;
         Ok(peer)
     }

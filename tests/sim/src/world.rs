@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::{Bytes, BytesMut};
 use farshore_core::api::{Command, CommandId, Effect, Effects, Event, Outcome, RequestId};
-use farshore_core::durable::{Durable, LogBase};
+use farshore_core::durable::Durable;
 use farshore_core::history::History;
 use farshore_core::ids::{BLOCK_BYTES, Epoch, Incarnation, LineageId, MemberId, Seq, SessionId, Tick, VolumeId};
 use farshore_core::message::{Body, Message};
@@ -274,7 +274,7 @@ impl World {
 
     /// A node with an empty disk that knows `config`.
     pub fn add_node(&mut self, id: MemberId, incarnation: Incarnation, config: Configuration) {
-        let disk = Disk::fresh(&Self::blank(id, incarnation, config));
+        let disk = Disk::fresh(&Durable::first(id, incarnation, LINEAGE, config));
         let clock = Clock::draw(&mut self.dice);
         let node = Node {
             id,
@@ -293,24 +293,6 @@ impl World {
         };
         self.nodes.insert(id, node);
         self.boot(id);
-    }
-
-    fn blank(me: MemberId, incarnation: Incarnation, config: Configuration) -> Durable {
-        Durable {
-            me,
-            lineage: LINEAGE,
-            incarnation,
-            promised: Epoch::ZERO,
-            ended: Epoch::ZERO,
-            config,
-            base: LogBase::default(),
-            history: History::default(),
-            acked: Seq::ZERO,
-            installing: None,
-            holed: None,
-            parents: Vec::new(),
-            superseded: None,
-        }
     }
 
     pub fn after(&mut self, delay_us: u64, what: Happening) {
@@ -756,7 +738,7 @@ impl World {
         let incarnation = Incarnation(self.dice.u128());
         if let Some(node) = self.nodes.get_mut(&id) {
             node.burnt = false;
-            node.disk = Disk::fresh(&Self::blank(id, incarnation, config));
+            node.disk = Disk::fresh(&Durable::first(id, incarnation, LINEAGE, config));
             node.last_session = None;
             node.wiped = true;
         }

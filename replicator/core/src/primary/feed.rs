@@ -1,0 +1,220 @@
+//! Speaking to the members: heartbeats, records as they are appended, and from the journal to those behind.
+
+use super::{Next, Primary};
+use crate::api::{Effect, Effects, Refusal};
+use crate::ids::{Epoch, Incarnation, MemberId, Seq, Tick};
+use crate::limits::{APPEND_BYTES_MAX, HEARTBEAT_US, PEER_INFLIGHT_BYTES_MAX, RESEND_AFTER_US};
+use crate::message::{Body, MESSAGE_RECORDS_MAX};
+use crate::peers::{Feed, Peer};
+use crate::record::Record;
+use crate::register::{ConfigVersion, MemberKind};
+use crate::replica::Replica;
+
+impl Primary {
+    pub(super) fn elect(&self, replica: &Replica, to: MemberId, fx: &mut Effects) {
+        let body = Body::Elect { epoch: self.epoch, history: replica.history().clone(), end: replica.end() };
+        self.send(replica, to, body, fx);
+    }
+
+    /// Speaks to every member: asks the silent, repeats what was not stored, renews leases.
+    pub(super) fn heartbeat(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) {
+        self.heartbeat_at = now.plus(HEARTBEAT_US.min(self.config.volume.lease_us / 4));
+        let members: Vec<MemberId> = self.config.members.iter().map(|m| m.id).collect();
+        self.peers.retain(|id, _| members.contains(id));
+        for id in members {
+            let version = self.config.version;
+            let peer = self.peers.entry(id).or_insert_with(|| Peer::silent(now));
+            let (silent, behind) = (peer.feed == Feed::Silent, peer.config_ok < version);
+            if peer.feed == Feed::Live && peer.is_stalled(now, RESEND_AFTER_US) {
+                peer.rewind();
+            }
+            if silent {
+                self.elect(replica, id, fx);
+            } else {
+                self.append_to(replica, id, Vec::new(), now, fx);
+            }
+            if behind {
+                self.put_config(replica, id, fx);
+            }
+        }
+    }
+
+    pub(super) fn put_config(&self, replica: &Replica, to: MemberId, fx: &mut Effects) {
+        let body = Body::PutConfig { epoch: self.epoch, config: Box::new(self.config.clone()) };
+        self.send(replica, to, body, fx);
+    }
+
+    pub(super) fn append_to(&self, replica: &Replica, to: MemberId, records: Vec<Record>, now: Tick, fx: &mut Effects) {
+        let body = Body::Append { epoch: self.epoch, acked: self.acked, end: replica.end(), sent: now, records };
+        self.send(replica, to, body, fx);
+    }
+
+    pub fn on_link(&mut self, member: MemberId, up: bool, replica: &Replica, now: Tick, fx: &mut Effects) {
+        if let Some(peer) = self.peers.get_mut(&member) {
+            if peer.feed != Feed::Shipping {
+                peer.lost();
+            }
+            if up {
+                peer.moved = now;
+                self.elect(replica, member, fx);
+                self.put_config(replica, member, fx);
+            }
+        }
+    }
+
+    pub fn on_need_elect(&mut self, from: MemberId, epoch: Epoch, replica: &Replica, fx: &mut Effects) {
+        if epoch == self.epoch
+            && let Some(peer) = self.peers.get_mut(&from)
+        {
+            if peer.feed != Feed::Shipping {
+                peer.lost();
+            }
+            self.elect(replica, from, fx);
+        }
+    }
+
+    pub fn on_elect_ok(&mut self, from: MemberId, incarnation: Incarnation, (durable, applied): (Seq, Seq), now: Tick) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.elected(incarnation, durable, applied, now);
+        }
+    }
+
+    pub fn on_ack(
+        &mut self,
+        from: MemberId,
+        incarnation: Incarnation,
+        (appended, durable, applied): (Seq, Seq, Seq),
+        echo: Tick,
+        now: Tick,
+    ) {
+        if let Some(peer) = self.peers.get_mut(&from).filter(|p| p.incarnation == Some(incarnation)) {
+            peer.acked(appended, durable, applied, echo.min(now), now);
+        }
+    }
+
+    pub fn on_config_ok(&mut self, from: MemberId, incarnation: Incarnation, version: ConfigVersion) {
+        if version <= self.config.version
+            && let Some(peer) = self.peers.get_mut(&from).filter(|p| p.incarnation == Some(incarnation))
+        {
+            peer.config_ok = peer.config_ok.max(version);
+        }
+    }
+
+    pub fn on_log_read(
+        &mut self,
+        to: MemberId,
+        (from, floor): (Seq, Seq),
+        records: Vec<Record>,
+        replica: &Replica,
+        now: Tick,
+        fx: &mut Effects,
+    ) {
+        let Some(peer) = self.peers.get_mut(&to).filter(|p| p.feed == Feed::Reading) else { return };
+        peer.feed = Feed::Live;
+        if peer.next != from {
+            return;
+        }
+        // Read before our log was cut, and for an epoch that we held then: not what is there now.
+        if records.iter().any(|r| replica.history().epoch_of(r.seq) != Some(r.epoch)) {
+            return;
+        }
+        if from < floor {
+            peer.feed = Feed::Shipping;
+            let base = peer.applied;
+            let text = format!(
+                "{to} needs records from {from}, our journal begins at {floor}: shipping what changed since {base}"
+            );
+            fx.push(Effect::Edge { rule: "resync-begin", text });
+            fx.push(Effect::Ship { to, base, history: replica.history().clone() });
+            return;
+        }
+        let Some(last) = records.last().map(|r| r.seq) else { return };
+        let bytes = records.iter().map(Record::encoded_len).sum();
+        peer.sending(last, bytes, now);
+        self.append_to(replica, to, records, now, fx);
+    }
+
+    pub fn on_shipped(&mut self, to: MemberId, replica: &Replica, fx: &mut Effects) {
+        if let Some(peer) = self.peers.get_mut(&to).filter(|p| p.feed == Feed::Shipping) {
+            peer.lost();
+            self.elect(replica, to, fx);
+        }
+    }
+
+    pub fn on_timer(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) {
+        if let Some(handover) = self.handover.take_if(|h| now >= h.deadline) {
+            let refusal = Refusal::new(
+                "handover-timeout",
+                "not everything became acknowledged and durable on the target in time; I/O goes on here",
+                "restore contact with the target, or choose another",
+            );
+            fx.push(Effect::Answer { id: handover.command, result: Err(refusal) });
+        }
+        if now >= self.heartbeat_at {
+            self.heartbeat(replica, now, fx);
+            self.maintain(replica, now, fx);
+        }
+    }
+
+    /// Sends what was appended since the last flush, and sets readers going for those who are behind.
+    pub fn flush(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) -> Next {
+        let fresh = std::mem::take(&mut self.fresh);
+        let first = fresh.first().map_or(replica.end().next(), |r| r.seq);
+        let me = replica.me();
+        let targets: Vec<MemberId> = self
+            .config
+            .members
+            .iter()
+            .filter(|m| m.id != me && matches!(m.kind, MemberKind::Data | MemberKind::Observer))
+            .map(|m| m.id)
+            .collect();
+        for to in targets {
+            let Some(peer) = self.peers.get_mut(&to).filter(|p| p.feed == Feed::Live) else { continue };
+            if peer.next == first && !fresh.is_empty() {
+                for batch in batches(&fresh) {
+                    let Some(peer) = self.peers.get_mut(&to) else { break };
+                    let bytes: usize = batch.iter().map(Record::encoded_len).sum();
+                    if peer.sent_bytes() + bytes > PEER_INFLIGHT_BYTES_MAX {
+                        break;
+                    }
+                    peer.sending(batch[batch.len() - 1].seq, bytes, now);
+                    self.append_to(replica, to, batch.to_vec(), now, fx);
+                }
+            }
+            self.feed_from_journal(to, replica, fx);
+        }
+        self.try_release(replica, fx)
+    }
+
+    /// A live peer that is behind gets the next stretch from our journal, one read at a time.
+    pub(super) fn feed_from_journal(&mut self, to: MemberId, replica: &Replica, fx: &mut Effects) {
+        let Some(peer) = self.peers.get_mut(&to) else { return };
+        let room = PEER_INFLIGHT_BYTES_MAX.saturating_sub(peer.sent_bytes());
+        if peer.next <= replica.durable && room >= APPEND_BYTES_MAX {
+            peer.feed = Feed::Reading;
+            fx.push(Effect::ReadLog { to, from: peer.next, max_bytes: APPEND_BYTES_MAX });
+        }
+    }
+}
+
+/// Cuts fresh records into messages of bounded bytes and count.
+fn batches(records: &[Record]) -> impl Iterator<Item = &[Record]> {
+    let mut rest = records;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let mut bytes = 0;
+        let mut count = 0;
+        for record in rest.iter().take(MESSAGE_RECORDS_MAX) {
+            bytes += record.encoded_len();
+            if count > 0 && bytes > APPEND_BYTES_MAX {
+                break;
+            }
+            count += 1;
+        }
+        let (batch, left) = rest.split_at(count);
+        rest = left;
+        Some(batch)
+    })
+}

@@ -1,0 +1,15 @@
+//! Holding an epoch: feeding the members, counting acknowledgements, the lease, opening and closing the device.
+//!
+//! ```text
+//!  opening ──EpochStart acked, change in effect, old lease over, own store caught up──► open
+//!     └───────────── higher epoch seen, quorum lost too long, journal failed ──────────► fenced (follower)
+//!  open ──handover: everything acked and on the target──► released (follower)
+//! ```
+//! Not here: device requests (pipeline), what one member is sent (peers), register values (change).
+
+mod commands;
+mod feed;
+mod holder;
+mod register;
+
+pub use holder::{Next, Primary};
