@@ -27,6 +27,9 @@ pub const HEARTBEAT_US: u64 = 500_000;
 pub const RESEND_AFTER_US: u64 = 1_000_000;
 /// Questions of a candidate and register writes are repeated at this interval until they are answered.
 pub const RETRY_US: u64 = 200_000;
+/// A joiner this close behind the acked position enters the sync set. Under load it is never level with it: what the
+/// others acknowledge is always a little ahead. The joint rule covers the rest.
+pub const GROW_LAG_RECORDS_MAX: u64 = 1024;
 /// A candidate that has not won within this time gives up and says what was missing.
 pub const PROMOTE_TIMEOUT_US: u64 = 15_000_000;
 /// A handover whose target has not caught up by then is cancelled.

@@ -468,9 +468,11 @@ impl World {
                 let Some(config) = self.config_of(id) else { continue };
                 let Some(node) = self.nodes.get_mut(&member) else { continue };
                 let incarnation = node.disk.journal.durable_blob().incarnation;
-                if config.current.has_vote(member, incarnation) || config.member(member).is_none() {
+                let voted = config.current.has_vote(member, incarnation);
+                // While the value is joint it may still be taken back.
+                if config.member(member).is_none() || (voted && config.earlier.is_empty()) {
                     node.wiped = false;
-                } else {
+                } else if !voted {
                     self.command(id, Command::Change(Change::Readmit { member, incarnation }));
                 }
             }

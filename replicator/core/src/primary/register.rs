@@ -6,7 +6,7 @@ use super::Primary;
 use crate::api::{Change, CommandId, Effect, Effects, Refusal};
 use crate::change::{self, Pending, Stage};
 use crate::ids::{MemberId, Tick};
-use crate::limits::COMMANDS_MAX;
+use crate::limits::{COMMANDS_MAX, GROW_LAG_RECORDS_MAX};
 use crate::peers::Feed;
 use crate::register::{ConfigVersion, Configuration, MemberKind, Terms};
 use crate::replica::Replica;
@@ -154,7 +154,7 @@ impl Primary {
         let ready = self.config.members.iter().filter(|m| m.kind == MemberKind::Data).find_map(|m| {
             let peer = self.peers.get(&m.id)?;
             let incarnation = peer.incarnation?;
-            let whole = peer.feed == Feed::Live && peer.durable >= self.acked;
+            let whole = peer.feed == Feed::Live && self.acked.since(peer.durable) <= GROW_LAG_RECORDS_MAX;
             let votes = self.config.current.has_vote(m.id, incarnation);
             let outside = !self.config.current.in_sync(m.id, incarnation);
             (whole && votes && outside).then_some((m.id, incarnation))
