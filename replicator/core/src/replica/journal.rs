@@ -1,0 +1,186 @@
+//! Persist, then say: what waits for the journal, and what its completion lets out; applying behind it.
+
+use super::acceptor::{Pending, Replica, Then};
+use crate::api::{Effect, Effects, JournalOp, Refusal, Token};
+use crate::durable::LogBase;
+use crate::ids::{Seq, Tick};
+use crate::message::Body;
+
+impl Replica {
+    pub(super) fn persist_meta(&mut self) {
+        self.d.history = self.history.clone();
+        self.d.acked = self.acked;
+        let blob = self.d.encode();
+        // Only the newest of a batch matters, but its place after the records before it does.
+        self.batch.push(JournalOp::Meta(blob));
+    }
+
+    /// Hands what was collected to the journal as one effect; a new base as one of its own.
+    pub fn flush(&mut self, now: Tick, fx: &mut Effects) {
+        if self.failed.is_some() {
+            self.batch.clear();
+            self.batch_then.clear();
+            self.rebased = None;
+            return;
+        }
+        if self.batch.is_empty() {
+            if self.pending.is_empty() {
+                let then = std::mem::take(&mut self.batch_then);
+                self.carry_out(then, now, fx);
+            } else if let Some(last) = self.pending.back_mut() {
+                last.then.append(&mut self.batch_then);
+            }
+        } else {
+            let (ops, then) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.batch_then));
+            self.submit(ops, then, fx);
+        }
+        if let Some(seq) = self.rebased.take() {
+            self.persist_meta();
+            let ops = std::mem::take(&mut self.batch);
+            self.submit(ops, vec![Then::Based { seq }], fx);
+        }
+    }
+
+    pub(super) fn submit(&mut self, ops: Vec<JournalOp>, then: Vec<Then>, fx: &mut Effects) {
+        self.next_token += 1;
+        let token = Token(self.next_token);
+        self.pending.push_back(Pending { token, durable: false, then });
+        fx.push(Effect::Journal { token, ops });
+    }
+
+    pub fn has_batch(&self) -> bool {
+        !self.batch.is_empty() || !self.batch_then.is_empty() || self.rebased.is_some()
+    }
+
+    pub fn on_journal_done(&mut self, token: Token, now: Tick, fx: &mut Effects) {
+        let mut at_once = Vec::new();
+        for pending in self.pending.iter_mut().filter(|p| p.token == token) {
+            pending.durable = true;
+            // A full journal: what came before may wait for the very space that a new base gives back.
+            at_once.extend(pending.then.extract_if(.., |then| matches!(then, Then::Based { .. })));
+        }
+        if !at_once.is_empty() {
+            self.carry_out(at_once, now, fx);
+        }
+        while self.pending.front().is_some_and(|p| p.durable) {
+            if let Some(pending) = self.pending.pop_front() {
+                self.carry_out(pending.then, now, fx);
+            }
+        }
+    }
+
+    /// The incarnation is burnt: nothing is acknowledged any more (I31).
+    pub fn on_journal_failed(&mut self, reason: String, fx: &mut Effects) {
+        fx.push(Effect::Edge { rule: "journal-poisoned", text: reason.clone() });
+        let waiting = self.pending.drain(..).flat_map(|p| p.then).chain(self.batch_then.drain(..));
+        for step in waiting {
+            if let Then::Ended { command: id, .. } = step {
+                let refusal = Refusal::new("journal-poisoned", reason.clone(), "replace the disk, then promote");
+                fx.push(Effect::Answer { id, result: Err(refusal) });
+            }
+        }
+        self.failed = Some(reason);
+        self.following = None;
+    }
+
+    pub(super) fn carry_out(&mut self, then: Vec<Then>, now: Tick, fx: &mut Effects) {
+        let mut ack = false;
+        for step in then {
+            match step {
+                Then::Appended { upto, bytes } => {
+                    self.durable = upto;
+                    self.undurable_bytes = self.undurable_bytes.saturating_sub(bytes);
+                    ack = true;
+                }
+                Then::Truncated { to } => self.durable = to,
+                Then::Promised { epoch, to } if epoch == self.d.promised => {
+                    let report = Box::new(self.report(now));
+                    self.send(to, Body::Promise { epoch, report }, fx);
+                }
+                Then::ConfigStored { epoch, version, to } if epoch == self.d.promised => {
+                    let incarnation = self.d.incarnation;
+                    self.send(to, Body::ConfigOk { epoch, incarnation, version }, fx);
+                }
+                Then::Elected { epoch } if epoch == self.d.promised => {
+                    let (incarnation, durable, applied) = (self.d.incarnation, self.durable, self.applied);
+                    if let Some(following) = self.following.as_mut().filter(|f| f.epoch == epoch) {
+                        following.synced = true;
+                        let leader = following.leader;
+                        self.send(leader, Body::ElectOk { epoch, incarnation, durable, applied }, fx);
+                    }
+                }
+                // A higher epoch was promised meanwhile: nothing of a lower one leaves.
+                Then::Promised { .. } | Then::ConfigStored { .. } | Then::Elected { .. } => {}
+                Then::Forked { lineage, to } if lineage == self.d.lineage => self.send(to, Body::ForkOk, fx),
+                Then::Forked { .. } => {}
+                Then::Based { seq } => fx.push(Effect::Trim { checkpoint: seq }),
+                Then::Installing { seq } => fx.push(Effect::InstallImage { seq }),
+                Then::Ended { epoch, tell, command } => {
+                    for to in tell {
+                        self.send(to, Body::Release { epoch }, fx);
+                    }
+                    fx.push(Effect::Answer { id: command, result: Ok(()) });
+                }
+            }
+        }
+        self.learn_acked();
+        if ack {
+            self.ack(fx);
+        }
+        self.maybe_apply(fx);
+    }
+
+    pub(super) fn learn_acked(&mut self) {
+        if let Some(f) = &self.following
+            && f.synced
+        {
+            self.acked = self.acked.max(f.leader_acked.min(self.durable));
+            // What an earlier message of this epoch says was acked may be less than what we acked before the loss; a
+            // newer epoch begins above all of that.
+            let regained = self.d.holed.is_some_and(|lost| self.durable >= lost) || f.epoch > self.holed_under;
+            if self.d.holed.is_some() && regained && f.leader_acked > Seq::ZERO && self.durable >= f.leader_acked {
+                self.d.holed = None;
+                self.persist_meta();
+            }
+        }
+    }
+
+    pub(super) fn ack(&mut self, fx: &mut Effects) {
+        let Some(f) = &self.following else { return };
+        if !f.synced {
+            return;
+        }
+        let body = Body::Ack {
+            epoch: f.epoch,
+            incarnation: self.d.incarnation,
+            appended: self.end(),
+            durable: self.durable.min(self.end()),
+            applied: self.applied,
+            echo: f.echo,
+        };
+        self.send(f.leader, body, fx);
+    }
+
+    pub(super) fn maybe_apply(&mut self, fx: &mut Effects) {
+        let upto = self.acked.min(self.durable);
+        if self.applying.is_none() && upto > self.applied && self.whole() {
+            self.applying = Some(upto);
+            fx.push(Effect::Apply { upto });
+        }
+    }
+
+    pub fn on_applied(&mut self, seq: Seq, fx: &mut Effects) {
+        self.applied = self.applied.max(seq);
+        if self.applying.is_some_and(|upto| upto <= self.applied) {
+            self.applying = None;
+        }
+        self.maybe_apply(fx);
+    }
+
+    pub fn on_checkpointed(&mut self, base: LogBase) {
+        if base.seq > self.d.base.seq && base.seq <= self.applied {
+            self.d.base = base;
+            self.rebased = Some(base.seq);
+        }
+    }
+}

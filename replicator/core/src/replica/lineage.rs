@@ -1,0 +1,115 @@
+//! Ends and new beginnings: releases, forks, and images that replace the log.
+
+use super::acceptor::{Replica, Then};
+use crate::api::{CommandId, Effect, Effects, JournalOp};
+use crate::durable::{Installing, LogBase};
+use crate::history::History;
+use crate::ids::{Epoch, LineageId, MemberId, Tick};
+use crate::register::Configuration;
+use crate::tail::Tail;
+
+impl Replica {
+    pub fn on_release(&mut self, epoch: Epoch, now: Tick) {
+        self.released = self.released.max(epoch);
+        if epoch == self.d.promised {
+            self.owed_until = now;
+            self.following = None;
+        }
+    }
+
+    /// Durably ends an epoch that this node held; only then is the release sent to `tell`, and `command` answered.
+    pub fn end_epoch(&mut self, epoch: Epoch, tell: Vec<MemberId>, command: CommandId) {
+        self.d.ended = self.d.ended.max(epoch);
+        self.persist_meta();
+        self.batch_then.push(Then::Ended { epoch, tell, command });
+    }
+
+    /// The volume goes on in a new lineage, by an operator's force. Durable before it is answered.
+    pub fn on_fork(
+        &mut self,
+        lineage: LineageId,
+        epoch: Epoch,
+        config: Configuration,
+        from: MemberId,
+        fx: &mut Effects,
+    ) {
+        if self.failed.is_some() || config.version.epoch != epoch {
+            return;
+        }
+        if lineage.generation > self.d.lineage.generation {
+            let end = self.end();
+            fx.push(Effect::Edge {
+                rule: "lineage-fork",
+                text: format!("lineage {lineage} forks from {} at seq {end}, by force", self.d.lineage),
+            });
+            self.d.parents.push((self.d.lineage, end));
+            self.d.lineage = lineage;
+            self.d.superseded = None;
+            self.d.config = config;
+            self.raise(epoch);
+            self.persist_meta();
+            fx.push(Effect::Configured(Box::new(self.d.config.clone())));
+        }
+        if lineage == self.d.lineage {
+            self.batch_then.push(Then::Forked { lineage, to: from });
+        }
+    }
+
+    /// A member speaks in a higher generation of the volume: what is here is history.
+    pub fn on_higher_lineage(&mut self, lineage: LineageId, fx: &mut Effects) {
+        if self.d.superseded.is_none_or(|known| known.generation < lineage.generation) && self.failed.is_none() {
+            let text = format!("the volume goes on as lineage {lineage}; this copy ({}) is fenced", self.d.lineage);
+            fx.push(Effect::Edge { rule: "lineage-superseded", text });
+            self.d.superseded = Some(lineage);
+            self.following = None;
+            self.persist_meta();
+        }
+    }
+
+    /// A resync's image is staged. From here until it is visible this replica counts in nothing but its vote.
+    pub fn on_staged(&mut self, base: LogBase, history: History, fx: &mut Effects) {
+        // A shipment may arrive late, when another holder has brought our log further, and we have said so: the
+        // image would take back what we acknowledged.
+        if base.seq <= self.end().max(self.applied) || self.failed.is_some() || self.d.installing.is_some() {
+            return;
+        }
+        fx.push(Effect::Edge {
+            rule: "install-begin",
+            text: format!("image at {} is staged, installing it", base.seq),
+        });
+        self.following = None;
+        let seq = base.seq;
+        self.d.installing = Some(Installing { base, history });
+        self.persist_meta();
+        self.batch_then.push(Then::Installing { seq });
+    }
+
+    pub fn on_image_visible(&mut self, fx: &mut Effects) {
+        let Some(Installing { base, history }) = self.d.installing.take() else { return };
+        fx.push(Effect::Edge { rule: "install-end", text: format!("the image at {} is visible", base.seq) });
+        self.applied = base.seq;
+        self.applying = None;
+        self.acked = self.acked.max(base.seq);
+        self.d.base = base;
+        // The old log is superseded as a whole: everything in it is at or below the image, or diverged.
+        self.tail = Tail::starting_at(base.seq, Some(base.hash));
+        self.history = history;
+        self.history.truncate(base.seq);
+        self.batch.push(JournalOp::Restart { base, epoch: self.history.last_epoch() });
+        self.reorder.clear();
+        self.reorder_bytes = 0;
+        self.floor = base.seq.next();
+        self.batch_then.push(Then::Truncated { to: base.seq });
+        self.persist_meta();
+        self.batch_then.push(Then::Based { seq: base.seq });
+    }
+
+    /// The staged image did not survive; log and old image are as they were.
+    pub fn on_image_lost(&mut self, fx: &mut Effects) {
+        if self.d.installing.take().is_some() {
+            let text = "the staged image was lost in a crash; the old one stands".to_string();
+            fx.push(Effect::Edge { rule: "install-lost", text });
+            self.persist_meta();
+        }
+    }
+}

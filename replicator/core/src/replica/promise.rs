@@ -1,0 +1,123 @@
+//! Promises, register values, and whose log this one follows.
+
+use super::acceptor::{Following, Replica, Then};
+use crate::api::{Effect, Effects, JournalOp};
+use crate::history::History;
+use crate::ids::{Epoch, MemberId, Seq, Tick};
+use crate::message::Body;
+use crate::register::Configuration;
+
+impl Replica {
+    /// Renews what is owed to the epoch's holder: every message accepted from it does.
+    pub(super) fn owe(&mut self, epoch: Epoch, now: Tick) {
+        self.owed_to = epoch;
+        self.owed_until = self.owed_until.max(now.plus(self.d.config.volume.lease_us));
+    }
+
+    pub(super) fn refuse_lower(&self, epoch: Epoch, from: MemberId, fx: &mut Effects) -> bool {
+        if epoch < self.d.promised {
+            self.send(from, Body::Reject { asked: epoch, promised: self.d.promised }, fx);
+            return true;
+        }
+        false
+    }
+
+    /// Raises the promise; whoever was followed under a lower epoch is followed no longer.
+    pub(super) fn raise(&mut self, epoch: Epoch) {
+        if epoch > self.d.promised {
+            self.d.promised = epoch;
+            self.following = None;
+            self.reorder.clear();
+            self.reorder_bytes = 0;
+        }
+    }
+
+    pub fn on_probe(&self, nonce: u64, from: MemberId, now: Tick, fx: &mut Effects) {
+        if self.failed.is_none() {
+            let report = Box::new(self.report(now));
+            self.send(from, Body::Answer { nonce, report }, fx);
+        }
+    }
+
+    pub fn on_prepare(&mut self, epoch: Epoch, from: MemberId, fx: &mut Effects) {
+        if self.failed.is_some() || self.refuse_lower(epoch, from, fx) {
+            return;
+        }
+        if epoch > self.d.promised {
+            self.raise(epoch);
+            self.persist_meta();
+        }
+        self.batch_then.push(Then::Promised { epoch, to: from });
+    }
+
+    pub fn on_put_config(&mut self, epoch: Epoch, config: Configuration, from: MemberId, now: Tick, fx: &mut Effects) {
+        if self.failed.is_some() || self.refuse_lower(epoch, from, fx) || config.version.epoch > epoch {
+            return;
+        }
+        let version = config.version;
+        if version > self.d.config.version {
+            self.raise(epoch);
+            self.d.config = config;
+            self.persist_meta();
+            fx.push(Effect::Configured(Box::new(self.d.config.clone())));
+        } else if epoch > self.d.promised {
+            self.raise(epoch);
+            self.persist_meta();
+        }
+        self.owe(epoch, now);
+        if self.d.config.version >= version {
+            self.batch_then.push(Then::ConfigStored { epoch, version, to: from });
+        }
+    }
+
+    pub fn on_elect(&mut self, epoch: Epoch, leader_log: (&History, Seq), from: MemberId, now: Tick, fx: &mut Effects) {
+        if self.failed.is_some() || self.d.installing.is_some() || self.refuse_lower(epoch, from, fx) {
+            return;
+        }
+        self.owe(epoch, now);
+        if self.following.as_ref().is_some_and(|f| f.epoch == epoch) {
+            // Asked again (the link was down, or a late copy of the first): our log already follows; never cut here.
+            self.batch_then.push(Then::Elected { epoch });
+            return;
+        }
+        let (history, end) = leader_log;
+        // Once our log has records of this epoch it is a beginning of its holder's, who only appends. The Elect may be
+        // a late copy from before we got them: what it does not know of is not cut.
+        let ours = epoch > Epoch::ZERO && self.history.last_epoch() == epoch;
+        let common = if ours { self.end() } else { self.history.common_point(self.end(), history, end) };
+        if common < self.applied || common < self.acked {
+            let text = format!(
+                "the log of {from} under epoch {epoch} parts from ours at {common}, below what was acked ({}); not following it",
+                self.acked
+            );
+            fx.push(Effect::Edge { rule: "diverged-below-acked", text });
+            return;
+        }
+        if epoch > self.d.promised {
+            self.raise(epoch);
+            self.persist_meta();
+        }
+        if common < self.end() {
+            let text =
+                format!("cut {} records above {common} that epoch {epoch} does not have", self.end().since(common));
+            fx.push(Effect::Edge { rule: "truncate-divergence", text });
+            self.truncate(common);
+        }
+        self.following = Some(Following { epoch, leader: from, synced: false, leader_acked: Seq::ZERO, echo: Tick(0) });
+        self.batch_then.push(Then::Elected { epoch });
+    }
+
+    /// Cuts the log above `to`. Never at or below what was applied (I13).
+    pub fn truncate(&mut self, to: Seq) {
+        assert!(to >= self.applied, "I13: truncation to {to} below applied {}", self.applied);
+        self.tail.truncate(to);
+        if to == self.d.base.seq {
+            self.tail.know(to, self.d.base.hash);
+        }
+        self.history.truncate(to);
+        self.reorder.clear();
+        self.reorder_bytes = 0;
+        self.batch.push(JournalOp::Truncate { after: to });
+        self.batch_then.push(Then::Truncated { to });
+    }
+}
