@@ -12,7 +12,7 @@ use crate::api::{Change, Command, CommandId, Effect, Effects, Event, IoFault, Ou
 use crate::candidate::{Candidate, Verdict};
 use crate::force::{Force, Step};
 use crate::ids::{Epoch, MemberId, SessionId, Tick, VolumeId};
-use crate::limits::{APPEND_BYTES_MAX, DRIFT_DIVISOR};
+use crate::limits::APPEND_BYTES_MAX;
 use crate::message::{Body, Message};
 use crate::primary::{Next, Primary};
 use crate::replica::{Recovered, Replica};
@@ -486,11 +486,5 @@ impl Volume {
         if let Role::Primary(primary) = &self.role {
             assert!(primary.acked <= r.end(), "acked {} beyond our own log {}", primary.acked, r.end());
         }
-    }
-
-    /// What a lease of this volume may be trusted for by its holder, in microseconds.
-    pub fn lease_trusted_us(&self) -> u64 {
-        let lease_us = self.replica.d.config.volume.lease_us;
-        lease_us - lease_us / DRIFT_DIVISOR
     }
 }

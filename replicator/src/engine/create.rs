@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use farshore_core::durable::{Durable, LogBase};
 use farshore_core::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, VolumeId};
 use farshore_core::register::{
@@ -308,9 +307,4 @@ fn first_configuration(
         earlier: Vec::new(),
         attached: None,
     })
-}
-
-/// An encoded empty answer.
-pub(super) fn nothing() -> Bytes {
-    Bytes::new()
 }

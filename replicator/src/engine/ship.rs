@@ -15,7 +15,6 @@ use farshore_core::ids::{BLOCK_BYTES, MemberId, Seq, VolumeId};
 
 use super::applier::Applier;
 use super::clock::random_u128;
-use super::create::nothing;
 use super::driver::{VolumeHandle, lock};
 use super::inbox::Inbox;
 use super::node::Shared;
@@ -215,7 +214,7 @@ pub async fn receive(shared: Arc<Shared>, handle: Arc<VolumeHandle>, call: Call)
         }
         _ => {}
     }
-    Ok(nothing())
+    Ok(Bytes::new())
 }
 
 fn heard(shared: &Shared, volume: VolumeId, ship: u128) -> Result<(), OpError> {
