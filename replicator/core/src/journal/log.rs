@@ -209,10 +209,13 @@ impl VolumeLog {
         known
     }
 
-    /// Drops the records at the start, up to `upto` at most, that are known to have been there and have no place.
+    /// Drops the records up to the last one, at or below `upto`, that is known to have been there and has no place. It
+    /// was given up because it was not needed; so nothing before it is, though copies of some may still be there.
     pub(super) fn skip_placeless(&mut self, upto: Seq) {
-        let placeless = self.slots.iter().take_while(|slot| slot.place == LOST).count() as u64;
-        self.raise_floor(Seq(self.base().seq.0 + placeless).min(upto));
+        let within = usize::try_from(upto.since(self.base().seq)).unwrap_or(usize::MAX).min(self.slots.len());
+        if let Some(last) = self.slots.range(..within).rposition(|slot| slot.place == LOST) {
+            self.raise_floor(Seq(self.floor().0 + last as u64));
+        }
     }
 
     /// Hides the records after `after`.

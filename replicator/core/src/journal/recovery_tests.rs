@@ -566,6 +566,26 @@ fn copied_records_are_found_after_their_first_segment_is_gone() {
     }
 }
 
+/// Two segments went one after the other: the copies out of the first still lie there, with nothing behind them.
+#[test]
+fn copies_are_dropped_with_what_followed_them() {
+    let mut sim = sample_with_copies();
+    sim.oldest = 3;
+    sim.append(V, 3, 10);
+    for (volume, given_up) in [(V, 5), (W, 2)] {
+        sim.log.volumes.get_mut(&volume).unwrap().raise_floor(Seq(given_up));
+    }
+    sim.append(W, 1, 10);
+    for _ in 0..2 {
+        let truth = sim.log.clone();
+        let (rule, log) = sim.restart();
+        assert_eq!(rule, Rule::Clean);
+        for volume in [V, W] {
+            assert_eq!(summary(&log, volume), summary(&truth, volume), "{volume}");
+        }
+    }
+}
+
 #[test]
 fn lost_copies_are_damage() {
     let sim = sample_with_copies();
