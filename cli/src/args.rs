@@ -295,7 +295,7 @@ pub struct ResyncArgs {
     /// Only this member; all that need it when left out
     #[arg(long, value_name = "SITE[/NODE]")]
     pub member: Option<Place>,
-    /// Delete the member's copy and make it anew: what it holds past a fork is lost for good
+    /// Make the member's copy anew; what it holds of another history is kept there, as a volume diverged-…
     #[arg(long)]
     pub discard: bool,
     /// Wait until it is done, with a progress bar

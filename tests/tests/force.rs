@@ -1,6 +1,6 @@
 //! Going on by force where no quorum is left, and taking in again what was left out.
 
-use farshore_tests::cluster::{Cluster, Ledger};
+use farshore_tests::cluster::{Cluster, Ledger, NbdClient, NbdError, Options};
 
 const BLOCKS: usize = 1024;
 
@@ -49,4 +49,93 @@ fn a_forced_site_goes_on_alone_and_those_left_out_are_fenced_until_they_are_disc
     west.run(&["volume", "detach", "pg"]);
     west.run(&["switchover", "pg", "--to", "east"]);
     ledger.check_all(&mut east.attach("pg"));
+}
+
+#[test]
+fn what_a_fork_left_behind_is_kept_and_only_what_differs_is_shipped() {
+    // So small a journal that the copies can't be made anew from it.
+    let options = Options { journal_budget: "16MiB", journal_segment: "4MiB", ..Options::default() };
+    let cluster = Cluster::start_with(&["east", "west", "north"], options);
+    let [east, west, north] = ["east", "west", "north"].map(|s| cluster.site(s));
+    east.run(&["volume", "create", "pg", "--size=64MiB", "--members=east,west,north", "--lease=1s"]);
+    let lost = Ledger::of_new(BLOCKS);
+    let mut client = east.attach("pg");
+    let rest = vec![0x5a; 1 << 20];
+    for at in 8..40 {
+        client.write(at << 20, &rest).expect("the volume is attached");
+    }
+    lost.fill(&mut client);
+    cluster.wait_in_sync("east", "pg");
+    // From here on west misses what the others acknowledge.
+    west.kill();
+    let won = lost.fork();
+    lost.fill(&mut client);
+    north.kill();
+    std::thread::scope(|scope| {
+        // Never acknowledged, and part of that history all the same.
+        let unanswered = scope.spawn(|| lost.write(&mut client, 5));
+        east.wait_volume("pg", "the write to be in the journal", |v| {
+            v["durable_seq"].as_u64() > v["acked_seq"].as_u64()
+        });
+        east.kill();
+        assert!(unanswered.join().expect("it does not panic").is_err(), "it had no quorum");
+    });
+    drop(client);
+
+    west.start();
+    west.run(&["promote", "pg", "--force", "--members", "west", "--yes"]);
+    let mut client = west.attach("pg");
+    won.check_all(&mut client);
+    won.fill(&mut client);
+    for _ in 0..24 {
+        client.write(48 << 20, &rest).expect("the volume is attached");
+    }
+    east.start();
+    north.start();
+    cluster.wait_connected();
+    for site in [east, north] {
+        site.wait_volume("pg", "the lost history to be known as such", |v| v["state"] == "diverged");
+        west.run(&["resync", "pg", "--member", &site.name, "--discard"]);
+    }
+    cluster.wait_in_sync("west", "pg");
+    let shipped = west.log_numbers("image shipped", "bytes=");
+    assert!(shipped.iter().all(|bytes| *bytes < 16 << 20), "36 MiB hold data, 4 MiB differ, shipped: {shipped:?}");
+    assert_eq!(shipped.len(), 2, "one shipment each");
+
+    let mut tails = Vec::new();
+    for site in [east, north] {
+        let volumes = site.run(&["volume", "list"]);
+        let names: Vec<&str> =
+            volumes["volumes"].as_array().into_iter().flatten().filter_map(|v| v["name"].as_str()).collect();
+        let [copy, "pg"] = names[..] else { panic!("at {}: {names:?}", site.name) };
+        assert!(copy.starts_with("diverged-pg-1-"), "{copy}");
+        site.kill();
+        site.start();
+        let mut old = site.connect(copy);
+        lost.fork().check_all(&mut old);
+        tails.push(old.read(5 << 12, 4096).expect("it can be read"));
+        assert_eq!(old.read(8 << 20, 1 << 20).expect("it can be read"), rest);
+        assert!(matches!(old.write(0, &rest), Err(NbdError::Failed(_))), "a copy can't be written");
+        site.refused(&["volume", "attach", copy]).says(4, &[copy, "nbdcopy"]);
+        drop(old);
+        site.run(&["volume", "delete", copy, "--yes"]);
+        assert!(NbdClient::connect(&site.nbd_socket(), copy).is_err(), "it is gone");
+    }
+    assert_ne!(tails[0], tails[1], "what only east had is in its copy, acknowledged or not");
+    cluster.wait_connected();
+    cluster.wait_in_sync("west", "pg");
+    won.check_all(&mut client);
+    drop(client);
+    west.run(&["volume", "detach", "pg"]);
+    for site in [east, north] {
+        west.run(&["switchover", "pg", "--to", &site.name]);
+        let mut client = site.attach("pg");
+        won.check_all(&mut client);
+        assert_eq!(client.read(8 << 20, 1 << 20).expect("it can be read"), rest);
+        drop(client);
+        site.run(&["volume", "detach", "pg"]);
+        if site.name == "east" {
+            east.run(&["switchover", "pg", "--to", "west"]);
+        }
+    }
 }

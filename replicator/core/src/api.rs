@@ -281,6 +281,8 @@ pub struct Status {
     pub lineage: crate::ids::LineageId,
     /// The lineages that it forked from, with the last seq kept of each.
     pub parents: Vec<(crate::ids::LineageId, Seq)>,
+    /// Which epoch each stretch of the log here belongs to.
+    pub history: History,
     pub config: Configuration,
     pub appended: Seq,
     pub durable: Seq,

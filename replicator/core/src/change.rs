@@ -194,6 +194,7 @@ mod tests {
                 on_quorum_loss: OnQuorumLoss::Freeze,
                 policy: "majority".to_string(),
                 rule,
+                labels: Default::default(),
             },
             members: ids()
                 .map(|(id, site)| Member { id, site, node: "n".to_string(), kind: MemberKind::Data })

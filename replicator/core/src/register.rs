@@ -4,6 +4,8 @@
 //! force (`current`) *and* every earlier one under which something may have been acked, until a second write drops
 //! them.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use crate::codec::{DecodeError, Reader, Writer};
@@ -118,6 +120,8 @@ pub struct Descriptor {
     pub policy: String,
     /// The rule fixed from the policy at creation; [`Terms::rule`] differs only while it is reduced.
     pub rule: DataRule,
+    /// Whatever the creator wants kept with the volume in every site: the PVC's identity, for one.
+    pub labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -255,6 +259,11 @@ fn put_descriptor(w: &mut Writer, d: &Descriptor) {
     }
     w.string(&d.policy);
     put_rule(w, d.rule);
+    let labels: Vec<(&String, &String)> = d.labels.iter().collect();
+    w.list(&labels, |w, (key, value)| {
+        w.string(key);
+        w.string(value);
+    });
 }
 
 fn get_descriptor(r: &mut Reader) -> Result<Descriptor, DecodeError> {
@@ -271,5 +280,6 @@ fn get_descriptor(r: &mut Reader) -> Result<Descriptor, DecodeError> {
         on_quorum_loss: if r.bool()? { OnQuorumLoss::Fence { after_us: r.u64()? } } else { OnQuorumLoss::Freeze },
         policy: r.string()?,
         rule: get_rule(r)?,
+        labels: r.list(|r| Ok((r.string()?, r.string()?)))?.into_iter().collect(),
     })
 }

@@ -34,6 +34,7 @@ fn configuration() -> Configuration {
             on_quorum_loss: OnQuorumLoss::Freeze,
             policy: "all".to_string(),
             rule,
+            labels: Default::default(),
         },
         members: vec![member(LEADER), member(ME)],
         current: Terms { votes: Vec::new(), sync: Vec::new(), rule, primary_site: "s0".to_string() },

@@ -32,6 +32,7 @@ impl Volume {
             epoch: self.role_epoch().max(replica.d.promised),
             lineage: replica.d.lineage,
             parents: replica.d.parents.clone(),
+            history: replica.history().clone(),
             config: config.clone(),
             appended: replica.end(),
             durable: replica.durable,
@@ -135,7 +136,22 @@ impl Volume {
         if let Some(lineage) = replica.d.superseded {
             let text =
                 format!("the volume goes on as lineage {lineage}; this copy of {} is kept, fenced", replica.d.lineage);
-            add("diverged", text, "at the primary: `farshore resync VOLUME --member SITE --discard`");
+            add(
+                "diverged",
+                text,
+                "at the primary: `farshore resync VOLUME --member SITE --discard`; what is here is kept as diverged-…",
+            );
+        }
+        if let Some(lineage) = replica.rival {
+            let text = format!(
+                "another fork, lineage {lineage}, was forced from the same history as ours ({}): both go on apart",
+                replica.d.lineage
+            );
+            add(
+                "rival-fork",
+                text,
+                "choose one; at its primary: `farshore resync VOLUME --member SITE --discard` for the others",
+            );
         }
         if let Some(lost) = replica.d.holed {
             add(

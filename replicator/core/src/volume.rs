@@ -299,6 +299,8 @@ impl Volume {
         if message.lineage != ours {
             if message.lineage.generation > ours.generation {
                 self.replica.on_higher_lineage(message.lineage, fx);
+            } else if message.lineage.generation == ours.generation {
+                self.replica.on_rival_lineage(message.lineage, fx);
             }
             return;
         }

@@ -7,25 +7,31 @@ use std::sync::{Arc, Mutex};
 use farshore_core::ids::{SessionId, VolumeId};
 use farshore_proto::v1 as api;
 
+use super::diverged::DivergedDevice;
 use super::driver::{DeviceState, VolumeHandle, lock};
-use super::node::{Node, NodeError};
+use super::node::{Node, NodeError, Shared};
 use crate::config::Config;
 use crate::control::OpError;
 use crate::device::{BlockDevice, DeviceError, Exports, FuseDevice, NbdListen, NbdServer, SectorDevice};
 
-/// The NBD exports, by volume name.
-#[derive(Default)]
+/// The NBD exports, by volume name: what is attached, and the copies that forks left behind.
 struct ExportTable {
     devices: Mutex<BTreeMap<String, Arc<dyn BlockDevice>>>,
+    shared: Arc<Shared>,
 }
 
 impl Exports for ExportTable {
     fn open(&self, name: &str) -> Option<Arc<dyn BlockDevice>> {
-        lock(&self.devices).get(name).cloned()
+        let attached = lock(&self.devices).get(name).cloned();
+        attached.or_else(|| {
+            let shared = self.shared.clone();
+            self.shared.diverged.find(name).map(|copy| Arc::new(DivergedDevice { shared, copy }) as _)
+        })
     }
 
     fn list(&self) -> Vec<String> {
-        lock(&self.devices).keys().cloned().collect()
+        let copies = self.shared.diverged.all().into_iter().map(|copy| copy.name.clone());
+        lock(&self.devices).keys().cloned().chain(copies).collect()
     }
 }
 
@@ -48,7 +54,7 @@ pub struct Attachments {
 }
 
 impl Attachments {
-    pub async fn start(config: &Config) -> Result<Attachments, NodeError> {
+    pub async fn start(config: &Config, shared: &Arc<Shared>) -> Result<Attachments, NodeError> {
         let runtime_dir = config.node.runtime_dir.clone();
         let state_dir = config.node.data_dir.join("attachments");
         std::fs::create_dir_all(&state_dir).map_err(|source| NodeError::Io {
@@ -59,7 +65,7 @@ impl Attachments {
         for stale in FuseDevice::cleanup_stale(&runtime_dir)? {
             tracing::info!(?stale, "removed what an earlier life of the daemon left");
         }
-        let exports = Arc::new(ExportTable::default());
+        let exports = Arc::new(ExportTable { devices: Mutex::default(), shared: shared.clone() });
         let socket = config.nbd.socket.clone();
         let mut servers = vec![NbdServer::start(NbdListen::Unix(socket.clone()), exports.clone()).await?];
         if let Some(address) = config.nbd.tcp {

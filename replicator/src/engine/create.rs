@@ -21,6 +21,8 @@ use crate::journal::Entry;
 use crate::transport::PeerName;
 
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
+/// The tail of a journal is applied meanwhile.
+const SET_ASIDE_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Node {
     /// Creates the volume on every member, or on none.
@@ -30,6 +32,18 @@ impl Node {
     ) -> Result<VolumeId, OpError> {
         if let Some(existing) = self.catalog.find(&request.name) {
             return self.same_as(&existing, &request);
+        }
+        if let Some(peer) = self.neighbour_with(&request.name).await {
+            return Err(OpError::already_exists(
+                format!("{peer} holds a volume named {}", request.name),
+                "choose another name",
+            ));
+        }
+        if let Some(copy) = self.shared.diverged.find(&request.name) {
+            return Err(OpError::already_exists(
+                format!("{} is kept here from a history that lost", copy.name),
+                format!("choose another name, or run `farshore volume delete {}`", copy.name),
+            ));
         }
         let members = self.choose_members(&request.members)?;
         let config = first_configuration(&request, &members)?;
@@ -96,6 +110,17 @@ impl Node {
         self.shared.calls.call(&self.shared.transport, peer, &call, JOIN_PATIENCE).await.map(drop)
     }
 
+    /// Has a member keep a history that lost, and forget the volume.
+    pub(super) async fn ask_set_aside(
+        self: &std::sync::Arc<Self>,
+        peer: &PeerName,
+        volume: VolumeId,
+        winner: LineageId,
+    ) -> Result<(), OpError> {
+        let call = Call::SetAside { volume, winner };
+        self.shared.calls.call(&self.shared.transport, peer, &call, SET_ASIDE_PATIENCE).await.map(drop)
+    }
+
     /// Begins to hold a member of a volume: durable before it answers.
     pub(super) async fn install(&self, volume: VolumeId, durable: Durable) -> Result<(), OpError> {
         let name = durable.config.volume.name.clone();
@@ -123,6 +148,15 @@ impl Node {
         if kind != MemberKind::Witness {
             let (shared, size_bytes) = (self.shared.clone(), durable.config.volume.size_bytes);
             tokio::task::spawn_blocking(move || {
+                if shared.diverged.newest(volume).is_some() {
+                    // What forks left behind stays; the new copy is made beside it, or over it.
+                    shared.store.empty(volume)?;
+                    let held = shared.store.volumes().into_iter().find(|v| v.volume == volume);
+                    return match held {
+                        Some(held) if held.size_bytes >= size_bytes => Ok(()),
+                        _ => shared.store.resize(volume, size_bytes),
+                    };
+                }
                 // What an earlier, half-made creation left behind.
                 shared.store.remove(volume)?;
                 shared.store.create(volume, size_bytes)
@@ -149,14 +183,18 @@ impl Node {
         handle.stop().await;
         self.persist(Entry::Forget { volume: handle.id }).await?;
         let (shared, volume) = (self.shared.clone(), handle.id);
-        let removed = tokio::task::spawn_blocking(move || shared.store.remove(volume)).await;
+        let removed = tokio::task::spawn_blocking(move || match shared.diverged.newest(volume) {
+            Some(_) => shared.store.empty(volume),
+            None => shared.store.remove(volume),
+        })
+        .await;
         if let Ok(Err(error)) = removed {
             tracing::warn!(%volume, %error, "the store could not remove the volume");
         }
         Ok(())
     }
 
-    async fn persist(&self, entry: Entry) -> Result<(), OpError> {
+    pub(super) async fn persist(&self, entry: Entry) -> Result<(), OpError> {
         let (sender, done) = tokio::sync::oneshot::channel();
         self.shared.journal.append(
             vec![entry],
@@ -298,6 +336,7 @@ fn first_configuration(
         },
         policy: if policy.quorum.is_empty() { "majority".into() } else { policy.quorum.clone() },
         rule,
+        labels: request.labels.clone().into_iter().collect(),
     };
     Ok(Configuration {
         version: ConfigVersion { epoch: Epoch::ZERO, k: 1 },

@@ -37,7 +37,7 @@ impl Node {
         ];
         if !left_out.is_empty() {
             warnings.push(format!(
-                "{} will be fenced and keep their copies until `farshore resync --discard`",
+                "{} will be fenced; `farshore resync --discard` takes them in again and keeps what they had as diverged-…",
                 left_out.join(", ")
             ));
         }
@@ -79,7 +79,7 @@ impl Node {
             ));
         }
         let peer = self.peer_of(handle, member.id)?;
-        self.ask_forget(&peer, handle.id).await?;
+        self.ask_set_aside(&peer, handle.id, status.lineage).await?;
         let incarnation = Incarnation(random_u128());
         self.join_as(handle, &member, incarnation).await?;
         self.change(handle, Change::Readmit { member: member.id, incarnation }).await

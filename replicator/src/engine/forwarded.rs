@@ -28,6 +28,8 @@ macro_rules! about_volume {
 
 about_volume!(
     GetVolumeRequest,
+    DeleteVolumeRequest,
+    DemoteRequest,
     AttachVolumeRequest,
     DetachVolumeRequest,
     ResizeVolumeRequest,
@@ -39,11 +41,17 @@ about_volume!(
     ResyncRequest
 );
 
+fn undecodable(error: prost::DecodeError) -> OpError {
+    OpError::invalid("a forwarded verb does not decode", "run one version").because(error)
+}
+
 fn decode<M: Message + Default + AboutVolume>(node: &Arc<Node>, peer: &PeerName, request: Bytes) -> Result<M, OpError> {
-    let request = M::decode(request)
-        .map_err(|e| OpError::invalid("a forwarded verb does not decode", "run one version").because(e))?;
+    let request = M::decode(request).map_err(undecodable)?;
+    if peer.site == node.shared.me.site {
+        return Ok(request);
+    }
     let handle = node.find(request.volume())?;
-    if peer.site != node.shared.me.site && !is_member(&handle, peer, None) {
+    if !is_member(&handle, peer, None) {
         return Err(OpError::invalid(format!("{peer} is no member of volume {}", handle.name()), "ask a member"));
     }
     Ok(request)
@@ -51,11 +59,32 @@ fn decode<M: Message + Default + AboutVolume>(node: &Arc<Node>, peer: &PeerName,
 
 pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, request: Bytes) -> Result<Bytes, OpError> {
     let verbs: &dyn Operations = node.as_ref();
+    let neighbour = peer.site == node.shared.me.site;
     let answer = match method {
         "view" => {
             let request: api::GetVolumeRequest = decode(node, peer, request)?;
             let handle = node.find(&request.volume)?;
             api::GetVolumeResponse { volume: Some(node.view(&handle).await?) }.encode_to_vec()
+        }
+        // For nodes of this site, about what they do not hold themselves.
+        "volumes" if neighbour => api::ListVolumesResponse { volumes: node.full_views().await }.encode_to_vec(),
+        "failover" if neighbour => {
+            let request = api::FailoverRequest::decode(request).map_err(undecodable)?;
+            api::FailoverResponse { results: node.fail_over_for(peer, request).await? }.encode_to_vec()
+        }
+        "get" if neighbour => {
+            let request: api::GetVolumeRequest = decode(node, peer, request)?;
+            api::GetVolumeResponse { volume: Some(verbs.get_volume(request.volume).await?) }.encode_to_vec()
+        }
+        "delete" if neighbour => {
+            let request: api::DeleteVolumeRequest = decode(node, peer, request)?;
+            verbs.delete_volume(request.volume).await?;
+            api::DeleteVolumeResponse {}.encode_to_vec()
+        }
+        "promote" if neighbour => verbs.promote(decode(node, peer, request)?).await?.encode_to_vec(),
+        "demote" if neighbour => {
+            let request: api::DemoteRequest = decode(node, peer, request)?;
+            api::DemoteResponse { volume: Some(verbs.demote(request.volume).await?) }.encode_to_vec()
         }
         "take-over" => {
             let request: api::PromoteRequest = decode(node, peer, request)?;

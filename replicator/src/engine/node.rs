@@ -1,6 +1,6 @@
 //! The node: opens journal and store, brings its volumes back, and routes what peers say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::attachments::Attachments;
 use super::catalog::Catalog;
 use super::clock;
+use super::diverged::DivergedCopies;
 use super::driver::{VolumeHandle, lock};
 use super::rpc::{self, Arrival, Call, Calls};
 use super::ship::Incoming;
@@ -27,6 +28,9 @@ use crate::transport::{
     Congestion, Lane, Limits, PeerConfig, PeerName, Transport, TransportConfig, TransportError, TransportEvent,
 };
 
+/// A peer that speaks for a volume which does not list it is told so this often at most.
+const STRANGER_PAUSE: Duration = Duration::from_secs(1);
+const STRANGERS_MAX: usize = 4096;
 /// Events of the transport that wait to be routed; while they do, peers are held back.
 const TRANSPORT_EVENTS_MAX: usize = 256;
 
@@ -53,6 +57,8 @@ pub struct Shared {
     pub store: Store,
     pub transport: Transport,
     pub calls: Calls,
+    /// What forks left behind here.
+    pub diverged: DivergedCopies,
     /// Images being received.
     pub incoming: Mutex<Vec<Incoming>>,
 }
@@ -65,8 +71,10 @@ pub struct Node {
     pub(super) started: Instant,
     /// Replicas that could not be brought back, with the reason, for status.
     pub(super) broken: Mutex<Vec<(VolumeId, String)>>,
-    /// Peers that spoke for volumes which do not list them: told about once.
-    strangers: Mutex<BTreeSet<(PeerName, VolumeId)>>,
+    /// Peers that spoke for volumes which do not list them, and when they were last told so.
+    strangers: Mutex<BTreeMap<(PeerName, VolumeId), Instant>>,
+    /// Peers that don't talk with us about a volume, and why, for status.
+    pub(super) refusals: Mutex<BTreeMap<(VolumeId, PeerName), String>>,
     connected: Mutex<BTreeSet<PeerName>>,
     /// For verbs, which run in tasks of their own.
     pub(super) myself: Weak<Node>,
@@ -86,9 +94,15 @@ impl Node {
         let (journal, found, store) = open_disks(&config, &me).await?;
         let (sender, events) = mpsc::channel(TRANSPORT_EVENTS_MAX);
         let transport = Transport::start(transport_config(&config, &me)?, sender).await?;
-        let shared =
-            Arc::new(Shared { me, journal, store, transport, calls: Calls::default(), incoming: Mutex::default() });
-        let attachments = Attachments::start(&config).await?;
+        let dir = config.node.data_dir.join("diverged");
+        let diverged = DivergedCopies::open(dir.clone(), &store).map_err(|source| NodeError::Io {
+            what: "reading the diverged copies in",
+            path: dir,
+            source,
+        })?;
+        let (calls, incoming) = (Calls::default(), Mutex::default());
+        let shared = Arc::new(Shared { me, journal, store, transport, calls, diverged, incoming });
+        let attachments = Attachments::start(&config, &shared).await?;
         let node = Arc::new_cyclic(|myself| Node {
             myself: myself.clone(),
             shared: shared.clone(),
@@ -98,6 +112,7 @@ impl Node {
             started: Instant::now(),
             broken: Mutex::default(),
             strangers: Mutex::default(),
+            refusals: Mutex::default(),
             connected: Mutex::default(),
         });
         let stored = shared.store.volumes();
@@ -184,6 +199,7 @@ impl Node {
         match rpc::decode(bytes) {
             Ok(Arrival::Volume(message)) => self.volume_message(&peer, message),
             Ok(Arrival::Answer { nonce, result }) => self.shared.calls.answered(&peer, nonce, result),
+            Ok(Arrival::Refused { volume, why }) => self.refused_by(peer, volume, why),
             Ok(Arrival::Call { nonce, call }) => {
                 let node = self.clone();
                 tokio::spawn(async move {
@@ -206,6 +222,7 @@ impl Node {
         };
         let listed = is_member(&handle, peer, Some(message.from));
         if listed {
+            lock(&self.refusals).remove(&(message.volume, peer.clone()));
             handle.inbox.event(Event::Message(message));
         } else {
             self.stranger(peer, message.volume, "the volume's configuration does not list it as that member");
@@ -214,8 +231,30 @@ impl Node {
 
     fn stranger(&self, peer: &PeerName, volume: VolumeId, why: &str) {
         let mut strangers = lock(&self.strangers);
-        if strangers.len() < 4096 && strangers.insert((peer.clone(), volume)) {
+        let key = (peer.clone(), volume);
+        let told = strangers.get(&key).copied();
+        if told.is_some_and(|at| at.elapsed() < STRANGER_PAUSE) || (told.is_none() && strangers.len() >= STRANGERS_MAX)
+        {
+            return;
+        }
+        if told.is_none() {
             tracing::warn!(%peer, %volume, why, "refused to talk about a volume");
+        }
+        strangers.insert(key, Instant::now());
+        drop(strangers);
+        let refusal = rpc::encode_refused(volume, why);
+        if let Err(error) = self.shared.transport.send(peer, Lane::Control, vec![refusal]) {
+            tracing::debug!(%peer, %error, "a refusal could not be sent");
+        }
+    }
+
+    fn refused_by(&self, peer: PeerName, volume: VolumeId, why: String) {
+        let Some(handle) = self.catalog.get(volume) else { return };
+        if !is_member(&handle, &peer, None) {
+            return;
+        }
+        if lock(&self.refusals).insert((volume, peer.clone()), why.clone()).is_none() {
+            tracing::warn!(%peer, volume = %handle.name(), why, "a member does not talk with us about a volume");
         }
     }
 
@@ -231,7 +270,7 @@ impl Node {
                 })?;
                 let listed = durable.config.members.iter().any(|m| m.site == peer.site && m.node == peer.node);
                 if !listed {
-                    return Err(OpError::invalid(format!("{peer} is no member of volume {volume}"), "ask a member"));
+                    return Err(no_member(peer, volume));
                 }
                 self.install(volume, durable).await?;
                 Ok(Bytes::new())
@@ -239,17 +278,27 @@ impl Node {
             Call::Forget { volume } => {
                 if let Some(handle) = self.catalog.get(volume) {
                     if !is_member(&handle, peer, None) {
-                        return Err(OpError::invalid(
-                            format!("{peer} is no member of volume {volume}"),
-                            "ask a member",
-                        ));
+                        return Err(no_member(peer, volume));
                     }
                     self.forget(&handle).await?;
                 }
                 Ok(Bytes::new())
             }
+            Call::SetAside { volume, winner } => {
+                if let Some(handle) = self.catalog.get(volume) {
+                    if !is_member(&handle, peer, None) {
+                        return Err(no_member(peer, volume));
+                    }
+                    self.set_aside(&handle, winner).await?;
+                }
+                Ok(Bytes::new())
+            }
             Call::Forward { method, request } => super::forwarded::serve(self, peer, &method, request).await,
-            Call::ShipBegin { volume, .. } | Call::ShipPage { volume, .. } | Call::ShipEnd { volume, .. } => {
+            Call::ShipBegin { volume, .. }
+            | Call::ShipBasis { volume }
+            | Call::ShipBasisChanges { volume, .. }
+            | Call::ShipPage { volume, .. }
+            | Call::ShipEnd { volume, .. } => {
                 let handle = self.catalog.get(volume).filter(|h| is_member(h, peer, None)).ok_or_else(|| {
                     OpError::not_found(
                         format!("volume {volume} is not held here for {peer}"),
@@ -265,6 +314,10 @@ impl Node {
 pub(super) fn is_member(handle: &VolumeHandle, peer: &PeerName, id: Option<MemberId>) -> bool {
     let config = handle.config.borrow();
     config.members.iter().any(|m| m.site == peer.site && m.node == peer.node && id.is_none_or(|id| m.id == id))
+}
+
+fn no_member(peer: &PeerName, volume: VolumeId) -> OpError {
+    OpError::invalid(format!("{peer} is no member of volume {volume}"), "ask a member")
 }
 
 async fn open_disks(

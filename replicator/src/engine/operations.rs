@@ -13,23 +13,31 @@ use crate::control::{OpError, OpFuture, Operations};
 
 impl Node {
     async fn by_name(self: &Arc<Self>, volume: &str) -> Result<api::VolumeStatus, OpError> {
+        if let Some(copy) = self.shared.diverged.find(volume) {
+            return Ok(self.diverged_view(&copy));
+        }
+        let request = api::GetVolumeRequest { volume: volume.into() };
+        if let Some(answer) = self.by_neighbour::<api::GetVolumeResponse>(volume, "get", &request).await? {
+            return found(answer.volume);
+        }
         let handle = self.find(volume)?;
         self.full_view(&handle).await
     }
 
-    /// Every volume, with what the holders say.
-    async fn full_views(self: &Arc<Self>) -> Vec<api::VolumeStatus> {
+    /// Every volume of this node, with what the holders say.
+    pub(super) async fn full_views(self: &Arc<Self>) -> Vec<api::VolumeStatus> {
         let mut asked = tokio::task::JoinSet::new();
         for handle in self.catalog.all() {
             let node = self.clone();
             asked.spawn(async move { node.full_view(&handle).await });
         }
         let mut out: Vec<_> = asked.join_all().await.into_iter().flatten().collect();
+        out.extend(self.shared.diverged.all().iter().map(|copy| self.diverged_view(copy)));
         out.sort_by(|a, b| a.name.cmp(&b.name));
         out
     }
 
-    /// Every volume, as this node knows it.
+    /// Every volume of this node, as it knows it.
     async fn views(self: &Arc<Self>) -> Vec<api::VolumeStatus> {
         let mut out = Vec::new();
         for handle in self.catalog.all() {
@@ -37,6 +45,7 @@ impl Node {
                 out.push(view);
             }
         }
+        out.extend(self.shared.diverged.all().iter().map(|copy| self.diverged_view(copy)));
         out.sort_by(|a, b| a.name.cmp(&b.name));
         out
     }
@@ -81,6 +90,10 @@ impl Node {
     }
 }
 
+fn found(volume: Option<api::VolumeStatus>) -> Result<api::VolumeStatus, OpError> {
+    volume.ok_or_else(|| OpError::internal("a node of this site answered without a volume"))
+}
+
 impl Operations for Node {
     fn create_volume(&self, request: api::CreateVolumeRequest) -> OpFuture<'_, api::VolumeStatus> {
         verb!(self, node, async move {
@@ -95,7 +108,11 @@ impl Operations for Node {
     }
 
     fn list_volumes(&self) -> OpFuture<'_, Vec<api::VolumeStatus>> {
-        verb!(self, node, async move { Ok(node.views().await) })
+        verb!(self, node, async move {
+            let mut views = node.views().await;
+            views.extend(node.neighbours_volumes().await);
+            Ok(views)
+        })
     }
 
     fn get_volume(&self, volume: String) -> OpFuture<'_, api::VolumeStatus> {
@@ -104,6 +121,13 @@ impl Operations for Node {
 
     fn delete_volume(&self, volume: String) -> OpFuture<'_, ()> {
         verb!(self, node, async move {
+            if let Some(copy) = node.shared.diverged.find(&volume) {
+                return node.delete_diverged(copy).await;
+            }
+            let request = api::DeleteVolumeRequest { volume: volume.clone() };
+            if node.by_neighbour::<api::DeleteVolumeResponse>(&volume, "delete", &request).await?.is_some() {
+                return Ok(());
+            }
             let handle = node.find(&volume)?;
             node.delete(&handle).await
         })
@@ -116,6 +140,15 @@ impl Operations for Node {
                     .map_err(super::create::name_error)?;
                 return node.forward(&peer, "attach", &request).await;
             }
+            if let Some(peer) = node.neighbour_with(&request.volume).await {
+                return Err(OpError::failed_precondition(
+                    format!(
+                        "no copy of volume {} is on {}, and a device is made where one is",
+                        request.volume, node.shared.me
+                    ),
+                    format!("attach it on {peer}: --node {}", peer.node),
+                ));
+            }
             let handle = node.find(&request.volume)?;
             let (session, device) = node.attach(&handle, &request).await?;
             let volume = Some(node.view(&handle).await?);
@@ -125,6 +158,11 @@ impl Operations for Node {
 
     fn detach_volume(&self, request: api::DetachVolumeRequest) -> OpFuture<'_, api::VolumeStatus> {
         verb!(self, node, async move {
+            if let Some(answer) =
+                node.by_neighbour::<api::DetachVolumeResponse>(&request.volume, "detach", &request).await?
+            {
+                return found(answer.volume);
+            }
             let handle = node.find(&request.volume)?;
             node.detach(&handle, &request).await?;
             node.view(&handle).await
@@ -133,6 +171,11 @@ impl Operations for Node {
 
     fn resize_volume(&self, request: api::ResizeVolumeRequest) -> OpFuture<'_, api::VolumeStatus> {
         verb!(self, node, async move {
+            if let Some(answer) =
+                node.by_neighbour::<api::ResizeVolumeResponse>(&request.volume, "resize", &request).await?
+            {
+                return found(answer.volume);
+            }
             let (handle, done) =
                 node.at_holder::<_, api::ResizeVolumeResponse>(&request.volume, "resize", &request).await?;
             if done.is_none() {
@@ -145,6 +188,11 @@ impl Operations for Node {
 
     fn add_member(&self, request: api::AddMemberRequest) -> OpFuture<'_, api::VolumeStatus> {
         verb!(self, node, async move {
+            if let Some(answer) =
+                node.by_neighbour::<api::AddMemberResponse>(&request.volume, "add-member", &request).await?
+            {
+                return found(answer.volume);
+            }
             let (handle, done) =
                 node.at_holder::<_, api::AddMemberResponse>(&request.volume, "add-member", &request).await?;
             if done.is_none() {
@@ -156,6 +204,11 @@ impl Operations for Node {
 
     fn remove_member(&self, request: api::RemoveMemberRequest) -> OpFuture<'_, api::VolumeStatus> {
         verb!(self, node, async move {
+            if let Some(answer) =
+                node.by_neighbour::<api::RemoveMemberResponse>(&request.volume, "remove-member", &request).await?
+            {
+                return found(answer.volume);
+            }
             let (handle, done) =
                 node.at_holder::<_, api::RemoveMemberResponse>(&request.volume, "remove-member", &request).await?;
             if done.is_none() {
@@ -167,6 +220,11 @@ impl Operations for Node {
 
     fn replace_member(&self, request: api::ReplaceMemberRequest) -> OpFuture<'_, api::VolumeStatus> {
         verb!(self, node, async move {
+            if let Some(answer) =
+                node.by_neighbour::<api::ReplaceMemberResponse>(&request.volume, "replace-member", &request).await?
+            {
+                return found(answer.volume);
+            }
             let (handle, done) =
                 node.at_holder::<_, api::ReplaceMemberResponse>(&request.volume, "replace-member", &request).await?;
             if done.is_none() {
@@ -178,6 +236,11 @@ impl Operations for Node {
 
     fn promote(&self, request: api::PromoteRequest) -> OpFuture<'_, api::PromoteResponse> {
         verb!(self, node, async move {
+            if let Some(answer) =
+                node.by_neighbour::<api::PromoteResponse>(&request.volume, "promote", &request).await?
+            {
+                return Ok(answer);
+            }
             if request.force {
                 let handle = node.find(&request.volume)?;
                 let plan = Some(node.force(&handle, &request).await?);
@@ -192,6 +255,10 @@ impl Operations for Node {
 
     fn demote(&self, volume: String) -> OpFuture<'_, api::VolumeStatus> {
         verb!(self, node, async move {
+            let request = api::DemoteRequest { volume: volume.clone() };
+            if let Some(answer) = node.by_neighbour::<api::DemoteResponse>(&volume, "demote", &request).await? {
+                return found(answer.volume);
+            }
             let handle = node.find(&volume)?;
             node.attachments.close(handle.id, false).await?;
             handle.command(Command::Demote).await.map_err(refused(&handle))?;
@@ -201,6 +268,11 @@ impl Operations for Node {
 
     fn switchover(&self, request: api::SwitchoverRequest) -> OpFuture<'_, api::VolumeStatus> {
         verb!(self, node, async move {
+            if let Some(answer) =
+                node.by_neighbour::<api::SwitchoverResponse>(&request.volume, "switchover", &request).await?
+            {
+                return found(answer.volume);
+            }
             let handle = node.find(&request.volume)?;
             node.switch_over(&handle, &request).await?;
             node.view(&handle).await
@@ -208,11 +280,30 @@ impl Operations for Node {
     }
 
     fn failover(&self, request: api::FailoverRequest) -> OpFuture<'_, Vec<api::VolumeResult>> {
-        verb!(self, node, async move { node.fail_over(request).await })
+        verb!(self, node, async move {
+            let held = |volume: &String| node.catalog.find(volume).is_some();
+            let (here, there): (Vec<_>, Vec<_>) = request.volumes.iter().cloned().partition(held);
+            let all = request.volumes.is_empty();
+            let mut results = Vec::new();
+            if all || !here.is_empty() {
+                results = node.fail_over(api::FailoverRequest { volumes: here, ..request.clone() }).await?;
+            }
+            if all || !there.is_empty() {
+                let asked = api::FailoverRequest { volumes: there.clone(), ..request };
+                results.extend(node.neighbours_fail_over(&asked).await);
+            }
+            match there.iter().find(|volume| !results.iter().any(|r| r.volume == **volume)) {
+                Some(unknown) => node.find(unknown).map(|_| results),
+                None => Ok(results),
+            }
+        })
     }
 
     fn resync(&self, request: api::ResyncRequest) -> OpFuture<'_, api::VolumeStatus> {
         verb!(self, node, async move {
+            if let Some(answer) = node.by_neighbour::<api::ResyncResponse>(&request.volume, "resync", &request).await? {
+                return found(answer.volume);
+            }
             if request.discard {
                 let (handle, done) =
                     node.at_holder::<_, api::ResyncResponse>(&request.volume, "resync", &request).await?;
@@ -233,7 +324,10 @@ impl Operations for Node {
     fn status(&self, volumes: Vec<String>) -> OpFuture<'_, api::StatusResponse> {
         verb!(self, node, async move {
             let views = if volumes.is_empty() {
-                node.full_views().await
+                let mut views = node.full_views().await;
+                views.extend(node.neighbours_volumes().await);
+                views.sort_by(|a, b| a.name.cmp(&b.name));
+                views
             } else {
                 let mut views = Vec::new();
                 for volume in &volumes {

@@ -11,6 +11,7 @@ use prost::Message;
 use super::clock::random_u128;
 use super::create::name_error;
 use super::driver::{DeviceState, VolumeHandle};
+use super::members::{PENDING_PAUSE, PENDING_RETRIES};
 use super::node::Node;
 use super::rpc::Call;
 use crate::control::{OpError, OpKind};
@@ -21,7 +22,17 @@ const FORWARD_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30)
 
 impl Node {
     pub(super) fn find(&self, volume: &str) -> Result<Arc<VolumeHandle>, OpError> {
-        self.catalog.find(volume).ok_or_else(|| OpError::no_volume(volume))
+        self.catalog.find(volume).ok_or_else(|| match self.shared.diverged.find(volume) {
+            Some(copy) => OpError::failed_precondition(
+                format!("{} is kept from a history that lost: it can be read and deleted, nothing else", copy.name),
+                format!(
+                    "read it with: nbdcopy 'nbd+unix:///{}?socket={}' FILE",
+                    copy.name,
+                    self.config.nbd.socket.display()
+                ),
+            ),
+            None => OpError::no_volume(volume),
+        })
     }
 
     /// Where the volume's epoch is held now, as far as this node knows.
@@ -93,6 +104,12 @@ impl Node {
             let peer = self.peer_of(handle, holder)?;
             let _: api::SwitchoverResponse = self.forward(&peer, "switchover", request).await?;
             return Ok(());
+        }
+        if !handle.status().await.is_some_and(|status| status.role == "primary") {
+            return Err(OpError::failed_precondition(
+                format!("volume {} has no primary that could hand it over", config.volume.name),
+                format!("run `farshore promote {}` in {}", config.volume.name, target.site),
+            ));
         }
         self.check_target(handle, &target).await?;
         // The device goes first: whoever still uses it would see it fail.
@@ -225,7 +242,18 @@ impl Node {
         }
         let session =
             if request.session.is_empty() { SessionId(random_u128()) } else { parse_session(&request.session)? };
-        self.patiently(handle, Command::Attach { writer: random_u128(), session }).await?;
+        let mut retries = PENDING_RETRIES;
+        loop {
+            let attached = self.patiently(handle, Command::Attach { writer: random_u128(), session }).await;
+            // The register is still being written: after a promotion, or because a member came back.
+            let pending = attached.as_ref().err().is_some_and(|error| error.why.ends_with("change-pending"));
+            if !pending || retries == 0 {
+                attached?;
+                break;
+            }
+            retries -= 1;
+            tokio::time::sleep(PENDING_PAUSE).await;
+        }
         let opened = async {
             let mut device = handle.device.clone();
             let wait = device.wait_for(|state| matches!(state, DeviceState::Open { .. }));

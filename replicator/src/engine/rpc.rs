@@ -1,6 +1,7 @@
 //! What nodes say to each other beside the volumes' protocol: calls with one answer each.
 //!
-//! The first byte of every transport message tells what follows: 0 a volume's message, 1 a call, 2 an answer.
+//! The first byte of every transport message tells what follows: 0 a volume's message, 1 a call, 2 an answer, 3 that
+//! a volume's message was refused.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -11,18 +12,20 @@ use bytes::Bytes;
 use farshore_core::codec::{DecodeError, Reader, Writer};
 use farshore_core::durable::LogBase;
 use farshore_core::history::History;
-use farshore_core::ids::{Seq, VolumeId};
+use farshore_core::ids::{LineageId, Seq, VolumeId};
 use farshore_core::message::Message;
 use farshore_core::record::RecordHash;
 use tokio::sync::oneshot;
 
 use super::driver::lock;
 use crate::control::{OpError, OpKind};
+use crate::store::{ChangedExtent, ChangedPage, Cursor};
 use crate::transport::{Lane, PeerName, SendError, Transport};
 
 const VOLUME: u8 = 0;
 const CALL: u8 = 1;
 const ANSWER: u8 = 2;
+const REFUSED: u8 = 3;
 
 /// Calls that wait for their answers; one more is refused.
 const CALLS_MAX: usize = 1024;
@@ -47,6 +50,12 @@ pub enum Call {
     Forget {
         volume: VolumeId,
     },
+    /// The volume goes on as `winner`: keep what this member has of another history as a copy of its own, and hold
+    /// the member no longer.
+    SetAside {
+        volume: VolumeId,
+        winner: LineageId,
+    },
     /// A verb for this node's control plane: gRPC method and request, by name.
     Forward {
         method: String,
@@ -59,6 +68,19 @@ pub enum Call {
         base: Seq,
         image: LogBase,
         history: History,
+        /// The copy that was set aside and that this builds on, by name; `base` is then where the histories part.
+        basis: Option<String>,
+    },
+    /// Which copy, set aside after a fork, could a shipment build on?
+    ShipBasis {
+        volume: VolumeId,
+    },
+    /// What that copy changed since the histories parted, page by page.
+    ShipBasisChanges {
+        volume: VolumeId,
+        basis: String,
+        since: Seq,
+        cursor: Cursor,
     },
     ShipPage {
         volume: VolumeId,
@@ -74,8 +96,19 @@ pub enum Call {
 /// What arrived, sorted by its first byte.
 pub enum Arrival {
     Volume(Message),
-    Call { nonce: u64, call: Call },
-    Answer { nonce: u64, result: Result<Bytes, OpError> },
+    Call {
+        nonce: u64,
+        call: Call,
+    },
+    Answer {
+        nonce: u64,
+        result: Result<Bytes, OpError>,
+    },
+    /// The sender does not talk with us about this volume.
+    Refused {
+        volume: VolumeId,
+        why: String,
+    },
 }
 
 pub fn volume_message(message: Message) -> Vec<Bytes> {
@@ -94,6 +127,11 @@ pub fn decode(mut bytes: Bytes) -> Result<Arrival, DecodeError> {
         return Message::decode(bytes).map(Arrival::Volume);
     }
     let mut r = Reader::new(WHAT, bytes);
+    if tag == REFUSED {
+        let (volume, why) = (r.volume()?, r.string()?);
+        r.end()?;
+        return Ok(Arrival::Refused { volume, why });
+    }
     let nonce = r.u64()?;
     match tag {
         CALL => Ok(Arrival::Call { nonce, call: decode_call(r)? }),
@@ -109,6 +147,14 @@ pub fn decode(mut bytes: Bytes) -> Result<Arrival, DecodeError> {
         }
         found => Err(DecodeError::Unknown { what: WHAT, found: found.into() }),
     }
+}
+
+pub fn encode_refused(volume: VolumeId, why: &str) -> Bytes {
+    let mut w = Writer::default();
+    w.u8(REFUSED);
+    w.u128(volume.0);
+    w.string(why);
+    w.finish()
 }
 
 fn encode_call(nonce: u64, call: &Call) -> Bytes {
@@ -130,17 +176,31 @@ fn encode_call(nonce: u64, call: &Call) -> Bytes {
             w.string(method);
             w.bytes(request);
         }
-        Call::ShipBegin { volume, ship, base, image, history } => {
+        Call::SetAside { volume, winner } => {
+            w.u8(7);
+            w.u128(volume.0);
+            w.lineage(*winner);
+        }
+        Call::ShipBasis { volume } => {
+            w.u8(8);
+            w.u128(volume.0);
+        }
+        Call::ShipBasisChanges { volume, basis, since, cursor } => {
+            w.u8(9);
+            w.u128(volume.0);
+            w.string(basis);
+            w.seq(*since);
+            put_cursor(&mut w, cursor);
+        }
+        Call::ShipBegin { volume, ship, base, image, history, basis } => {
             w.u8(4);
             w.u128(volume.0);
             w.u128(*ship);
             w.seq(*base);
             w.seq(image.seq);
             w.u128(image.hash.0);
-            w.list(&history.0, |w, (epoch, seq)| {
-                w.epoch(*epoch);
-                w.seq(*seq);
-            });
+            put_history(&mut w, history);
+            w.option(basis.as_ref(), |w, basis| w.string(basis));
         }
         Call::ShipPage { volume, ship, runs } => {
             w.u8(5);
@@ -174,13 +234,8 @@ fn decode_call(mut r: Reader) -> Result<Call, DecodeError> {
             ship: r.u128()?,
             base: r.seq()?,
             image: LogBase { seq: r.seq()?, hash: RecordHash(r.u128()?) },
-            history: {
-                let history = History(r.list(|r| Ok((r.epoch()?, r.seq()?)))?);
-                if !history.is_ordered() {
-                    return Err(DecodeError::Invalid { what: "shipment", reason: "its epoch history is out of order" });
-                }
-                history
-            },
+            history: get_history(&mut r)?,
+            basis: r.option(Reader::string)?,
         },
         5 => Call::ShipPage {
             volume: r.volume()?,
@@ -203,10 +258,86 @@ fn decode_call(mut r: Reader) -> Result<Call, DecodeError> {
             })?,
         },
         6 => Call::ShipEnd { volume: r.volume()?, ship: r.u128()? },
+        7 => Call::SetAside { volume: r.volume()?, winner: r.lineage()? },
+        8 => Call::ShipBasis { volume: r.volume()? },
+        9 => Call::ShipBasisChanges {
+            volume: r.volume()?,
+            basis: r.string()?,
+            since: r.seq()?,
+            cursor: get_cursor(&mut r)?,
+        },
         found => return Err(r.unknown(found.into())),
     };
     r.end()?;
     Ok(call)
+}
+
+fn put_history(w: &mut Writer, history: &History) {
+    w.list(&history.0, |w, (epoch, seq)| {
+        w.epoch(*epoch);
+        w.seq(*seq);
+    });
+}
+
+fn get_history(r: &mut Reader) -> Result<History, DecodeError> {
+    let history = History(r.list(|r| Ok((r.epoch()?, r.seq()?)))?);
+    if !history.is_ordered() {
+        return Err(DecodeError::Invalid { what: "shipment", reason: "its epoch history is out of order" });
+    }
+    Ok(history)
+}
+
+fn put_cursor(w: &mut Writer, cursor: &Cursor) {
+    w.seq(cursor.seq);
+    w.u64(cursor.extent);
+}
+
+fn get_cursor(r: &mut Reader) -> Result<Cursor, DecodeError> {
+    Ok(Cursor { seq: r.seq()?, extent: r.u64()? })
+}
+
+/// Answer to [`Call::ShipBasis`]: the copy's name, its history and its end.
+pub type Basis = (String, History, Seq);
+
+pub fn encode_basis(basis: Option<&Basis>) -> Bytes {
+    let mut w = Writer::default();
+    w.option(basis, |w, (name, history, end)| {
+        w.string(name);
+        put_history(w, history);
+        w.seq(*end);
+    });
+    w.finish()
+}
+
+pub fn decode_basis(bytes: Bytes) -> Result<Option<Basis>, DecodeError> {
+    let mut r = Reader::new("answer to a shipment", bytes);
+    let basis = r.option(|r| Ok((r.string()?, get_history(r)?, r.seq()?)))?;
+    r.end()?;
+    Ok(basis)
+}
+
+/// Answer to [`Call::ShipBasisChanges`].
+pub fn encode_changes(page: &ChangedPage) -> Bytes {
+    let mut w = Writer::default();
+    w.seq(page.seq);
+    w.list(&page.extents, |w, found| {
+        w.u64(found.extent);
+        w.u16(found.changed);
+        w.u16(found.holes);
+    });
+    w.option(page.next.as_ref(), put_cursor);
+    w.finish()
+}
+
+pub fn decode_changes(bytes: Bytes) -> Result<ChangedPage, DecodeError> {
+    let mut r = Reader::new("answer to a shipment", bytes);
+    let page = ChangedPage {
+        seq: r.seq()?,
+        extents: r.list(|r| Ok(ChangedExtent { extent: r.u64()?, changed: r.u16()?, holes: r.u16()? }))?,
+        next: r.option(get_cursor)?,
+    };
+    r.end()?;
+    Ok(page)
 }
 
 pub fn encode_answer(nonce: u64, result: &Result<Bytes, OpError>) -> Bytes {

@@ -3,12 +3,16 @@
 //! Source: pin the applied image, list what changed since the target's applied seq, send it page by page on the bulk
 //! connection, each page answered. Target: stage it beside the visible image; only when all of it is there does the
 //! core install it. The target's old image stays consistent and visible until then.
+//!
+//! After a fork the target has set its image aside (see diverged). Then what is sent is what either side changed since
+//! the histories parted, and the rest comes from the image that was set aside.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use farshore_core::api::Event;
+use farshore_core::codec::DecodeError;
 use farshore_core::durable::LogBase;
 use farshore_core::history::History;
 use farshore_core::ids::{BLOCK_BYTES, MemberId, Seq, VolumeId};
@@ -18,8 +22,8 @@ use super::clock::random_u128;
 use super::driver::{VolumeHandle, lock};
 use super::inbox::Inbox;
 use super::node::Shared;
-use super::rpc::{Call, ShippedRun};
-use crate::control::OpError;
+use super::rpc::{self, Call, ShippedRun};
+use crate::control::{OpError, OpKind};
 use crate::store::{BLOCKS_PER_EXTENT, ChangedExtent, Cursor, EXTENT_BYTES, StageData, StoreError};
 use crate::transport::PeerName;
 
@@ -99,11 +103,20 @@ async fn ship_pinned(
         Ok(_) => Ok(known),
     });
     // Below the changed-floor only a full copy helps, which also clears what we lack.
-    let base = probe.await?;
-    let begin = Call::ShipBegin { volume, ship, base: base.unwrap_or(Seq::ZERO), image, history };
+    let mut base = probe.await?;
+    let mut basis = None;
+    if base.is_none()
+        && let Some((parted, name)) = basis_of(shared, volume, peer, pin, seq, &history).await?
+    {
+        (base, basis) = (Some(parted), Some(name));
+    }
+    let begin = Call::ShipBegin { volume, ship, base: base.unwrap_or(Seq::ZERO), image, history, basis: basis.clone() };
     shared.calls.call(&shared.transport, peer, &begin, PAGE_PATIENCE).await?;
-    let mut cursor = Some(Cursor::default());
     let mut sent_bytes = 0;
+    if let (Some(since), Some(basis)) = (base, basis) {
+        sent_bytes += ship_what_it_changed(shared, volume, peer, ship, pin, (basis, since)).await?;
+    }
+    let mut cursor = Some(Cursor::default());
     while let Some(at) = cursor {
         let (store, name) = (shared.clone(), pin.to_string());
         let (runs, next) = blocking(move || {
@@ -115,16 +128,93 @@ async fn ship_pinned(
             Ok((runs, page.next))
         })
         .await?;
-        sent_bytes += runs.iter().map(|r| r.data.as_ref().map_or(0, |d| d.len() as u64)).sum::<u64>();
-        if !runs.is_empty() {
-            let page = Call::ShipPage { volume, ship, runs };
-            shared.calls.call(&shared.transport, peer, &page, PAGE_PATIENCE).await?;
-        }
+        sent_bytes += send_runs(shared, volume, peer, ship, runs).await?;
         cursor = next;
     }
     let end = Call::ShipEnd { volume, ship };
     shared.calls.call(&shared.transport, peer, &end, PAGE_PATIENCE).await?;
     Ok(sent_bytes)
+}
+
+async fn send_runs(
+    shared: &Arc<Shared>,
+    volume: VolumeId,
+    peer: &PeerName,
+    ship: u128,
+    runs: Vec<ShippedRun>,
+) -> Result<u64, OpError> {
+    let bytes = runs.iter().map(|r| r.data.as_ref().map_or(0, |d| d.len() as u64)).sum();
+    if !runs.is_empty() {
+        let page = Call::ShipPage { volume, ship, runs };
+        shared.calls.call(&shared.transport, peer, &page, PAGE_PATIENCE).await?;
+    }
+    Ok(bytes)
+}
+
+/// A copy that the target set aside after a fork, and the seq up to which its history is ours: what lies below that
+/// needs no shipping. `None`: there is none, or one of us can't tell any more what changed since.
+async fn basis_of(
+    shared: &Arc<Shared>,
+    volume: VolumeId,
+    peer: &PeerName,
+    pin: &str,
+    seq: Seq,
+    history: &History,
+) -> Result<Option<(Seq, String)>, OpError> {
+    let answer = shared.calls.call(&shared.transport, peer, &Call::ShipBasis { volume }, PAGE_PATIENCE).await?;
+    let Some((basis, theirs, end)) = rpc::decode_basis(answer).map_err(undecodable)? else { return Ok(None) };
+    let parted = history.common_point(seq, &theirs, end);
+    if parted == Seq::ZERO {
+        return Ok(None);
+    }
+    let (store, name) = (shared.clone(), pin.to_string());
+    let ours = blocking(move || match store.store.changed_since(volume, Some(parted), &name, Cursor::default(), 1) {
+        Err(StoreError::BelowFloor { .. }) => Ok(false),
+        other => other.map(|_| true),
+    });
+    if !ours.await? {
+        return Ok(None);
+    }
+    let probe = Call::ShipBasisChanges { volume, basis: basis.clone(), since: parted, cursor: Cursor::default() };
+    match shared.calls.call(&shared.transport, peer, &probe, PAGE_PATIENCE).await {
+        Ok(_) => Ok(Some((parted, basis))),
+        Err(error) if error.kind == OpKind::FailedPrecondition => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Ships what the target's own copy changed since the histories parted, as it is here.
+async fn ship_what_it_changed(
+    shared: &Arc<Shared>,
+    volume: VolumeId,
+    peer: &PeerName,
+    ship: u128,
+    pin: &str,
+    (basis, since): (String, Seq),
+) -> Result<u64, OpError> {
+    let mut sent_bytes = 0;
+    let mut cursor = Some(Cursor::default());
+    while let Some(at) = cursor {
+        let ask = Call::ShipBasisChanges { volume, basis: basis.clone(), since, cursor: at };
+        let answer = shared.calls.call(&shared.transport, peer, &ask, PAGE_PATIENCE).await?;
+        let page = rpc::decode_changes(answer).map_err(undecodable)?;
+        let (store, name) = (shared.clone(), pin.to_string());
+        let runs = blocking(move || {
+            let mut runs = Vec::new();
+            for theirs in page.extents {
+                let here = store.store.extent_at(volume, &name, theirs.extent)?;
+                read_runs(&store, volume, &name, &ChangedExtent { changed: theirs.changed, ..here }, &mut runs)?;
+            }
+            Ok(runs)
+        });
+        sent_bytes += send_runs(shared, volume, peer, ship, runs.await?).await?;
+        cursor = page.next;
+    }
+    Ok(sent_bytes)
+}
+
+fn undecodable(error: DecodeError) -> OpError {
+    OpError::unavailable("the target's answer does not decode", "run the same version on all nodes").because(error)
 }
 
 /// The record at the pinned seq, from our own journal: the log goes on after it. The history was taken when the
@@ -181,10 +271,31 @@ fn read_runs(
 /// The target's side of one call.
 pub async fn receive(shared: Arc<Shared>, handle: Arc<VolumeHandle>, call: Call) -> Result<Bytes, OpError> {
     match call {
-        Call::ShipBegin { volume, ship, base, image, history } => {
+        Call::ShipBasis { volume } => {
+            let store = shared.clone();
+            let empty =
+                move || Ok(store.store.volumes().iter().any(|v| v.volume == volume && v.applied_seq == Seq::ZERO));
+            let copy = if blocking(empty).await? { shared.diverged.newest(volume) } else { None };
+            let basis = copy.map(|copy| (copy.name.clone(), copy.history.clone(), copy.end));
+            return Ok(rpc::encode_basis(basis.as_ref()));
+        }
+        Call::ShipBasisChanges { volume, basis, since, cursor } => {
+            let store = shared.clone();
+            let page = move || match store.store.changed_since(volume, Some(since), &basis, cursor, PAGE_EXTENTS) {
+                Err(StoreError::BelowFloor { .. } | StoreError::NoPin { .. }) => Ok(None),
+                other => other.map(Some),
+            };
+            return match blocking(page).await? {
+                Some(page) => Ok(rpc::encode_changes(&page)),
+                None => {
+                    Err(OpError::failed_precondition("what it changed since is not known any more", "copy all of it"))
+                }
+            };
+        }
+        Call::ShipBegin { volume, ship, base, image, history, basis } => {
             let store = shared.clone();
             let base = (base > Seq::ZERO).then_some(base);
-            blocking(move || store.store.stage_begin(volume, ship, base, image.seq)).await?;
+            blocking(move || store.store.stage_begin(volume, ship, base, basis.as_deref(), image.seq)).await?;
             let mut incoming = lock(&shared.incoming);
             incoming.retain(|i| i.volume != volume);
             incoming.push(Incoming { volume, ship, image, history, heard: Instant::now() });

@@ -7,7 +7,8 @@ use farshore_core::ids::{MemberId, Seq};
 use farshore_core::register::{Configuration, Durability, MemberKind, OnQuorumLoss, Terms};
 use farshore_proto::v1 as api;
 
-use super::driver::VolumeHandle;
+use super::diverged::DivergedCopy;
+use super::driver::{VolumeHandle, lock};
 use super::node::Node;
 use crate::control::OpError;
 use crate::transport::PeerName;
@@ -58,6 +59,16 @@ impl Node {
         }
         view.allocated_bytes =
             self.shared.store.volumes().iter().find(|v| v.volume == handle.id).map_or(0, |v| v.used_bytes);
+        for ((_, peer), why) in lock(&self.refusals).iter().filter(|((volume, _), _)| *volume == handle.id) {
+            view.conditions.push(api::Condition {
+                name: "not-a-member".into(),
+                text: format!("{peer} does not talk with this node about the volume: {why}"),
+                remedy: format!(
+                    "if this member was removed: delete the copy here with `farshore volume delete {}`, or add it again",
+                    handle.name()
+                ),
+            });
+        }
         if let Some(reason) = handle.applier.stopped() {
             view.conditions.push(api::Condition {
                 name: "apply-stopped".into(),
@@ -123,6 +134,40 @@ impl Node {
             conditions: self.node_conditions(),
             open_files: std::fs::read_dir("/proc/self/fd").map_or(0, |d| d.count() as u64),
             ..api::DoctorResponse::default()
+        }
+    }
+}
+
+impl Node {
+    /// A copy that a fork left behind, in the words of a volume.
+    pub(super) fn diverged_view(&self, copy: &DivergedCopy) -> api::VolumeStatus {
+        let known = self.catalog.get(copy.volume).map(|handle| handle.name());
+        let of = known.unwrap_or_else(|| copy.volume.to_string());
+        api::VolumeStatus {
+            id: copy.volume.to_string(),
+            name: copy.name.clone(),
+            size_bytes: copy.size_bytes,
+            block_size_bytes: 4096,
+            role: api::Role::Secondary.into(),
+            state: "diverged".into(),
+            reason: format!("what this site had of {of} as lineage {}, up to record {}", copy.lineage, copy.end),
+            lineage: copy.lineage.to_string(),
+            appended_seq: copy.end.0,
+            durable_seq: copy.end.0,
+            applied_seq: copy.end.0,
+            conditions: vec![api::Condition {
+                name: "diverged-copy".into(),
+                text: format!("kept since {} (Unix time), when its history lost", copy.set_aside_unix_s),
+                remedy: format!(
+                    "read it with `nbdcopy 'nbd+unix:///{}?socket={}' FILE`; `farshore volume delete {}` frees its space",
+                    copy.name,
+                    self.config.nbd.socket.display(),
+                    copy.name
+                ),
+            }],
+            reporter_site: self.shared.me.site.clone(),
+            reporter_node: self.shared.me.node.clone(),
+            ..api::VolumeStatus::default()
         }
     }
 }
@@ -195,6 +240,7 @@ fn volume_view(status: &Status, me: &PeerName) -> api::VolumeStatus {
                 device: None,
             }
         }),
+        labels: config.volume.labels.clone().into_iter().collect(),
         reporter_site: me.site.clone(),
         reporter_node: me.node.clone(),
         ..api::VolumeStatus::default()

@@ -56,6 +56,16 @@ impl Store {
         }
     }
 
+    /// One extent as a pin sees it: all of it, and which blocks of it are holes.
+    pub fn extent_at(&self, id: VolumeId, pin: &str, extent: u64) -> Result<ChangedExtent, StoreError> {
+        let volume = self.live(id)?;
+        let state = volume.state();
+        let pin = *state.pins.get(pin).ok_or_else(|| StoreError::NoPin { volume: id, name: pin.to_owned() })?;
+        let versions = state.versions(&self.index, volume.id, extent..=extent)?;
+        let data = versions.get(&extent).and_then(|versions| visible(versions, &pin.view)).map_or(0, |(_, e)| e.data);
+        Ok(ChangedExtent { extent, changed: u16::MAX, holes: !data })
+    }
+
     fn stored(
         &self,
         volume: &Volume,

@@ -8,7 +8,8 @@
 //!           'C' volume u128                                    →  1 | barrier u32 | image u32 | seq u64 | floor u64
 //!           'P' volume u128 | name                             →  1 | barrier u32 | image u32 | seq u64 | size u64
 //!           'S' volume u128                                    →  1 | ship u128 | base (u8, u64) | target u64 |
-//!                                                                 image u32 | cursor seq u64 | cursor extent u64
+//!                                                                 image u32 | cursor seq u64 | cursor extent u64 |
+//!                                                                 basis (u8, barrier u32 | image u32 | seq u64)
 //! ```
 //! `!` is the complement: the newest version of an extent comes first.
 
@@ -59,6 +60,8 @@ pub(super) struct StageRow {
     pub target: Seq,
     pub image: u32,
     pub cursor: Cursor,
+    /// Where blocks that are not shipped come from, if not from the visible image.
+    pub basis: Option<View>,
 }
 
 /// One row of the `rows` column, decoded.
@@ -248,6 +251,7 @@ impl Row {
                 out.u32(row.image);
                 out.seq(row.cursor.seq);
                 out.u64(row.cursor.extent);
+                out.option(row.basis, |out, basis| put_view(out, &basis));
             }
         })
     }
@@ -284,6 +288,7 @@ impl Row {
             target: fields.seq()?,
             image: fields.u32()?,
             cursor: Cursor { seq: fields.seq()?, extent: fields.u64()? },
+            basis: fields.option(take_view)?,
         })
     }
 }
@@ -311,6 +316,7 @@ mod tests {
                     target: Seq(7),
                     image: 3,
                     cursor: Cursor { seq: Seq(8), extent: 9 },
+                    basis: Some(view),
                 },
             ),
         ]

@@ -8,6 +8,9 @@
 //! An incremental shipment's blocks that were not shipped come from the visible image; a full one cuts its image off
 //! from all that was there (`View::barrier`), so that what the source lacks is gone. Records can't be applied
 //! meanwhile: the base must not move.
+//!
+//! After a fork the image that was there is set aside: a pin holds it, and the volume shows nothing any more. A shipment
+//! may then name that pin as its basis, so that only what differs needs to be shipped.
 
 use bytes::Bytes;
 use farshore_core::ids::{Seq, VolumeId};
@@ -48,27 +51,36 @@ impl From<StageRow> for StageInfo {
 
 impl Store {
     /// Begins to receive a shipment, or goes on with it if it is the one under way: the answer says from where. Any
-    /// other is aborted and swept away first. The base may be below what is applied here (after a fork): then the
-    /// shipment must cover all that was applied since, which only the caller can know.
+    /// other is aborted and swept away first. What is not shipped comes from the visible image, or from the pin named
+    /// `basis`; that is possible only while the volume shows nothing. The base may be below what is applied there
+    /// (after a fork): then the shipment must cover all that was applied since, which only the caller can know.
     pub fn stage_begin(
         &self,
         id: VolumeId,
         ship_id: u128,
         base: Option<Seq>,
+        basis: Option<&str>,
         target_seq: Seq,
     ) -> Result<StageInfo, StoreError> {
         let volume = self.live(id)?;
         let _mutating = volume.mutating();
-        let (stage, applied) = {
-            let state = volume.state();
-            (state.stage, state.view.at.seq)
-        };
         let invalid = |reason: String| Err(StoreError::Invalid { op: "ship to", volume: id, reason });
+        let (stage, applied, basis) = {
+            let state = volume.state();
+            match basis.map(|name| (name, state.pins.get(name))) {
+                None => (state.stage, state.view.at.seq, None),
+                Some((name, None)) => return Err(StoreError::NoPin { volume: id, name: name.to_owned() }),
+                Some((name, Some(_))) if state.view.at.seq > Seq::ZERO || base.is_none() => {
+                    return invalid(format!("{name} can be its basis only with a base, and while nothing is applied"));
+                }
+                Some((_, Some(pin))) => (state.stage, pin.view.at.seq, Some(pin.view)),
+            }
+        };
         if base.is_some_and(|base| base > applied || base > target_seq) {
             return invalid(format!("its base {base:?} is above {applied} (applied) or {target_seq} (target)"));
         }
         if let Some(stage) = stage.filter(|stage| stage.ship_id == ship_id) {
-            if (stage.base, stage.target) != (base, target_seq) {
+            if (stage.base, stage.basis, stage.target) != (base, basis, target_seq) {
                 return invalid(format!("shipment {ship_id:032x} was begun with another base or target"));
             }
             return Ok(stage.into());
@@ -79,7 +91,7 @@ impl Store {
             let Some(image) = state.view.at.image.checked_add(1) else {
                 return invalid("it has received too many shipments".into());
             };
-            let stage = StageRow { ship_id, base, target: target_seq, image, cursor: Cursor::default() };
+            let stage = StageRow { ship_id, base, target: target_seq, image, cursor: Cursor::default(), basis };
             state.stage = Some(stage);
             state.rows_dirty = true;
             stage
@@ -133,7 +145,7 @@ impl Store {
         let (staged, base) = {
             let state = volume.state();
             let versions = state.versions(&self.index, volume.id, extent..=extent)?.remove(&extent).unwrap_or_default();
-            let base = visible(&versions, &state.view).map(|(_, entry)| entry);
+            let base = visible(&versions, &stage.basis.unwrap_or(state.view)).map(|(_, entry)| entry);
             (versions.get(&version).copied(), base.filter(|_| stage.base.is_some()))
         };
         if staged.is_none() && base.is_none() && touch.is_hole() && stage.base.is_none() {
@@ -174,7 +186,8 @@ impl Store {
             let stage = staging(&volume, &state, ship_id)?;
             let full = stage.base.is_none();
             let at = Version { image: stage.image, seq: stage.target };
-            state.view = View { barrier: if full { stage.image } else { state.view.barrier }, at };
+            let below = stage.basis.unwrap_or(state.view);
+            state.view = View { barrier: if full { stage.image } else { below.barrier }, at };
             // A full copy does not say what changed when; one from a base adds to what was known. Never lowered, for
             // pins of the image before rely on it too.
             state.floor = if full { state.floor.max(stage.target) } else { state.floor };
@@ -197,6 +210,49 @@ impl Store {
             self.drop_stage(&volume)?;
         }
         Ok(())
+    }
+
+    /// Shows an empty image at seq 0 from here on, whatever pins hold; durable when it returns.
+    pub fn empty(&self, id: VolumeId) -> Result<(), StoreError> {
+        let volume = self.live(id)?;
+        let _mutating = volume.mutating();
+        self.show_nothing(&volume)
+    }
+
+    /// Keeps the image as the pin `name`, and shows an empty one at seq 0 from here on; durable when it returns. What
+    /// was being received is given up.
+    pub fn set_aside(&self, id: VolumeId, name: &str) -> Result<Seq, StoreError> {
+        let volume = self.live(id)?;
+        let pinned = self.pin(id, name)?;
+        let _mutating = volume.mutating();
+        match volume.state().view.at.seq {
+            Seq::ZERO => return Ok(pinned),
+            shown if shown == pinned => {}
+            shown => {
+                let reason = format!("{name} holds it at {pinned}, and it shows {shown}");
+                return Err(StoreError::Invalid { op: "set aside", volume: id, reason });
+            }
+        }
+        self.show_nothing(&volume)?;
+        Ok(pinned)
+    }
+
+    /// The caller holds `mutating`.
+    fn show_nothing(&self, volume: &Volume) -> Result<(), StoreError> {
+        self.drop_stage(volume)?;
+        {
+            let _changing = volume.changing_all();
+            let mut state = volume.state_mut();
+            let Some(image) = state.view.at.image.checked_add(1) else {
+                let reason = "it has received too many shipments".into();
+                return Err(StoreError::Invalid { op: "empty", volume: volume.id, reason });
+            };
+            state.view = View { barrier: image, at: Version { image, seq: Seq::ZERO } };
+            state.position_dirty = true;
+            state.sweep = Some(0);
+            volume.forget_all();
+        }
+        self.checkpoint_with(|| {}).map(|_| ())
     }
 
     /// Leaves no stage and no garbage behind: the next image's number is used again. The caller holds `mutating`.

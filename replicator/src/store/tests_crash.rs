@@ -122,7 +122,7 @@ fn a_failed_sync_ends_the_store_until_it_is_opened_again() {
         rig.read(VOL, 0, BLOCK).map(drop),
         rig.pin(VOL, "p").map(drop),
         rig.create(farshore_core::ids::VolumeId(9), EXTENT_BYTES),
-        rig.stage_begin(VOL, 1, None, Seq(5)).map(drop),
+        rig.stage_begin(VOL, 1, None, None, Seq(5)).map(drop),
     ];
     for result in after {
         assert!(matches!(result, Err(StoreError::Poisoned { .. })), "{result:?}");

@@ -261,7 +261,7 @@ impl World {
         let mut image = if full { Image::empty() } else { self.models[volume].image.clone() };
         image.seq = target;
         let ship = 100 + u128::from(era);
-        self.rig.stage_begin(id, ship, base, Seq(target)).unwrap();
+        self.rig.stage_begin(id, ship, base, None, Seq(target)).unwrap();
         let (mut staged_extents, mut staged_now) = (BTreeSet::new(), BTreeSet::new());
         for (at, (fill, block, count)) in parts.iter().enumerate() {
             let data = (*fill >= 60).then(|| *fill - 60);
@@ -295,7 +295,7 @@ impl World {
         if interrupted {
             self.rig.power_cut(0.5, era);
             self.redo();
-            let stage = self.rig.stage_begin(id, ship, base, Seq(target)).unwrap();
+            let stage = self.rig.stage_begin(id, ship, base, None, Seq(target)).unwrap();
             for (fill, block, count) in &parts[stage.cursor.extent as usize..] {
                 let staged = match (*fill >= 60).then(|| *fill - 60) {
                     Some(fill) => StageData::Data(Bytes::from(vec![fill; count * BLOCK])),

@@ -73,7 +73,7 @@ fn arguments_that_make_no_sense_are_refused() {
     assert!(rig.create(VolumeId(9), u64::MAX - 4095).is_err());
     assert!(rig.pin(VOL, "").is_err());
     assert!(rig.pin(VOL, &"x".repeat(257)).is_err());
-    assert!(rig.stage_begin(VOL, 1, Some(Seq(5)), Seq(9)).is_err(), "a base above what is applied");
+    assert!(rig.stage_begin(VOL, 1, Some(Seq(5)), None, Seq(9)).is_err(), "a base above what is applied");
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn changed_since_names_data_and_holes_and_refuses_below_the_floor() {
 fn a_shipment_shows_nothing_until_it_is_committed() {
     let mut rig = Rig::with_volume(32, 8 * EXTENT);
     rig.apply(VOL, &[write(1, 0, 32, 1)]).unwrap();
-    let stage = rig.stage_begin(VOL, 5, Some(Seq(1)), Seq(10)).unwrap();
+    let stage = rig.stage_begin(VOL, 5, Some(Seq(1)), None, Seq(10)).unwrap();
     assert_eq!(stage.cursor, Cursor::default());
     let data = |fill| StageData::Data(Bytes::from(vec![fill; 2 * BLOCK]));
     rig.stage_write(VOL, 5, BLOCK as u64, data(9)).unwrap();
@@ -277,7 +277,7 @@ fn a_shipment_shows_nothing_until_it_is_committed() {
     assert!(matches!(rig.stage_write(VOL, 6, 0, data(1)), Err(StoreError::NoStage { .. })));
     rig.checkpoint().unwrap();
     rig.restart();
-    assert_eq!(rig.stage_begin(VOL, 5, Some(Seq(1)), Seq(10)).unwrap().cursor, cursor, "resumes where it was");
+    assert_eq!(rig.stage_begin(VOL, 5, Some(Seq(1)), None, Seq(10)).unwrap().cursor, cursor, "resumes where it was");
     assert!(rig.read(VOL, 0, 32 * BLOCK).unwrap().iter().all(|byte| *byte == 1));
     assert_eq!(rig.stage_commit(VOL, 5).unwrap(), Seq(10));
     let check = |rig: &Rig| {
@@ -302,7 +302,7 @@ fn a_full_copy_clears_what_the_source_lacks_and_may_go_back_in_seq() {
     let rig = Rig::with_volume(32, 8 * EXTENT);
     rig.apply(VOL, &[write(1, 0, 64, 1), write(2, 0, 64, 2), write(3, 0, 64, 3)]).unwrap();
     rig.pin(VOL, "diverged").unwrap();
-    rig.stage_begin(VOL, 5, None, Seq(2)).unwrap();
+    rig.stage_begin(VOL, 5, None, None, Seq(2)).unwrap();
     rig.stage_write(VOL, 5, 0, StageData::Data(Bytes::from(vec![7; BLOCK]))).unwrap();
     rig.stage_write(VOL, 5, EXTENT_BYTES, StageData::Hole { len: EXTENT_BYTES }).unwrap();
     rig.stage_commit(VOL, 5).unwrap();
@@ -325,20 +325,73 @@ fn a_full_copy_clears_what_the_source_lacks_and_may_go_back_in_seq() {
 }
 
 #[test]
+fn after_a_fork_only_what_differs_is_shipped_and_the_image_that_was_there_is_kept() {
+    let rig = Rig::with_volume(32, 8 * EXTENT);
+    let winner = Rig::with_volume(32, 8 * EXTENT);
+    let common = [write(1, 0, 48, 1), write(2, 20, 1, 2)];
+    let ours = [write(3, 0, 1, 3), write(4, 40, 1, 4), discard(5, 30, 2)];
+    let theirs = [write(3, 1, 1, 5), write(4, 40, 1, 6), write(5, 64, 1, 7), write(6, 21, 1, 8)];
+    for (rig, after) in [(&rig, &ours[..]), (&winner, &theirs[..])] {
+        rig.apply(VOL, &common).unwrap();
+        rig.apply(VOL, after).unwrap();
+    }
+    let diverged = rig.digest(VOL).unwrap();
+    assert_eq!(rig.set_aside(VOL, "diverged").unwrap(), Seq(5));
+    assert_eq!(rig.set_aside(VOL, "diverged").unwrap(), Seq(5), "done again after a crash");
+    assert_eq!(rig.volume(VOL).applied_seq, Seq::ZERO);
+    assert!(rig.read_all(VOL).unwrap().iter().all(|byte| *byte == 0), "nothing is shown any more");
+
+    winner.pin(VOL, "ship").unwrap();
+    let changed = |rig: &Rig, pin: &str| {
+        let page = rig.changed_since(VOL, Some(Seq(2)), pin, Cursor::default(), 99).unwrap();
+        page.extents.into_iter().map(|found| (found.extent, found.changed)).collect::<Vec<_>>()
+    };
+    assert!(rig.stage_begin(VOL, 5, Some(Seq(9)), Some("diverged"), Seq(9)).is_err(), "a base that it has not got");
+    assert!(rig.stage_begin(VOL, 5, Some(Seq(2)), Some("other"), Seq(6)).is_err());
+    rig.stage_begin(VOL, 5, Some(Seq(2)), Some("diverged"), Seq(6)).unwrap();
+    for (extent, blocks) in changed(&rig, "diverged").into_iter().chain(changed(&winner, "ship")) {
+        let found = winner.extent_at(VOL, "ship", extent).unwrap();
+        for block in (0..BLOCKS_PER_EXTENT).filter(|block| blocks & 1 << block != 0) {
+            let offset = extent * EXTENT_BYTES + (block * BLOCK) as u64;
+            let data = match found.holes & 1 << block {
+                0 => StageData::Data(winner.read_at(VOL, "ship", offset, BLOCK).unwrap()),
+                _ => StageData::Hole { len: BLOCK as u64 },
+            };
+            rig.stage_write(VOL, 5, offset, data).unwrap();
+        }
+    }
+    rig.checkpoint().unwrap();
+    let mut rig = rig;
+    rig.restart();
+    rig.stage_commit(VOL, 5).unwrap();
+    rig.sweep().unwrap();
+    rig.checkpoint().unwrap();
+    rig.restart();
+    assert_eq!(rig.digest(VOL).unwrap().digest, winner.digest(VOL).unwrap().digest);
+    assert_eq!(rig.digest_at(VOL, "diverged").unwrap(), diverged, "both histories are there");
+    for rig in [&rig, &winner] {
+        rig.apply(VOL, &[write(7, 30, 1, 9)]).unwrap();
+        rig.pin(VOL, "later").unwrap();
+    }
+    let after = |rig: &Rig| rig.changed_since(VOL, Some(Seq(6)), "later", Cursor::default(), 99).unwrap();
+    assert_eq!(after(&rig), after(&winner), "from the new image on both say the same");
+}
+
+#[test]
 fn an_aborted_shipment_leaves_nothing() {
     let mut rig = Rig::with_volume(32, 8 * EXTENT);
     rig.apply(VOL, &[write(1, 0, 16, 1)]).unwrap();
-    rig.stage_begin(VOL, 5, Some(Seq(1)), Seq(10)).unwrap();
+    rig.stage_begin(VOL, 5, Some(Seq(1)), None, Seq(10)).unwrap();
     rig.stage_write(VOL, 5, 0, StageData::Data(Bytes::from(vec![9; 4 * EXTENT]))).unwrap();
     rig.checkpoint().unwrap();
     rig.restart();
-    rig.stage_begin(VOL, 6, Some(Seq(1)), Seq(10)).unwrap();
+    rig.stage_begin(VOL, 6, Some(Seq(1)), None, Seq(10)).unwrap();
     assert_eq!(rig.space().used_bytes, EXTENT_BYTES, "the one before was swept away first");
     rig.stage_write(VOL, 6, 16 * BLOCK as u64, StageData::Data(Bytes::from(vec![6; BLOCK]))).unwrap();
     rig.stage_commit(VOL, 6).unwrap();
     let image = rig.read(VOL, 0, 4 * EXTENT).unwrap();
     assert_eq!([image[0], image[EXTENT], image[EXTENT + BLOCK], image[2 * EXTENT]], [1, 6, 0, 0]);
-    rig.stage_begin(VOL, 7, None, Seq(11)).unwrap();
+    rig.stage_begin(VOL, 7, None, None, Seq(11)).unwrap();
     rig.stage_abort(VOL, 7).unwrap();
     rig.stage_abort(VOL, 7).unwrap();
     assert_eq!(rig.stage(VOL).unwrap(), None);

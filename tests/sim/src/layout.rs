@@ -105,6 +105,7 @@ impl Layout {
                 on_quorum_loss,
                 policy: self.name.to_string(),
                 rule: self.rule,
+                labels: Default::default(),
             },
             members,
             current,

@@ -36,7 +36,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a site per name and waits until all of them are connected.
+    /// Starts a site per name (`SITE/NODE` for a further node of a site) and waits until all of them are connected.
     pub fn start(sites: &[&str]) -> Cluster {
         Cluster::start_with(sites, Options::default())
     }
@@ -67,7 +67,7 @@ impl Cluster {
         let sites: Vec<Site> = sites
             .iter()
             .enumerate()
-            .map(|(i, name)| Site::new(name, dir.path().join(name), ports(i).0, ports(i).1))
+            .map(|(i, name)| Site::new(name, dir.path().join(name.replace('/', "-")), ports(i).0, ports(i).1))
             .collect();
         let cluster = Cluster { sites, options, dir: Some(dir) };
         for index in 0..cluster.sites.len() {
@@ -80,7 +80,8 @@ impl Cluster {
         let site = &self.sites[index];
         std::fs::create_dir_all(&site.dir).expect("a site's directory can be made");
         let pki = site.dir.join("pki");
-        farshore(&["cert", "issue", "--ca", text(ca), "--site", &site.name, "--node", "n1", "--out", text(&pki)])
+        let (name, node) = place(&site.name);
+        farshore(&["cert", "issue", "--ca", text(ca), "--site", name, "--node", node, "--out", text(&pki)])
             .expect("a certificate can be issued");
         std::fs::write(site.config_path(), self.config(index)).expect("a configuration can be written");
     }
@@ -89,12 +90,12 @@ impl Cluster {
     pub fn config(&self, index: usize) -> String {
         let site = &self.sites[index];
         let Options { journal_budget, journal_segment, one_way, more } = &self.options;
-        let (name, udp, http) = (&site.name, site.udp, site.http);
+        let ((name, node), udp, http) = (place(&site.name), site.udp, site.http);
         let (data, run, pki) = (site.data_dir(), site.dir.join("run"), site.dir.join("pki"));
         let mut out = format!(
             r#"[node]
 site = "{name}"
-node = "n1"
+node = "{node}"
 data_dir = "{}"
 runtime_dir = "{}"
 [transport]
@@ -114,7 +115,8 @@ segment_bytes = "{journal_segment}"
             pki = pki.display(),
         );
         for (i, peer) in self.sites.iter().enumerate().filter(|(i, _)| *i != index) {
-            let _ = write!(out, "[[peers]]\nsite = \"{}\"\nnode = \"n1\"\n", peer.name);
+            let (name, node) = place(&peer.name);
+            let _ = write!(out, "[[peers]]\nsite = \"{name}\"\nnode = \"{node}\"\n");
             if i < index || !one_way {
                 let _ = writeln!(out, "address = \"127.0.0.1:{}\"", peer.udp);
             }
@@ -168,6 +170,11 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// Site and node of a name: `east` is the node n1 of east, `east/n2` its second one.
+fn place(name: &str) -> (&str, &str) {
+    name.split_once('/').unwrap_or((name, "n1"))
 }
 
 /// Taken for a moment; whoever takes them before our daemon does makes the test fail, not lie.

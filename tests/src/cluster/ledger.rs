@@ -18,6 +18,9 @@ use super::wait::eventually;
 /// Before a writer tries to connect again.
 const RECONNECT: Duration = Duration::from_millis(25);
 
+/// Stamps of a fork begin this much later.
+const FORKED_STAMPS: u64 = 1 << 32;
+
 /// Per block: what it may hold, oldest first. One entry: that for certain.
 pub struct Ledger {
     blocks: Vec<Mutex<Vec<Image>>>,
@@ -29,6 +32,13 @@ impl Ledger {
     pub fn of_new(blocks: usize) -> Arc<Ledger> {
         let blocks = (0..blocks).map(|_| Mutex::new(vec![Image::Zeroes])).collect();
         Arc::new(Ledger { blocks, next_stamp: AtomicU64::new(1) })
+    }
+
+    /// The books of a history that parts from this one here and now; what is written next differs in both.
+    pub fn fork(&self) -> Arc<Ledger> {
+        let blocks = (0..self.len()).map(|block| Mutex::new(self.block(block).clone())).collect();
+        let next_stamp = AtomicU64::new(self.next_stamp.load(Ordering::Relaxed) + FORKED_STAMPS);
+        Arc::new(Ledger { blocks, next_stamp })
     }
 
     fn block(&self, block: usize) -> MutexGuard<'_, Vec<Image>> {

@@ -56,6 +56,13 @@ impl Site {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// The numbers behind `field` in the lines of the log that hold `text`.
+    pub fn log_numbers(&self, text: &str, field: &str) -> Vec<u64> {
+        let lines = self.log();
+        let values = lines.lines().filter(|line| line.contains(text)).filter_map(|line| line.split_once(field));
+        values.filter_map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).collect()
+    }
+
     pub(super) fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();

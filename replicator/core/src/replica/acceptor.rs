@@ -78,6 +78,8 @@ pub struct Replica {
     pub(super) undurable_bytes: u64,
     pub(super) owed_until: Tick,
     pub(super) owed_to: Epoch,
+    /// Another fork of the same generation was heard of: neither may win by itself.
+    pub rival: Option<LineageId>,
     /// The highest epoch whose holder said that it has ended it.
     pub released: Epoch,
     pub(super) batch: Vec<JournalOp>,
@@ -123,6 +125,7 @@ impl Replica {
             // A restart has forgotten what was owed: owe a full lease.
             owed_until: if ever_led { now.plus(lease_us) } else { now },
             owed_to: d.promised,
+            rival: None,
             released: d.ended,
             batch: Vec::new(),
             batch_then: Vec::new(),

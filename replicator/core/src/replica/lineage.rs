@@ -45,6 +45,7 @@ impl Replica {
             self.d.parents.push((self.d.lineage, end));
             self.d.lineage = lineage;
             self.d.superseded = None;
+            self.rival = None;
             self.d.config = config;
             self.raise(epoch);
             self.persist_meta();
@@ -63,6 +64,15 @@ impl Replica {
             self.d.superseded = Some(lineage);
             self.following = None;
             self.persist_meta();
+        }
+    }
+
+    /// A member speaks in another fork of our generation. Nothing tells which one is right: an operator must.
+    pub fn on_rival_lineage(&mut self, lineage: LineageId, fx: &mut Effects) {
+        if self.rival != Some(lineage) {
+            let text = format!("lineage {lineage} and ours, {}, are forks of one generation", self.d.lineage);
+            fx.push(Effect::Edge { rule: "lineage-rival", text });
+            self.rival = Some(lineage);
         }
     }
 
