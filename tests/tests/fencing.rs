@@ -98,6 +98,22 @@ fn a_quorum_that_stays_lost_fences_the_whole_device_where_that_was_asked_for() {
 }
 
 #[test]
+fn a_client_that_stays_connected_does_not_write_into_a_later_session() {
+    let cluster = Cluster::start(&["east", "west", "north"]);
+    let east = cluster.site("east");
+    east.run(&CREATE);
+    let ledger = Ledger::of_new(BLOCKS);
+    let mut old = east.attach("pg");
+    ledger.fill(&mut old);
+    east.run(&["volume", "detach", "pg"]);
+    let mut new = east.attach("pg");
+    assert!(old.write(0, &[0xff; 4096]).is_err(), "its session is over");
+    assert!(old.read(0, 4096).is_err(), "its session is over");
+    ledger.check_all(&mut new);
+    ledger.fill(&mut new);
+}
+
+#[test]
 fn it_is_enough_that_one_side_can_dial() {
     // North knows no address and is dialled by nobody's name but its own peers'; east is dialled only.
     let options = Options { one_way: true, ..Options::default() };

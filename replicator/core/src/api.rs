@@ -255,6 +255,8 @@ pub enum Effect {
         base: Seq,
         history: History,
     },
+    /// The staged image comes too late: our log has gone past it.
+    DropImage,
     /// Make the staged image visible, then say [`Event::ImageVisible`].
     InstallImage {
         seq: Seq,

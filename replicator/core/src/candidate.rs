@@ -121,7 +121,7 @@ impl Candidate {
     }
 
     /// The newest configuration that any answer, or our own disk, knows.
-    fn newest<'a>(&'a self, replica: &'a Replica) -> &'a Configuration {
+    pub fn newest<'a>(&'a self, replica: &'a Replica) -> &'a Configuration {
         self.answers()
             .values()
             .map(|(report, _)| &report.config)

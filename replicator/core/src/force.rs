@@ -78,6 +78,13 @@ impl Force {
 
     fn ask(&self, replica: &Replica, fx: &mut Effects) {
         for to in &self.named {
+            if let Phase::Forking { stored, .. } = &self.phase
+                && *to != replica.me()
+                && !stored.contains(&replica.me())
+            {
+                // Were we to die now, the others would be in a lineage without its best log.
+                continue;
+            }
             let body = match &self.phase {
                 Phase::Asking { answers } if !answers.contains_key(to) => Body::Probe { nonce: self.nonce() },
                 Phase::Forking { lineage, epoch, config, stored } if !stored.contains(to) => {
@@ -89,7 +96,6 @@ impl Force {
                 Phase::Forking { .. } => replica.d.parents.last().map_or(replica.d.lineage, |(l, _)| *l),
                 Phase::Asking { .. } => replica.d.lineage,
             };
-            // Our own replica is first, so that the others' answers, under the new lineage, find us in it.
             let (volume, from) = (replica.volume, replica.me());
             fx.push(Effect::Send(Message { volume, lineage, from, to: *to, body }));
         }
@@ -132,10 +138,16 @@ impl Force {
         }
     }
 
-    pub fn on_fork_ok(&mut self, from: MemberId) -> Step {
+    pub fn on_fork_ok(&mut self, from: MemberId, replica: &Replica, fx: &mut Effects) -> Step {
         let Phase::Forking { stored, .. } = &mut self.phase else { return Step::Waiting };
-        stored.insert(from);
-        if self.named.iter().all(|id| stored.contains(id)) { Step::Forked } else { Step::Waiting }
+        let news = stored.insert(from);
+        if self.named.iter().all(|id| stored.contains(id)) {
+            return Step::Forked;
+        }
+        if news && from == replica.me() {
+            self.ask(replica, fx);
+        }
+        Step::Waiting
     }
 
     pub fn on_timer(&mut self, replica: &Replica, now: Tick, fx: &mut Effects) -> Step {

@@ -15,6 +15,7 @@ use crate::ids::{Epoch, MemberId, SessionId, Tick, VolumeId};
 use crate::limits::APPEND_BYTES_MAX;
 use crate::message::{Body, Message};
 use crate::primary::{Next, Primary};
+use crate::register::Configuration;
 use crate::replica::{Recovered, Replica};
 
 /// Why a role ended that was given up on purpose.
@@ -53,6 +54,15 @@ impl Volume {
         match &self.role {
             Role::Primary(primary) => Some(primary),
             _ => None,
+        }
+    }
+
+    /// The newest configuration that this node has heard of, whether or not it has stored it.
+    pub fn newest_config(&self) -> &Configuration {
+        match &self.role {
+            Role::Primary(primary) => primary.config(),
+            Role::Candidate(candidate) => candidate.newest(&self.replica),
+            Role::Follower | Role::Force(_) => &self.replica.d.config,
         }
     }
 
@@ -240,7 +250,7 @@ impl Volume {
             Event::Staged { base, history } if matches!(self.role, Role::Follower) => {
                 self.replica.on_staged(base, history, fx);
             }
-            Event::Staged { .. } => {}
+            Event::Staged { .. } => fx.push(Effect::DropImage),
             Event::ImageVisible => self.replica.on_image_visible(fx),
             Event::ImageLost => self.replica.on_image_lost(fx),
             Event::Shipped { to } => {
@@ -323,7 +333,7 @@ impl Volume {
             Body::Fork { .. } => {}
             Body::ForkOk => {
                 if let Role::Force(force) = &mut self.role {
-                    let step = force.on_fork_ok(from);
+                    let step = force.on_fork_ok(from, &self.replica, fx);
                     self.force_step(step, now, fx);
                 }
             }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use farshore_replicator::config::{CONFIG_PATH, Config};
@@ -24,6 +25,9 @@ struct Arguments {
     check_config: bool,
 }
 
+/// For work that can't be cancelled, after everything was closed in order.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let config = match Config::load(&arguments.config) {
@@ -42,12 +46,21 @@ fn main() -> ExitCode {
     if let Err(error) = telemetry::log::set_up(&config.log) {
         return fail(&error);
     }
+    // A part that has panicked leaves others waiting for it for ever. A restart recovers; a daemon that hangs does not.
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        told(panic);
+        std::process::abort();
+    }));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_start(become_io_flusher).build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    match runtime.block_on(serve(config)) {
+    let ended = runtime.block_on(serve(config));
+    // What still blocks has nothing to lose: all that was said is on disk.
+    runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error.as_ref()),
     }

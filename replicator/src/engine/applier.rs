@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use farshore_core::api::Event;
 use farshore_core::durable::LogBase;
@@ -23,6 +23,9 @@ const ENDS_MAX: usize = 1024;
 /// Pause before a batch that failed (disk full) is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Between two looks at whether it is over.
+const HALT_PAUSE: Duration = Duration::from_millis(10);
+
 #[derive(Default)]
 struct State {
     /// Ends of applied batches, oldest first.
@@ -30,6 +33,8 @@ struct State {
     applied: Seq,
     wanted: Seq,
     running: bool,
+    /// The volume is stopped: nothing more is applied in this life.
+    halted: bool,
     stopped: Option<String>,
 }
 
@@ -58,11 +63,19 @@ impl Applier {
     pub fn apply(self: &Arc<Self>, upto: Seq) {
         let mut state = lock(&self.state);
         state.wanted = state.wanted.max(upto);
-        if !state.running {
+        if !state.running && !state.halted {
             state.running = true;
             drop(state);
             let applier = self.clone();
             tokio::task::spawn_blocking(move || applier.run());
+        }
+    }
+
+    /// Applies nothing more; returns when what was under way has ended.
+    pub async fn halt(&self) {
+        lock(&self.state).halted = true;
+        while lock(&self.state).running {
+            tokio::time::sleep(HALT_PAUSE).await;
         }
     }
 
@@ -83,7 +96,7 @@ impl Applier {
         loop {
             let (from, upto) = {
                 let mut state = lock(&self.state);
-                if state.applied >= state.wanted {
+                if state.applied >= state.wanted || state.halted {
                     state.running = false;
                     return;
                 }
@@ -99,7 +112,10 @@ impl Applier {
                     if news {
                         tracing::warn!(volume = %self.volume, reason, "applying waits");
                     }
-                    std::thread::sleep(RETRY);
+                    let until = Instant::now() + RETRY;
+                    while Instant::now() < until && !lock(&self.state).halted {
+                        std::thread::sleep(HALT_PAUSE);
+                    }
                 }
                 Err(Stop::For(reason)) => {
                     tracing::error!(volume = %self.volume, reason, "applying stopped");

@@ -10,6 +10,7 @@ use farshore_proto::v1 as api;
 use super::diverged::DivergedDevice;
 use super::driver::{DeviceState, VolumeHandle, lock};
 use super::node::{Node, NodeError, Shared};
+use super::session_device::SessionDevice;
 use crate::config::Config;
 use crate::control::OpError;
 use crate::device::{BlockDevice, DeviceError, Exports, FuseDevice, NbdListen, NbdServer, SectorDevice};
@@ -39,7 +40,9 @@ struct Attached {
     session: SessionId,
     name: String,
     status: api::DeviceStatus,
-    fuse: Option<FuseDevice>,
+    fuse: Option<Arc<FuseDevice>>,
+    /// What its clients hold; ended with the session.
+    device: Arc<SessionDevice>,
 }
 
 pub struct Attachments {
@@ -77,6 +80,7 @@ impl Attachments {
 
     /// Removes a volume's device when the core closes it: fenced, handed over, or detached.
     fn watch(node: Arc<Node>, handle: Arc<VolumeHandle>) {
+        Self::watch_size(node.clone(), handle.clone());
         let mut device = handle.device.clone();
         tokio::spawn(async move {
             let closed = device.wait_for(|state| matches!(state, DeviceState::Closed { .. })).await;
@@ -88,6 +92,30 @@ impl Attachments {
                 tracing::warn!(volume = %handle.name(), reason, "the device is closed");
                 if let Err(error) = node.attachments.close(handle.id, true).await {
                     tracing::error!(volume = %handle.name(), %error, "the device could not be removed");
+                }
+            }
+        });
+    }
+
+    /// Lets a loop device grow with its volume.
+    fn watch_size(node: Arc<Node>, handle: Arc<VolumeHandle>) {
+        let mut config = handle.config.clone();
+        let mut size_bytes = config.borrow_and_update().volume.size_bytes;
+        tokio::spawn(async move {
+            while config.changed().await.is_ok() {
+                let now_bytes = config.borrow_and_update().volume.size_bytes;
+                if now_bytes == size_bytes {
+                    continue;
+                }
+                size_bytes = now_bytes;
+                let fuse = match node.attachments.attached.lock().await.get(&handle.id) {
+                    Some(attached) => attached.fuse.clone(),
+                    None => return,
+                };
+                if let Some(fuse) = fuse
+                    && let Err(error) = fuse.grow().await
+                {
+                    tracing::error!(volume = %handle.name(), %error, "the device keeps its old size; attach it anew");
                 }
             }
         });
@@ -119,6 +147,8 @@ impl Attachments {
         };
         let device: Arc<dyn BlockDevice> = handle.block.clone();
         let device = if sectors { Arc::new(SectorDevice::new(device)) as Arc<dyn BlockDevice> } else { device };
+        let of_session = Arc::new(SessionDevice::new(device));
+        let device: Arc<dyn BlockDevice> = of_session.clone();
         let kind = choose(kind)?;
         let mut status = api::DeviceStatus { kind: kind.into(), ..api::DeviceStatus::default() };
         // Userland clients reach every attached volume over NBD too.
@@ -130,7 +160,7 @@ impl Attachments {
             match FuseDevice::attach(&name, device, &self.runtime_dir).await {
                 Ok(opened) => {
                     status.path = opened.loop_path().display().to_string();
-                    fuse = Some(opened);
+                    fuse = Some(Arc::new(opened));
                 }
                 Err(error) => {
                     lock(&self.exports.devices).remove(&name);
@@ -139,7 +169,7 @@ impl Attachments {
             }
         }
         self.remember(handle.id, kind);
-        attached.insert(handle.id, Attached { session, name, status: status.clone(), fuse });
+        attached.insert(handle.id, Attached { session, name, status: status.clone(), fuse, device: of_session });
         drop(attached);
         Self::watch(node.clone(), handle.clone());
         Ok(status)
@@ -147,14 +177,17 @@ impl Attachments {
 
     /// Removes the device. Refuses while somebody has it open, unless `force`.
     pub async fn close(&self, volume: VolumeId, force: bool) -> Result<(), OpError> {
-        let mut attached = self.attached.lock().await;
-        let Some(found) = attached.get(&volume) else { return Ok(()) };
-        match &found.fuse {
+        // Not under the lock: the device of a frozen volume takes its time, and others have nothing to do with it.
+        let found = self.attached.lock().await.get(&volume).map(|found| (found.name.clone(), found.fuse.clone()));
+        let Some((name, fuse)) = found else { return Ok(()) };
+        match fuse {
             Some(fuse) if force => fuse.detach_by_force().await,
-            Some(fuse) => fuse.detach().await.map_err(|error| device_error(&found.name, error))?,
+            Some(fuse) => fuse.detach().await.map_err(|error| device_error(&name, error))?,
             None => {}
         }
-        let Some(found) = attached.remove(&volume) else { return Ok(()) };
+        let Some(found) = self.attached.lock().await.remove(&volume) else { return Ok(()) };
+        // A client that stays connected must not write into a later session.
+        found.device.end();
         lock(&self.exports.devices).remove(&found.name);
         let _ = std::fs::remove_file(self.file(volume));
         Ok(())
@@ -174,6 +207,7 @@ impl Attachments {
     pub async fn suspend(&self) {
         let mut attached = self.attached.lock().await;
         for found in std::mem::take(&mut *attached).into_values() {
+            found.device.end();
             if let Some(fuse) = found.fuse {
                 fuse.detach_by_force().await;
             }

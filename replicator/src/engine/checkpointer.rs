@@ -15,18 +15,20 @@ pub async fn run(node: Arc<Node>) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         let shared = node.shared.clone();
-        super::ship::expire(&shared);
         shared.journal.grow_again();
+        let expiring = shared.clone();
+        let _ = tokio::task::spawn_blocking(move || super::ship::expire(&expiring)).await;
         let before: u64 = shared.store.volumes().iter().map(|v| v.applied_seq.0).sum();
         if before == quiet {
+            let sweeping = shared.clone();
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || sweeping.store.sweep_step()).await {
+                tracing::error!(%error, "sweep failed");
+            }
             continue;
         }
-        let result = tokio::task::spawn_blocking(move || {
-            let positions = shared.store.checkpoint()?;
-            shared.store.sweep()?;
-            Ok::<_, crate::store::StoreError>(positions)
-        })
-        .await;
+        // What is garbage is swept a page at a time, with each checkpoint: sweeping all of a large deleted volume at once
+        // would keep the journal from letting go of anything meanwhile.
+        let result = tokio::task::spawn_blocking(move || shared.store.checkpoint()).await;
         match result {
             Ok(Ok(positions)) => {
                 quiet = before;

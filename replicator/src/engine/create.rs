@@ -16,10 +16,12 @@ use super::driver::{VolumeHandle, lock};
 use super::node::Node;
 use super::recovery;
 use super::rpc::Call;
-use crate::control::OpError;
+use crate::control::{OpError, OpKind};
 use crate::journal::Entry;
 use crate::transport::PeerName;
 
+/// Of a register that nobody has written since the volume was created.
+const FIRST_VERSION: ConfigVersion = ConfigVersion { epoch: Epoch::ZERO, k: 1 };
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 /// The tail of a journal is applied meanwhile.
 const SET_ASIDE_PATIENCE: Duration = Duration::from_secs(60);
@@ -31,7 +33,7 @@ impl Node {
         request: api::CreateVolumeRequest,
     ) -> Result<VolumeId, OpError> {
         if let Some(existing) = self.catalog.find(&request.name) {
-            return self.same_as(&existing, &request);
+            return self.same_as(&existing, &request).await;
         }
         if let Some(peer) = self.neighbour_with(&request.name).await {
             return Err(OpError::already_exists(
@@ -57,6 +59,8 @@ impl Node {
             match result {
                 Ok(()) => joined.push(peer),
                 Err(error) => {
+                    // One that did not answer in time may have begun all the same.
+                    joined.push(peer);
                     for peer in joined {
                         let _ = self.ask_forget(&peer, volume).await;
                     }
@@ -68,18 +72,45 @@ impl Node {
         Ok(volume)
     }
 
-    fn same_as(&self, existing: &VolumeHandle, request: &api::CreateVolumeRequest) -> Result<VolumeId, OpError> {
+    async fn same_as(
+        self: &std::sync::Arc<Self>,
+        existing: &VolumeHandle,
+        request: &api::CreateVolumeRequest,
+    ) -> Result<VolumeId, OpError> {
         let config = existing.config.borrow().clone();
         let asked: Vec<_> = request.members.iter().map(|m| m.site.as_str()).collect();
         let held: Vec<_> = config.members.iter().map(|m| m.site.as_str()).collect();
         let policy = request.policy.as_ref().map_or("majority", |p| p.quorum.as_str());
         if config.volume.size_bytes == request.size_bytes && asked == held && config.volume.policy == policy {
+            self.join_again(existing, &config).await?;
             return Ok(existing.id);
         }
         Err(OpError::already_exists(
             format!("volume {} exists with another size, members or policy", request.name),
             "choose another name, or see `farshore volume show`",
         ))
+    }
+
+    /// A creation that was cut short: the register is still the first one, and members may have never heard of it.
+    async fn join_again(
+        self: &std::sync::Arc<Self>,
+        existing: &VolumeHandle,
+        config: &Configuration,
+    ) -> Result<(), OpError> {
+        if config.version != FIRST_VERSION {
+            return Ok(());
+        }
+        let status = existing.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
+        for member in config.members.iter().filter(|m| m.id != existing.me) {
+            let Some(incarnation) = config.vote_of(member.id).map(|vote| vote.incarnation) else { continue };
+            let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
+            let durable = Durable::first(member.id, incarnation, status.lineage, config.clone());
+            match self.join(&peer, existing.id, &durable).await {
+                Err(error) if error.kind != OpKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn join(
@@ -123,6 +154,8 @@ impl Node {
 
     /// Begins to hold a member of a volume: durable before it answers.
     pub(super) async fn install(&self, volume: VolumeId, durable: Durable) -> Result<(), OpError> {
+        let held = self.holding(volume);
+        let _held = held.lock().await;
         let name = durable.config.volume.name.clone();
         if let Some(existing) = self.catalog.get(volume) {
             return Err(OpError::already_exists(
@@ -172,12 +205,21 @@ impl Node {
         let last = LogBase::default();
         let recovered =
             Recovered { durable, last, epochs: Vec::new(), floor: Seq(1), lost_upto: None, applied: Seq::ZERO };
-        self.catalog.insert(recovery::start(&self.shared, volume, recovered));
+        let handle = recovery::start(&self.shared, volume, recovered).await;
+        let handle = handle
+            .map_err(|e| OpError::unavailable("the replica could not be started", "see the daemon's log").because(e))?;
+        self.catalog.insert(handle);
         Ok(())
     }
 
     /// Stops holding a member of a volume, durably. Its space is freed in the background.
     pub(super) async fn forget(&self, handle: &VolumeHandle) -> Result<(), OpError> {
+        let held = self.holding(handle.id);
+        let _held = held.lock().await;
+        if !self.catalog.get(handle.id).is_some_and(|now| std::ptr::eq(&*now, handle)) {
+            // Somebody else was faster, and a new life of it may have begun.
+            return Ok(());
+        }
         self.attachments.close(handle.id, true).await?;
         self.catalog.remove(handle.id);
         handle.stop().await;
@@ -190,6 +232,19 @@ impl Node {
         .await;
         if let Ok(Err(error)) = removed {
             tracing::warn!(%volume, %error, "the store could not remove the volume");
+        }
+        Ok(())
+    }
+
+    pub(super) fn holding(&self, volume: VolumeId) -> std::sync::Arc<tokio::sync::Mutex<()>> {
+        lock(&self.holding).entry(volume).or_default().clone()
+    }
+
+    /// What another node asks for must not take a device away from under its users.
+    pub(super) async fn refuse_in_use(&self, handle: &VolumeHandle) -> Result<(), OpError> {
+        let attached = handle.config.borrow().attached.is_some_and(|a| a.member == handle.me);
+        if attached || self.attachments.is_open(handle.id).await {
+            return Err(in_use(&handle.name(), &self.shared.me));
         }
         Ok(())
     }
@@ -254,6 +309,13 @@ impl Node {
             )),
         }
     }
+}
+
+pub(super) fn in_use(volume: &str, node: &PeerName) -> OpError {
+    OpError::failed_precondition(
+        format!("volume {volume} is attached on {node}"),
+        format!("run `farshore volume detach {volume}` there first"),
+    )
 }
 
 pub(super) fn name_error(error: crate::transport::NameError) -> OpError {
@@ -339,7 +401,7 @@ fn first_configuration(
         labels: request.labels.clone().into_iter().collect(),
     };
     Ok(Configuration {
-        version: ConfigVersion { epoch: Epoch::ZERO, k: 1 },
+        version: FIRST_VERSION,
         volume,
         members: members.iter().map(|(m, _)| m.clone()).collect(),
         current,

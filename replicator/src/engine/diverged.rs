@@ -20,6 +20,7 @@ use farshore_core::history::History;
 use farshore_core::ids::{LineageId, Seq, VolumeId};
 use futures_util::future::BoxFuture;
 
+use super::create::in_use;
 use super::driver::{VolumeHandle, lock};
 use super::node::{Node, Shared};
 use crate::control::OpError;
@@ -197,6 +198,9 @@ impl Node {
                 "discard the older one, at the primary of the newer",
             ));
         }
+        if self.attachments.is_open(handle.id).await {
+            return Err(in_use(&handle.name(), &self.shared.me));
+        }
         let copy = DivergedCopy {
             volume: handle.id,
             name: name_of(&handle.name(), status.lineage),
@@ -206,6 +210,8 @@ impl Node {
             size_bytes: status.config.volume.size_bytes,
             set_aside_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
         };
+        let held = self.holding(handle.id);
+        let _held = held.lock().await;
         self.attachments.close(handle.id, true).await?;
         self.catalog.remove(handle.id);
         handle.stop().await;

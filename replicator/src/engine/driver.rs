@@ -16,6 +16,12 @@ use super::clock;
 use super::inbox::{Inbox, Input};
 use super::node::Shared;
 use super::volume_device::VolumeDevice;
+use crate::journal::QUEUE_BYTES_MAX;
+
+/// With more than this in the journal's queue the volumes stop to add to it: what each of them may add before it looks
+/// again is bounded by the core.
+const JOURNAL_QUEUE_BYTES: u64 = QUEUE_BYTES_MAX / 4;
+const JOURNAL_PAUSE: Duration = Duration::from_millis(5);
 
 /// What happened to the volume's device, as the core decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,10 +56,12 @@ impl VolumeHandle {
         answer.await.ok()
     }
 
+    /// Ends the owner task, then whatever it has under way in the store.
     pub async fn stop(&self) {
         let (reply, answer) = oneshot::channel();
         self.inbox.push(Input::Stop { reply });
         let _ = answer.await;
+        self.applier.halt().await;
     }
 
     pub fn name(&self) -> String {
@@ -72,6 +80,8 @@ pub struct Driver {
     pub(super) device: watch::Sender<DeviceState>,
     pub(super) requests: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
     pub(super) commands: BTreeMap<CommandId, oneshot::Sender<Result<(), Refusal>>>,
+    /// The size that the store was last given.
+    pub(super) stored_bytes: u64,
     /// Members whose lane was full: somebody waits for room.
     pub(super) blocked: Arc<Mutex<BTreeSet<MemberId>>>,
     next_id: u64,
@@ -105,6 +115,7 @@ impl Driver {
             device,
             requests: BTreeMap::new(),
             commands: BTreeMap::new(),
+            stored_bytes: 0,
             blocked: Arc::default(),
             next_id: 0,
         };
@@ -116,6 +127,7 @@ impl Driver {
         self.carry_out(recovered);
         self.flush();
         loop {
+            self.journal_has_room().await;
             let now = clock::now();
             let inputs = match self.volume.wakeup(now) {
                 Some(at) => {
@@ -139,6 +151,14 @@ impl Driver {
             }
             self.volume.flush(now, &mut fx);
             self.carry_out(fx);
+        }
+    }
+
+    /// Many volumes on a disk that stands still would fill the journal's queue. What waits then waits in the inboxes,
+    /// which hold the peers and the devices back.
+    async fn journal_has_room(&self) {
+        while self.shared.journal.queued_bytes() > JOURNAL_QUEUE_BYTES && !self.shared.journal.is_poisoned() {
+            tokio::time::sleep(JOURNAL_PAUSE).await;
         }
     }
 
@@ -170,6 +190,13 @@ impl Driver {
             }
             Input::Stop { .. } => {}
         }
+    }
+}
+
+/// However the owner ends, nobody waits for it for ever.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.inbox.close();
     }
 }
 

@@ -1,5 +1,7 @@
 //! Carrying the core's effects out: journal, wire, store, device. Nothing here decides anything.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use farshore_core::api::{Effect, Effects, Event, JournalOp, Token};
 use farshore_core::ids::{MemberId, Seq};
@@ -11,6 +13,10 @@ use super::rpc;
 use super::ship;
 use crate::journal::{Entry, JournalError, LogEnd, ReadError};
 use crate::transport::{Lane, SendError};
+
+/// Attempts at a record that the medium does not give back at once.
+const READ_ATTEMPTS: usize = 3;
+const READ_PAUSE: Duration = Duration::from_millis(200);
 
 impl Driver {
     pub(super) fn carry_out(&mut self, effects: Effects) {
@@ -69,6 +75,7 @@ impl Driver {
                         history,
                     );
                 }
+                Effect::DropImage => ship::drop_image(self.shared.clone(), self.volume.id()),
                 Effect::InstallImage { seq } => {
                     ship::install(self.shared.clone(), self.inbox.clone(), self.applier.clone(), self.volume.id(), seq);
                 }
@@ -80,11 +87,13 @@ impl Driver {
         }
     }
 
-    fn resized(&self, size_bytes: u64) {
+    fn resized(&mut self, size_bytes: u64) {
         self.block.resized(size_bytes);
-        if !self.applier.has_store() {
+        // Each is a synced write; before the store is larger, no record beyond its end may be applied.
+        if self.stored_bytes == size_bytes || !self.applier.has_store() {
             return;
         }
+        self.stored_bytes = size_bytes;
         if let Err(error) = self.shared.store.resize(self.volume.id(), size_bytes) {
             tracing::warn!(volume = %self.volume.id(), %error, "the store could not take the volume's new size");
         }
@@ -117,8 +126,7 @@ impl Driver {
     }
 
     fn address(&self, member: MemberId) -> Option<crate::transport::PeerName> {
-        let status_config = self.volume.primary().map_or(&self.volume.replica().d.config, |p| p.config());
-        let member = status_config.member(member)?;
+        let member = self.volume.newest_config().member(member)?;
         crate::transport::PeerName::new(&member.site, &member.node).ok()
     }
 
@@ -146,13 +154,21 @@ impl Driver {
     fn read_log(&self, to: MemberId, from: Seq, max_bytes: usize) {
         let (shared, inbox, volume) = (self.shared.clone(), self.inbox.clone(), self.volume.id());
         tokio::task::spawn_blocking(move || {
-            let (floor, records) = match shared.journal.read(volume, from, max_bytes) {
-                Ok(records) => (shared.journal.floor(volume).min(from), records),
-                Err(ReadError::BelowFloor { floor }) => (floor, Vec::new()),
-                Err(error) => {
-                    tracing::warn!(%volume, %from, %error, "a record could not be read from the journal");
-                    (Seq(from.0 + 1), Vec::new())
-                }
+            let mut attempts = 1;
+            let (floor, records) = loop {
+                break match shared.journal.read(volume, from, max_bytes) {
+                    Ok(records) => (shared.journal.floor(volume).min(from), records),
+                    Err(ReadError::BelowFloor { floor }) => (floor, Vec::new()),
+                    Err(ReadError::Io { .. }) if attempts < READ_ATTEMPTS => {
+                        attempts += 1;
+                        std::thread::sleep(READ_PAUSE);
+                        continue;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%volume, %from, %error, "a record could not be read from the journal");
+                        (Seq(from.0 + 1), Vec::new())
+                    }
+                };
             };
             inbox.event(Event::LogRead { to, from, floor, records });
         });

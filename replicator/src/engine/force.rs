@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use farshore_core::api::{Change, Command};
-use farshore_core::ids::{Incarnation, MemberId};
+use farshore_core::api::Command;
+use farshore_core::ids::MemberId;
 use farshore_core::register::Configuration;
 use farshore_proto::v1 as api;
 
@@ -80,9 +80,7 @@ impl Node {
         }
         let peer = self.peer_of(handle, member.id)?;
         self.ask_set_aside(&peer, handle.id, status.lineage).await?;
-        let incarnation = Incarnation(random_u128());
-        self.join_as(handle, &member, incarnation).await?;
-        self.change(handle, Change::Readmit { member: member.id, incarnation }).await
+        self.readmit(handle, &member).await
     }
 }
 

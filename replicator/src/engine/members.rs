@@ -130,9 +130,19 @@ impl Node {
             }
             return self.remove_member(handle, &member.site, &member.node).await;
         }
+        self.readmit(handle, &member).await
+    }
+
+    /// Gives a member a new copy under a new incarnation, or leaves things as they were.
+    pub(super) async fn readmit(self: &Arc<Self>, handle: &Arc<VolumeHandle>, member: &Member) -> Result<(), OpError> {
         let incarnation = Incarnation(random_u128());
-        self.join_as(handle, &member, incarnation).await?;
-        self.change(handle, Change::Readmit { member: member.id, incarnation }).await
+        let peer = self.join_as(handle, member, incarnation).await?;
+        let result = self.change(handle, Change::Readmit { member: member.id, incarnation }).await;
+        if result.is_err() {
+            // So that it can be tried again.
+            let _ = self.ask_forget(&peer, handle.id).await;
+        }
+        result
     }
 }
 

@@ -41,8 +41,11 @@ impl MetricsSource for Node {
     }
 
     fn health(&self) -> Health {
-        match self.shared.journal.status().poisoned {
-            Some(reason) => Err(format!("the journal is poisoned: {reason}")),
+        if let Some(reason) = self.shared.journal.status().poisoned {
+            return Err(format!("the journal is poisoned: {reason}"));
+        }
+        match self.shared.store.poisoned() {
+            Some(reason) => Err(format!("the store has stopped: {reason}")),
             None => Ok(()),
         }
     }

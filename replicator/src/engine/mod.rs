@@ -23,6 +23,7 @@ mod operations;
 mod recovery;
 mod roles;
 mod rpc;
+mod session_device;
 mod ship;
 mod takeover;
 mod view;

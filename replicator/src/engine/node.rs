@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use farshore_core::api::{Command, Event, Promotion};
+use farshore_core::codec::DecodeError;
 use farshore_core::durable::Durable;
 use farshore_core::ids::{MemberId, VolumeId};
 use farshore_core::message::Message;
@@ -46,6 +47,8 @@ pub enum NodeError {
     Device(#[from] crate::device::DeviceError),
     #[error("{what} {}: {source}", .path.display())]
     Io { what: &'static str, path: std::path::PathBuf, source: std::io::Error },
+    #[error("volume {volume}: {error}; run the version that wrote it, or a later one")]
+    Newer { volume: VolumeId, error: recovery::RecoveryError },
     #[error("the node's name: {0}")]
     Name(#[from] crate::transport::NameError),
 }
@@ -76,6 +79,8 @@ pub struct Node {
     /// Peers that don't talk with us about a volume, and why, for status.
     pub(super) refusals: Mutex<BTreeMap<(VolumeId, PeerName), String>>,
     connected: Mutex<BTreeSet<PeerName>>,
+    /// One at a time may begin or end to hold a member of a volume.
+    pub(super) holding: Mutex<BTreeMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
     /// For verbs, which run in tasks of their own.
     pub(super) myself: Weak<Node>,
 }
@@ -113,14 +118,21 @@ impl Node {
             broken: Mutex::default(),
             strangers: Mutex::default(),
             refusals: Mutex::default(),
+            holding: Mutex::default(),
             connected: Mutex::default(),
         });
         let stored = shared.store.volumes();
+        recovery::drop_what_shipments_left(&shared).await?;
         for recovered in found {
             let applied = stored.iter().find(|v| v.volume == recovered.volume).map(|v| v.applied_seq);
             match recovery::plan(&recovered, applied) {
-                Ok(plan) => node.catalog.insert(recovery::start(&shared, recovered.volume, plan)),
+                Ok(plan) => node.catalog.insert(recovery::start(&shared, recovered.volume, plan).await?),
+                Err(error @ recovery::RecoveryError::State(DecodeError::Newer { .. })) => {
+                    return Err(NodeError::Newer { volume: recovered.volume, error });
+                }
                 Err(error) => {
+                    // Its log is of no use any more, and must not keep the others' journal from going on.
+                    shared.journal.set_checkpoint(recovered.volume, recovered.last);
                     tracing::error!(volume = %recovered.volume, %error, "this replica is not brought back");
                     lock(&node.broken).push((recovered.volume, error.to_string()));
                 }
@@ -280,6 +292,7 @@ impl Node {
                     if !is_member(&handle, peer, None) {
                         return Err(no_member(peer, volume));
                     }
+                    self.refuse_in_use(&handle).await?;
                     self.forget(&handle).await?;
                 }
                 Ok(Bytes::new())

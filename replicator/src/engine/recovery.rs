@@ -13,7 +13,9 @@ use super::clock;
 use super::driver::{Driver, VolumeHandle};
 use super::inbox::Inbox;
 use super::node::Shared;
+use super::ship::SHIP_PIN_PREFIX;
 use crate::journal::RecoveredVolume;
+use crate::store::StoreError;
 
 /// Why a volume's replica could not be brought back; it stays as it is on disk, and peers treat it as absent.
 #[derive(Debug, thiserror::Error)]
@@ -62,10 +64,43 @@ pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, 
     Ok(Recovered { durable, last, epochs, floor, lost_upto, applied })
 }
 
-pub fn start(shared: &Arc<Shared>, volume: VolumeId, recovered: Recovered) -> Arc<VolumeHandle> {
+/// Pins of shipments that were under way when the daemon ended. Their sources begin anew.
+pub async fn drop_what_shipments_left(shared: &Arc<Shared>) -> Result<(), StoreError> {
+    let shared = shared.clone();
+    let dropped = tokio::task::spawn_blocking(move || {
+        for volume in shared.store.volumes() {
+            for pin in shared.store.pins(volume.volume)?.iter().filter(|pin| pin.name.starts_with(SHIP_PIN_PREFIX)) {
+                shared.store.unpin(volume.volume, &pin.name)?;
+            }
+        }
+        Ok(())
+    });
+    dropped.await.unwrap_or_else(|e| Err(StoreError::Poisoned { reason: e.to_string() }))
+}
+
+/// What had been received of a shipment goes, unless all of it is there and was about to be shown: nothing can be
+/// applied beside it.
+async fn drop_stage(shared: &Arc<Shared>, volume: VolumeId, installing: bool) -> Result<(), StoreError> {
+    if installing || !shared.store.volumes().iter().any(|v| v.volume == volume) {
+        return Ok(());
+    }
+    let shared = shared.clone();
+    let dropped = tokio::task::spawn_blocking(move || match shared.store.stage(volume)? {
+        Some(stage) => shared.store.stage_abort(volume, stage.ship_id),
+        None => Ok(()),
+    });
+    dropped.await.unwrap_or_else(|e| Err(StoreError::Poisoned { reason: e.to_string() }))
+}
+
+pub async fn start(
+    shared: &Arc<Shared>,
+    volume: VolumeId,
+    recovered: Recovered,
+) -> Result<Arc<VolumeHandle>, StoreError> {
+    drop_stage(shared, volume, recovered.durable.installing.is_some()).await?;
     // Until the journal knows this, nothing of the volume counts as applied.
     shared.journal.set_checkpoint(volume, recovered.durable.base.seq);
     let mut fx = Effects::new();
     let core = Volume::recover(volume, recovered, clock::now(), &mut fx);
-    Driver::spawn(core, fx, shared, Arc::new(Inbox::default()))
+    Ok(Driver::spawn(core, fx, shared, Arc::new(Inbox::default())))
 }

@@ -20,6 +20,9 @@ use crate::transport::PeerName;
 /// A forwarded verb may include a promotion on the other node.
 const FORWARD_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// Between the answer to an attach and the open device.
+const OPEN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
 impl Node {
     pub(super) fn find(&self, volume: &str) -> Result<Arc<VolumeHandle>, OpError> {
         self.catalog.find(volume).ok_or_else(|| match self.shared.diverged.find(volume) {
@@ -113,8 +116,17 @@ impl Node {
         }
         self.check_target(handle, &target).await?;
         // The device goes first: whoever still uses it would see it fail.
+        let device = self.attachments.describe(handle.id).await;
         self.attachments.close(handle.id, false).await?;
-        handle.command(Command::Handover { to: target.id }).await.map_err(refused(handle))?;
+        if let Err(refusal) = handle.command(Command::Handover { to: target.id }).await {
+            // I/O goes on here.
+            if let Some((session, status)) = device
+                && let Err(error) = self.attachments.open(self, handle, session, status.kind()).await
+            {
+                tracing::error!(volume = %handle.name(), %error, "the device could not be brought back");
+            }
+            return Err(refused(handle)(refusal));
+        }
         let peer = PeerName::new(&target.site, &target.node).map_err(name_error)?;
         let promote = api::PromoteRequest { volume: handle.id.to_string(), ..api::PromoteRequest::default() };
         let _: api::PromoteResponse = self.forward(&peer, "take-over", &promote).await.map_err(|error| {
@@ -257,7 +269,12 @@ impl Node {
         let opened = async {
             let mut device = handle.device.clone();
             let wait = device.wait_for(|state| matches!(state, DeviceState::Open { .. }));
-            let _ = tokio::time::timeout(std::time::Duration::from_secs(5), wait).await;
+            if tokio::time::timeout(OPEN_PATIENCE, wait).await.is_err() {
+                return Err(OpError::unavailable(
+                    format!("volume {} did not open its device", handle.name()),
+                    "see `farshore status` for what it waits for, then try again",
+                ));
+            }
             self.attachments.open(self, handle, session, kind).await
         };
         match opened.await {
@@ -304,6 +321,29 @@ impl Node {
             ));
         }
         let volume: VolumeId = handle.id;
+        // All are asked before anything is deleted: this node may not know yet that it is attached somewhere.
+        for member in config.members.iter().filter(|m| m.id != handle.me) {
+            let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
+            let request = api::GetVolumeRequest { volume: volume.to_string() };
+            let view = match self.forward::<api::GetVolumeResponse>(&peer, "view", &request).await {
+                Ok(answer) => answer.volume.unwrap_or_default(),
+                // It is gone there already: an earlier deletion was cut short.
+                Err(error) if error.kind == OpKind::NotFound => continue,
+                Err(error) => {
+                    return Err(OpError::unavailable(
+                        format!("volume {} was not deleted: {peer} could not be asked", config.volume.name),
+                        "run the deletion when all its members are back, or take that one out with `farshore member remove`",
+                    )
+                    .because(error));
+                }
+            };
+            if let Some(attached) = view.attached {
+                return Err(OpError::failed_precondition(
+                    format!("volume {} is attached in {}", config.volume.name, attached.site),
+                    format!("run `farshore volume detach {}` first", config.volume.name),
+                ));
+            }
+        }
         let mut failed = Vec::new();
         for member in config.members.iter().filter(|m| m.id != handle.me) {
             let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;

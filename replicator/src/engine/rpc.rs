@@ -17,6 +17,7 @@ use farshore_core::message::Message;
 use farshore_core::record::RecordHash;
 use tokio::sync::oneshot;
 
+use super::clock::random_u128;
 use super::driver::lock;
 use crate::control::{OpError, OpKind};
 use crate::store::{ChangedExtent, ChangedPage, Cursor};
@@ -363,10 +364,16 @@ pub fn encode_answer(nonce: u64, result: &Result<Bytes, OpError>) -> Bytes {
 type Asked = (PeerName, oneshot::Sender<Result<Bytes, OpError>>);
 
 /// The calls of this node that wait for their answers.
-#[derive(Default)]
 pub struct Calls {
     next: AtomicU64,
     waiting: Mutex<BTreeMap<u64, Asked>>,
+}
+
+impl Default for Calls {
+    /// Numbers begin anywhere: an answer to the same number of an earlier life must not be taken for ours.
+    fn default() -> Calls {
+        Calls { next: AtomicU64::new(random_u128() as u64), waiting: Mutex::default() }
+    }
 }
 
 impl Calls {

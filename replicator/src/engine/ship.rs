@@ -34,6 +34,11 @@ const PAGE_PATIENCE: Duration = Duration::from_secs(30);
 /// A shipment whose source is silent this long is given up.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
+/// What the pins of shipments are called; none outlives its daemon.
+pub const SHIP_PIN_PREFIX: &str = "ship-";
+/// Where the cursor of a shipment stands when all of it is there.
+const WHOLE: Cursor = Cursor { seq: Seq(u64::MAX), extent: u64::MAX };
+
 /// An image being received.
 pub struct Incoming {
     volume: VolumeId,
@@ -55,7 +60,7 @@ pub fn send(
 ) {
     tokio::spawn(async move {
         let ship = random_u128();
-        let pin = format!("ship-{ship:032x}");
+        let pin = format!("{SHIP_PIN_PREFIX}{ship:032x}");
         if let Some(peer) = peer {
             let started = Instant::now();
             match ship_pinned(&shared, volume, &peer, ship, &pin, base, history).await {
@@ -93,7 +98,7 @@ async fn ship_pinned(
 ) -> Result<u64, OpError> {
     let (store, name) = (shared.clone(), pin.to_string());
     let seq = blocking(move || store.store.pin(volume, &name)).await?;
-    let image = base_at(shared, volume, seq, &history).await?;
+    let image = base_at(shared, volume, seq, &history)?;
     history.truncate(seq);
     let (store, name) = (shared.clone(), pin.to_string());
     let known = (base > Seq::ZERO).then_some(base);
@@ -219,24 +224,21 @@ fn undecodable(error: DecodeError) -> OpError {
 
 /// The record at the pinned seq, from our own journal: the log goes on after it. The history was taken when the
 /// shipment was asked for; an image of a later epoch than it knows is not shipped under it.
-async fn base_at(shared: &Arc<Shared>, volume: VolumeId, seq: Seq, history: &History) -> Result<LogBase, OpError> {
-    let journal = shared.clone();
-    let records = tokio::task::spawn_blocking(move || journal.journal.read(volume, seq, 1)).await;
-    match records {
-        Ok(Ok(records)) if records.first().is_some_and(|r| r.seq == seq) => {
-            if history.epoch_of(seq) != Some(records[0].epoch) {
-                return Err(OpError::conflict(
-                    format!("the epoch moved while an image at {seq} was prepared"),
-                    "the new primary ships what is missing",
-                ));
-            }
-            Ok(LogBase { seq, hash: records[0].hash() })
-        }
-        _ => Err(OpError::unavailable(
+fn base_at(shared: &Arc<Shared>, volume: VolumeId, seq: Seq, history: &History) -> Result<LogBase, OpError> {
+    // The journal remembers where it begins, too: neighbours may have taken the space of an idle volume's last record.
+    let Some(end) = shared.journal.end_at(volume, seq) else {
+        return Err(OpError::unavailable(
             format!("record {seq} is not in the journal, so an image at it can't be continued"),
             "it is tried again after the next write",
-        )),
+        ));
+    };
+    if history.epoch_of(seq) != Some(end.epoch) {
+        return Err(OpError::conflict(
+            format!("the epoch moved while an image at {seq} was prepared"),
+            "the new primary ships what is missing",
+        ));
     }
+    Ok(LogBase { seq, hash: end.hash })
 }
 
 fn read_runs(
@@ -317,9 +319,20 @@ pub async fn receive(shared: Arc<Shared>, handle: Arc<VolumeHandle>, call: Call)
         }
         Call::ShipEnd { volume, ship } => {
             heard(&shared, volume, ship)?;
-            let mut incoming = lock(&shared.incoming);
-            if let Some(at) = incoming.iter().position(|i| i.volume == volume && i.ship == ship) {
-                let Incoming { image, history, .. } = incoming.remove(at);
+            let ended = {
+                let mut incoming = lock(&shared.incoming);
+                let at = incoming.iter().position(|i| i.volume == volume && i.ship == ship);
+                at.map(|at| incoming.remove(at))
+            };
+            if let Some(Incoming { image, history, .. }) = ended {
+                // Durable as a whole before the core hears of it: from then on a crash may fall anywhere, and what is
+                // installed after it must be all of the image.
+                let store = shared.clone();
+                blocking(move || {
+                    store.store.stage_advance(volume, ship, WHOLE)?;
+                    store.store.checkpoint().map(drop)
+                })
+                .await?;
                 handle.inbox.event(Event::Staged { base: image, history });
             }
         }
@@ -354,11 +367,25 @@ pub fn expire(shared: &Shared) {
     }
 }
 
+/// The core has no use for the image that was staged.
+pub fn drop_image(shared: Arc<Shared>, volume: VolumeId) {
+    tokio::task::spawn_blocking(move || {
+        let dropped = match shared.store.stage(volume) {
+            Ok(Some(stage)) if stage.cursor == WHOLE => shared.store.stage_abort(volume, stage.ship_id),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = dropped {
+            tracing::warn!(%volume, %error, "a shipment that came too late could not be dropped");
+        }
+    });
+}
+
 /// Makes the staged image visible. After a crash it may be so already.
 pub fn install(shared: Arc<Shared>, inbox: Arc<Inbox>, applier: Arc<Applier>, volume: VolumeId, seq: Seq) {
     tokio::task::spawn_blocking(move || {
         let result = match shared.store.stage(volume) {
-            Ok(Some(stage)) if stage.target_seq == seq => {
+            Ok(Some(stage)) if stage.target_seq == seq && stage.cursor == WHOLE => {
                 shared.store.stage_commit(volume, stage.ship_id).map(|_| true)
             }
             Ok(_) => Ok(shared.store.volumes().iter().any(|v| v.volume == volume && v.applied_seq == seq)),

@@ -20,7 +20,7 @@ pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// one that only metadata may begin.
 pub const SEGMENTS_MIN: u64 = 4;
 /// Appends beyond this are refused; callers watch `queued_bytes` and stay well below.
-pub const QUEUE_BYTES_MAX: u64 = 256 << 20;
+pub const QUEUE_BYTES_MAX: u64 = 512 << 20;
 /// A group is closed at this size.
 pub(super) const GROUP_TARGET_BYTES: usize = 2 << 20;
 /// Distinct volumes in one group; the next group's recap names each.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use farshore_core::ids::{Seq, VolumeId};
-use farshore_core::journal::entry::Entry;
+use farshore_core::journal::entry::{Entry, LogEnd};
 use farshore_core::journal::log::{Log, LogError, Place};
 use farshore_core::journal::recovery::Rule;
 use farshore_core::record::{Record, RecordHash};
@@ -208,6 +208,18 @@ impl Journal {
         if failed.is_some() {
             self.shared().kick();
         }
+    }
+
+    /// The log's end if it ended at `seq`: known for what is retained and for the record before it.
+    pub fn end_at(&self, volume: VolumeId, seq: Seq) -> Option<LogEnd> {
+        let index = self.shared().index();
+        let log = index.log.volumes.get(&volume)?;
+        let known = seq >= log.base().seq && seq <= log.last_seq();
+        Some(log.end_at(seq)).filter(|end| known && end.hash != RecordHash::default())
+    }
+
+    pub fn is_poisoned(&self) -> bool {
+        self.shared().index().poisoned.is_some()
     }
 
     /// Bytes that wait to be written; beyond [`super::QUEUE_BYTES_MAX`] appends are refused.

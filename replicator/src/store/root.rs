@@ -279,6 +279,11 @@ impl Store {
         error
     }
 
+    /// Why the store says nothing more, if it does not.
+    pub fn poisoned(&self) -> Option<&str> {
+        self.poison.get().map(String::as_str)
+    }
+
     pub(super) fn check_alive(&self) -> Result<(), StoreError> {
         match self.poison.get() {
             None => Ok(()),

@@ -378,6 +378,26 @@ fn after_a_fork_only_what_differs_is_shipped_and_the_image_that_was_there_is_kep
 }
 
 #[test]
+fn what_was_staged_survives_a_crash_only_with_a_checkpoint_and_its_cursor_tells() {
+    let mut rig = Rig::with_volume(32, 8 * EXTENT);
+    rig.apply(VOL, &[write(1, 0, 32, 1)]).unwrap();
+    let all = Cursor { seq: Seq(u64::MAX), extent: u64::MAX };
+    for durable in [false, true] {
+        rig.stage_begin(VOL, 5 + u128::from(durable), Some(Seq(1)), None, Seq(10)).unwrap();
+        let ship_id = rig.stage(VOL).unwrap().unwrap().ship_id;
+        rig.stage_write(VOL, ship_id, 0, StageData::Data(Bytes::from(vec![9; BLOCK]))).unwrap();
+        rig.stage_advance(VOL, ship_id, all).unwrap();
+        if durable {
+            rig.checkpoint().unwrap();
+        }
+        rig.restart();
+        assert_eq!(rig.stage(VOL).unwrap().map(|stage| stage.cursor == all), Some(durable));
+    }
+    rig.stage_commit(VOL, 6).unwrap();
+    assert_eq!(rig.read(VOL, 0, 2 * BLOCK).unwrap()[..], [[9; BLOCK], [1; BLOCK]].concat());
+}
+
+#[test]
 fn an_aborted_shipment_leaves_nothing() {
     let mut rig = Rig::with_volume(32, 8 * EXTENT);
     rig.apply(VOL, &[write(1, 0, 16, 1)]).unwrap();

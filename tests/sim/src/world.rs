@@ -550,7 +550,7 @@ impl World {
                     self.check(Err(Violation { checker: "order", text: format!("{id}: {rule}: {text}") }));
                 }
             }
-            Effect::Resized { .. } | Effect::Configured(_) => {}
+            Effect::Resized { .. } | Effect::Configured(_) | Effect::DropImage => {}
         }
     }
 

@@ -115,8 +115,19 @@ impl Site {
         self.daemon().take().unwrap_or_else(|| panic!("{} does not run", self.name))
     }
 
+    /// Stops the daemon where it stands; returns when all its threads have stopped.
+    #[track_caller]
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually("all threads to stop", || {
+            let running = std::fs::read_dir(&tasks).into_iter().flatten().flatten().any(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                // The state follows the name, which is in parentheses.
+                stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('T'))
+            });
+            if running { Err("they run") } else { Ok(()) }
+        });
     }
 
     pub fn resume(&self) {

@@ -80,7 +80,11 @@ impl Replica {
     pub fn on_staged(&mut self, base: LogBase, history: History, fx: &mut Effects) {
         // A shipment may arrive late, when another holder has brought our log further, and we have said so: the
         // image would take back what we acknowledged.
-        if base.seq <= self.end().max(self.applied) || self.failed.is_some() || self.d.installing.is_some() {
+        if self.d.installing.is_some() {
+            return;
+        }
+        if base.seq <= self.end().max(self.applied) || self.failed.is_some() {
+            fx.push(Effect::DropImage);
             return;
         }
         fx.push(Effect::Edge {

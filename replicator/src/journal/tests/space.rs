@@ -132,7 +132,7 @@ fn the_queue_is_bounded() {
     let mut a = Chain::new(1);
     let payload = Bytes::from(vec![1; 1 << 20]);
     let mut answers = Vec::new();
-    for _ in 0..270 {
+    for _ in 0..(QUEUE_BYTES_MAX >> 20) + 14 {
         let record = record_after(a.volume, a.end, 1, payload.clone());
         a.end = LogEnd { seq: record.seq, hash: record.hash(), epoch: record.epoch };
         answers.push(start(&journal, vec![Entry::Record(record)]));
