@@ -29,7 +29,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("quinn_proto", &["replicator/src/transport/"]),
     // The NBD tests make certificates that no CA of ours would.
     ("rcgen", &["replicator/src/transport/", "replicator/src/device/nbd/protocol_tests.rs"]),
-    ("fuser", &["replicator/src/device/"]),
+    ("fuser", &["replicator/src/device/", "tests/powercut/src/mount.rs"]),
     ("axum", &["replicator/src/telemetry/"]),
     ("prometheus_client", &["replicator/src/telemetry/"]),
     ("tonic", &["proto/", "replicator/src/control/", "csi-driver/", "cli/", "tests/"]),
