@@ -85,6 +85,29 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
+/// Makes a directory and those above it that are missing, with durable names: what is synced inside one that a power cut
+/// takes away is lost with it. One that is there may have been made by a life that did not get as far as the sync.
+pub fn create_dirs(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent.filter(|parent| !parent.exists()) {
+        create_dirs(parent)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        other => other?,
+    }
+    sync_dir(path)
+}
+
+/// Replaces a small file: after a power cut it holds the old bytes or the new ones, after a return the new ones.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = with_suffix(path, UNFINISHED_SUFFIX);
+    std::fs::write(&unfinished, bytes)?;
+    File::open(&unfinished)?.sync_all()?;
+    std::fs::rename(&unfinished, path)?;
+    sync_dir(path)
+}
+
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -94,6 +117,28 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directories_are_made_as_far_as_they_are_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        create_dirs(&deep).unwrap();
+        create_dirs(&deep).unwrap();
+        assert!(deep.is_dir());
+        std::fs::write(deep.join("file"), b"").unwrap();
+        assert!(create_dirs(&deep.join("file")).is_err());
+    }
+
+    #[test]
+    fn a_replaced_file_leaves_nothing_unfinished() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kind");
+        for bytes in [&b"first"[..], b"second"] {
+            replace(&path, bytes).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn an_allocated_file_is_zeroed_and_leaves_nothing_unfinished() {

@@ -14,6 +14,7 @@ use super::session_device::SessionDevice;
 use crate::config::Config;
 use crate::control::OpError;
 use crate::device::{BlockDevice, DeviceError, Exports, FuseDevice, NbdListen, NbdServer, SectorDevice};
+use crate::disk::file::{create_dirs, replace};
 
 /// The NBD exports, by volume name: what is attached, and the copies that forks left behind.
 struct ExportTable {
@@ -60,7 +61,7 @@ impl Attachments {
     pub async fn start(config: &Config, shared: &Arc<Shared>) -> Result<Attachments, NodeError> {
         let runtime_dir = config.node.runtime_dir.clone();
         let state_dir = config.node.data_dir.join("attachments");
-        std::fs::create_dir_all(&state_dir).map_err(|source| NodeError::Io {
+        create_dirs(&state_dir).map_err(|source| NodeError::Io {
             what: "creating",
             path: state_dir.clone(),
             source,
@@ -219,7 +220,7 @@ impl Attachments {
     }
 
     fn remember(&self, volume: VolumeId, kind: api::DeviceKind) {
-        if let Err(error) = std::fs::write(self.file(volume), kind.as_str_name()) {
+        if let Err(error) = replace(&self.file(volume), kind.as_str_name().as_bytes()) {
             tracing::warn!(%volume, %error, "the kind of its device could not be noted; after a restart it is chosen anew");
         }
     }

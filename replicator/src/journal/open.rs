@@ -26,7 +26,7 @@ use super::handle::{Index, Shared};
 use super::segments::{Segment, Segments};
 use super::super_file::{SuperFile, TAIL_NAME, lock, segment_path};
 use super::writer::{Cursor, Writer};
-use crate::disk::file::sync_dir;
+use crate::disk::file::{create_dirs, sync_dir};
 use crate::disk::{AlignedBuf, DiskEngine, DiskFile};
 
 /// Segments made when a journal is created, before it is used; more follow while it works.
@@ -184,7 +184,7 @@ pub(super) fn open(
 ) -> Result<(Writer, Vec<RecoveredVolume>), JournalError> {
     config.check()?;
     let dir = &config.dir;
-    std::fs::create_dir_all(dir).map_err(JournalError::io("create directory", dir))?;
+    create_dirs(dir).map_err(JournalError::io("create directory", dir))?;
     let lock = lock(dir)?;
     let mut super_file = match SuperFile::read(dir)? {
         Some(now) => SuperFile::open(dir, now)?,

@@ -18,6 +18,7 @@ use super::space::SpaceMap;
 use super::superblock::{NodeIdentity, Superblock};
 use super::sweep::unseen;
 use super::volume::{State, Volume};
+use crate::disk::file::create_dirs;
 
 pub(super) const INDEX_DIR: &str = "index";
 pub(super) const SLAB_FILE: &str = "slab";
@@ -107,7 +108,7 @@ impl Store {
 /// The directory's superblock, made if the directory is new.
 fn own_superblock(config: &StoreConfig) -> Result<Superblock, StoreError> {
     let dir = &config.dir;
-    fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
+    create_dirs(dir).map_err(StoreError::io("create", dir))?;
     if let Some(found) = Superblock::read(dir)? {
         if found.node.uuid != config.node.uuid {
             let name = |node: &NodeIdentity| format!("{} ({:032x})", node.name, node.uuid);
