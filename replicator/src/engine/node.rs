@@ -22,7 +22,8 @@ use super::ship::Incoming;
 use super::{checkpointer, recovery, ship};
 use crate::config::{Config, JournalEngine};
 use crate::control::OpError;
-use crate::disk::EngineChoice;
+use crate::disk::file::create_dirs;
+use crate::disk::{DiskEngine, EngineChoice, start_engine};
 use crate::journal::{Journal, JournalConfig};
 use crate::store::{NodeIdentity, Store, StoreConfig};
 use crate::transport::{
@@ -88,15 +89,24 @@ pub struct Node {
 impl Node {
     /// Opens everything and starts to serve peers. Volumes that were attached here are taken back in the background.
     pub async fn start(config: Config) -> Result<Arc<Node>, NodeError> {
+        let choice = match config.journal.engine {
+            JournalEngine::Auto => EngineChoice::Auto,
+            JournalEngine::IoUring => EngineChoice::IoUring,
+            JournalEngine::Threads => EngineChoice::Threads,
+        };
+        let started = start_engine(choice);
+        let path = config.node.data_dir.clone();
+        let engine = started.map_err(|source| NodeError::Io { what: "starting io_uring for", path, source })?;
+        Node::start_on(config, engine).await
+    }
+
+    /// As [`Node::start`], with a journal on an engine of the caller's: tests bring disks that break their promises.
+    pub async fn start_on(config: Config, engine: Arc<dyn DiskEngine>) -> Result<Arc<Node>, NodeError> {
         let me = PeerName::new(&config.node.site, &config.node.node)?;
         for dir in [&config.node.data_dir, &config.node.runtime_dir] {
-            std::fs::create_dir_all(dir).map_err(|source| NodeError::Io {
-                what: "creating",
-                path: dir.clone(),
-                source,
-            })?;
+            create_dirs(dir).map_err(|source| NodeError::Io { what: "creating", path: dir.clone(), source })?;
         }
-        let (journal, found, store) = open_disks(&config, &me).await?;
+        let (journal, found, store) = open_disks(&config, &me, engine).await?;
         let (sender, events) = mpsc::channel(TRANSPORT_EVENTS_MAX);
         let transport = Transport::start(transport_config(&config, &me)?, sender).await?;
         let dir = config.node.data_dir.join("diverged");
@@ -336,16 +346,12 @@ fn no_member(peer: &PeerName, volume: VolumeId) -> OpError {
 async fn open_disks(
     config: &Config,
     me: &PeerName,
+    engine: Arc<dyn DiskEngine>,
 ) -> Result<(Journal, Vec<crate::journal::RecoveredVolume>, Store), NodeError> {
     let journal_config = JournalConfig {
-        dir: config.node.data_dir.join("journal"),
         segment_bytes: config.journal.segment_bytes.0,
         budget_bytes: config.journal.budget_bytes.0,
-        engine: match config.journal.engine {
-            JournalEngine::Auto => EngineChoice::Auto,
-            JournalEngine::IoUring => EngineChoice::IoUring,
-            JournalEngine::Threads => EngineChoice::Threads,
-        },
+        ..JournalConfig::at(config.node.data_dir.join("journal"))
     };
     let store_config = StoreConfig::new(
         config.node.data_dir.join("store"),
@@ -357,7 +363,7 @@ async fn open_disks(
         ..store_config
     };
     let opened = tokio::task::spawn_blocking(move || {
-        let (journal, found) = Journal::open(journal_config)?;
+        let (journal, found) = Journal::open_on(journal_config, engine)?;
         let store = Store::open(store_config)?;
         Ok::<_, NodeError>((journal, found, store))
     });
