@@ -56,9 +56,14 @@ pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, 
     if stores && applied > last.seq && applied != installing_at {
         return Err(RecoveryError::JournalLost { last: last.seq, applied });
     }
+    let floor = found.first.max(Seq(1));
+    // Records are given up only once the store has them; if it has not, they were lost with damage.
+    let given_up = floor.prev();
+    if stores && installing_at == Seq::ZERO && applied < given_up {
+        return Err(RecoveryError::StoreLost { base: given_up, applied });
+    }
     let epochs = found.epochs.iter().copied().filter(|(_, seq)| *seq <= last.seq).collect();
     let lost_upto = found.damaged.map(|_| found.last);
-    let floor = found.first.max(Seq(1));
     // An image that was being installed may be visible already; then the core finishes the installation.
     let applied = if applied == installing_at && installing_at > Seq::ZERO { base.seq } else { applied };
     Ok(Recovered { durable, last, epochs, floor, lost_upto, applied })
@@ -103,4 +108,59 @@ pub async fn start(
     let mut fx = Effects::new();
     let core = Volume::recover(volume, recovered, clock::now(), &mut fx);
     Ok(Driver::spawn(core, fx, shared, Arc::new(Inbox::default())))
+}
+
+#[cfg(test)]
+mod tests {
+    use farshore_core::ids::{Epoch, Incarnation, LineageId, MemberId, VolumeId};
+    use farshore_core::record::RecordHash;
+    use farshore_core::register::{
+        ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, OnQuorumLoss, Terms,
+    };
+
+    use super::*;
+
+    fn found(first: u64, last: u64) -> RecoveredVolume {
+        let member = Member { id: MemberId(1), site: "east".into(), node: "n1".into(), kind: MemberKind::Data };
+        let rule = DataRule { w: 1, min_remote: 0, local: false };
+        let config = Configuration {
+            version: ConfigVersion::default(),
+            volume: Descriptor {
+                name: "pg".into(),
+                size_bytes: 1 << 20,
+                logical_block_bytes: 4096,
+                durability: Durability::Write,
+                lease_us: 1,
+                on_quorum_loss: OnQuorumLoss::Freeze,
+                policy: "majority".into(),
+                rule,
+            },
+            members: vec![member],
+            current: Terms { votes: Vec::new(), sync: Vec::new(), rule, primary_site: "east".into() },
+            earlier: Vec::new(),
+            attached: None,
+        };
+        let durable = Durable::first(MemberId(1), Incarnation(7), LineageId::default(), config);
+        RecoveredVolume {
+            volume: VolumeId(1),
+            meta: Some(durable.encode()),
+            meta_damaged: false,
+            first: Seq(first),
+            last: Seq(last),
+            last_hash: RecordHash(9),
+            last_epoch: Epoch::ZERO,
+            epochs: Vec::new(),
+            damaged: None,
+        }
+    }
+
+    #[test]
+    fn a_log_that_begins_beyond_what_the_store_holds_is_not_taken_for_whole() {
+        assert!(plan(&found(5, 9), Some(Seq(4))).is_ok());
+        assert!(plan(&found(5, 9), Some(Seq(9))).is_ok());
+        let refused = plan(&found(5, 9), Some(Seq(3)));
+        assert!(matches!(refused, Err(RecoveryError::StoreLost { base: Seq(4), applied: Seq(3) })), "{refused:?}");
+        let refused = plan(&found(5, 9), Some(Seq(10)));
+        assert!(matches!(refused, Err(RecoveryError::JournalLost { .. })), "{refused:?}");
+    }
 }
