@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use farshore_replicator::config::{CONFIG_PATH, SOCKET_PATH};
 
 use crate::failure::EXIT_CODES;
-use crate::values::{self, OnQuorumLoss, Place, Quorum};
+use crate::values::{self, OnQuorumLoss, Place, Quorum, Votes};
 
 /// Synchronous cross-cluster block storage: the command line.
 ///
@@ -179,6 +179,9 @@ pub struct CreateArgs {
     /// A site that holds data outside the quorum
     #[arg(long, value_delimiter = ',', value_name = "SITE[/NODE],..")]
     pub observer: Vec<Place>,
+    /// Who has more than one vote: of two sites, one that has two decides alone, and the other never
+    #[arg(long, value_delimiter = ',', value_name = "SITE[/NODE]=VOTES,..")]
+    pub votes: Vec<Votes>,
     /// When a write is acknowledged: majority, nearest-remote, all-remotes, all, or numbers: w=2,minRemote=1 with ,local where wanted
     ///
     /// What each one trades latency for, with three sites:

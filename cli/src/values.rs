@@ -70,6 +70,27 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// `east=2`: the votes of a member that has more than one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Votes {
+    pub place: Place,
+    pub votes: u8,
+}
+
+impl FromStr for Votes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((place, votes)) = text.split_once('=') else {
+            return Err(format!("{text:?} names no votes; write for example east=2"));
+        };
+        match votes.parse() {
+            Ok(votes) if votes > 0 => Ok(Votes { place: place.parse()?, votes }),
+            _ => Err(format!("{votes:?} is no number of votes; 1 to 255 can be given, as in east=2")),
+        }
+    }
+}
+
 /// The data quorum: a name, or `w=2,minRemote=1,local`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quorum {
@@ -171,6 +192,15 @@ mod tests {
         assert_eq!(duration("2min"), Ok(Duration::from_secs(120)));
         for bad in ["", "4", "s", "-4s", "4 s", "4sec", "99999999999999999999s", "18446744073709551615h"] {
             assert!(duration(bad).unwrap_err().contains("write for example"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn votes_are_a_place_and_a_number() {
+        let votes: Votes = "east/n1=2".parse().unwrap();
+        assert_eq!((votes.place.to_string().as_str(), votes.votes), ("east/n1", 2));
+        for bad in ["east", "east=", "east=0", "east=256", "=2", "East=2"] {
+            assert!(bad.parse::<Votes>().is_err(), "{bad}");
         }
     }
 

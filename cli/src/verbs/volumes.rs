@@ -6,12 +6,13 @@ use crate::args::{AttachArgs, CreateArgs, DeviceArg, DurabilityArg, Format, Volu
 use crate::client::{Replicator, present};
 use crate::failure::{Exit, Failure};
 use crate::output;
+use crate::values::Votes;
 use crate::views::{AttachView, DeletedView, VolumeListView, VolumeView};
 
 pub async fn run(format: Format, replicator: &Replicator, verb: VolumeVerb) -> Result<(), Failure> {
     let mut volumes = replicator.volumes();
     let volume = match verb {
-        VolumeVerb::Create(args) => volumes.create(create_request(*args)).await?.into_inner().volume,
+        VolumeVerb::Create(args) => volumes.create(create_request(*args)?).await?.into_inner().volume,
         VolumeVerb::List => {
             let listed = volumes.list(api::ListVolumesRequest {}).await?.into_inner().volumes;
             return output::print(format, &VolumeListView { volumes: listed.into_iter().map(Into::into).collect() });
@@ -44,23 +45,34 @@ fn refuse_delete(volume: &api::VolumeStatus) -> Failure {
     Failure::new(Exit::Refused, message, format!("if that is meant: farshore volume delete {} --yes", volume.name))
 }
 
-fn create_request(args: CreateArgs) -> api::CreateVolumeRequest {
+fn create_request(args: CreateArgs) -> Result<api::CreateVolumeRequest, Failure> {
     use api::MemberKind::{Data, Observer, Witness};
-    let members = args
+    let mut members: Vec<api::MemberSpec> = args
         .members
         .iter()
         .map(|place| place.spec(Data))
         .chain(args.witness.iter().map(|place| place.spec(Witness)))
-        .chain(args.observer.iter().map(|place| place.spec(Observer)));
+        .chain(args.observer.iter().map(|place| place.spec(Observer)))
+        .collect();
+    for Votes { place, votes } in &args.votes {
+        let member = members.iter_mut().find(|m| m.site == place.site && m.node == place.node);
+        let member = member.ok_or_else(|| {
+            Failure::usage(
+                format!("--votes names {place}, which is no member of the new volume"),
+                "name it as in --members or --witness",
+            )
+        })?;
+        member.votes = (*votes).into();
+    }
     let durability = match args.durability {
         DurabilityArg::Write => api::Durability::Write,
         DurabilityArg::Flush => api::Durability::Flush,
     };
     let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-    api::CreateVolumeRequest {
+    Ok(api::CreateVolumeRequest {
         name: args.name,
         size_bytes: args.size,
-        members: members.collect(),
+        members,
         policy: Some(api::Policy {
             quorum: args.quorum.name,
             w: args.quorum.w,
@@ -74,7 +86,7 @@ fn create_request(args: CreateArgs) -> api::CreateVolumeRequest {
         // clap admits two values only.
         block_size_bytes: args.block_size.parse().unwrap_or_default(),
         labels: args.labels.into_iter().collect(),
-    }
+    })
 }
 
 async fn attach(format: Format, replicator: &Replicator, args: AttachArgs) -> Result<(), Failure> {
