@@ -116,6 +116,11 @@ impl Disk {
         self.state().orders.full = full;
     }
 
+    /// The next cut leaves nothing to chance: whatever no sync covered is dropped.
+    pub fn keep_nothing(&self) {
+        self.state().orders.keep_nothing = true;
+    }
+
     /// Every sync, and every write, takes up to so long.
     pub fn delay(&self, sync_max: Duration, write_max: Duration) {
         let mut state = self.state();
@@ -133,13 +138,13 @@ impl Disk {
         let mut state = self.state();
         let State { inodes, dice, life, orders, .. } = &mut *state;
         *life += 1;
-        *orders = Orders::default();
+        let keep_nothing = std::mem::take(orders).keep_nothing;
         let mut lost = Lost::default();
         for inode in inodes.values_mut() {
             inode.opened = 0;
             match &mut inode.kind {
-                Kind::File(file) => lost.changes += file.cut(dice),
-                Kind::Dir(names) => lost.names += names.cut(dice),
+                Kind::File(file) => lost.changes += file.cut(dice, keep_nothing),
+                Kind::Dir(names) => lost.names += names.cut(dice, keep_nothing),
             }
         }
         state.collect();

@@ -29,6 +29,8 @@ pub(crate) struct Orders {
     pub(crate) faults: Vec<Fault>,
     /// Nothing may grow or be made.
     pub(crate) full: bool,
+    /// The next cut drops all that it may.
+    pub(crate) keep_nothing: bool,
     pub(crate) sync_delay_max: Duration,
     pub(crate) write_delay_max: Duration,
 }

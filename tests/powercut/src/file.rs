@@ -82,23 +82,24 @@ impl FileState {
 
     /// A sync that fails: some of it reached the disk, and nobody will ever write the rest, though readers see it.
     pub(crate) fn fail_sync(&mut self, dice: &mut StdRng) {
-        self.tear(dice);
+        self.tear(dice, false);
     }
 
     /// The power goes and comes back. Returns how many changes were not wholly kept.
-    pub(crate) fn cut(&mut self, dice: &mut StdRng) -> usize {
-        let lost = self.tear(dice);
+    pub(crate) fn cut(&mut self, dice: &mut StdRng, keep_nothing: bool) -> usize {
+        let lost = self.tear(dice, keep_nothing);
         self.now = self.durable.clone();
         lost
     }
 
-    fn tear(&mut self, dice: &mut StdRng) -> usize {
+    fn tear(&mut self, dice: &mut StdRng, keep_nothing: bool) -> usize {
         let pending = std::mem::take(&mut self.pending);
         if pending.is_empty() {
             return 0;
         }
         let count = pending.len();
         let fate = match dice.random_range(0..4) {
+            _ if keep_nothing => Fate::Dropped,
             0 => Fate::Dropped,
             1 => Fate::Kept,
             2 => Fate::Prefix(dice.random_range(0..count)),
@@ -160,7 +161,7 @@ mod tests {
         (0..200)
             .map(|seed| {
                 let mut file = make();
-                file.cut(&mut StdRng::seed_from_u64(seed));
+                file.cut(&mut StdRng::seed_from_u64(seed), false);
                 assert!(file.is_synced());
                 file.read(0, 1 << 20)
             })
@@ -219,7 +220,7 @@ mod tests {
             file.fail_sync(dice);
             assert_eq!(file.read(0, 4096), [7; 4096], "readers see what they wrote");
             file.sync();
-            file.cut(dice);
+            file.cut(dice, false);
             file.read(0, 4096) != [7; 4096]
         });
         assert!(lost.count() > 0);

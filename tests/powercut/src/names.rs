@@ -67,8 +67,8 @@ impl Names {
 
     /// Changes reach the disk in order, as with any file system that keeps a journal of them; how many, nobody knows.
     /// Returns how many did not.
-    pub(crate) fn cut(&mut self, dice: &mut StdRng) -> usize {
-        let kept = dice.random_range(0..=self.pending.len());
+    pub(crate) fn cut(&mut self, dice: &mut StdRng, keep_nothing: bool) -> usize {
+        let kept = if keep_nothing { 0 } else { dice.random_range(0..=self.pending.len()) };
         self.pending[..kept].iter().for_each(|change| apply(&mut self.durable, change));
         let lost = self.pending.len() - kept;
         self.pending.clear();
@@ -108,7 +108,7 @@ mod tests {
             names.add("draft".as_ref(), 3);
             names.rename("draft".as_ref(), "whole".as_ref(), 3);
             names.remove("kept".as_ref());
-            names.cut(&mut StdRng::seed_from_u64(seed));
+            names.cut(&mut StdRng::seed_from_u64(seed), false);
             seen.insert(names.all().map(|(name, _)| name.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" "));
         }
         let expected = ["draft kept", "kept", "kept whole", "whole"].map(String::from);

@@ -1,12 +1,13 @@
-//! Where the programs under test are: beside the test's own executable.
+//! Where the programs under test are: beside the running test's own executable.
 
 use std::path::PathBuf;
 
 /// `farshore` or `farshore-replicator`, as built for the profile that this test was built for.
 pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a running program has a path");
-    // …/release/deps/story-0123 → …/release
-    let built = own.parent().and_then(|deps| deps.parent()).expect("cargo puts tests two folders deep");
+    // …/release/deps/story-0123 or …/release/farshore-soak → …/release
+    let folder = own.parent().expect("a program lies in a folder");
+    let built = if folder.ends_with("deps") { folder.parent().expect("deps lies in another") } else { folder };
     let path = built.join(name);
     assert!(
         path.is_file(),

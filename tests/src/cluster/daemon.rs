@@ -13,19 +13,35 @@ use super::wait::until;
 /// An orderly end includes a checkpoint.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How a site's daemon is started.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    pub program: String,
+    /// A command that becomes the daemon after it has set something up: namespaces, say.
+    pub through: Vec<String>,
+}
+
+impl Default for Launch {
+    fn default() -> Self {
+        Launch { program: "farshore-replicator".into(), through: Vec::new() }
+    }
+}
+
 pub struct Daemon {
     child: Child,
 }
 
 impl Daemon {
     /// What it says goes to the end of `log`.
-    pub fn start(config: &Path, log: &Path) -> Daemon {
+    pub fn start(launch: &Launch, config: &Path, log: &Path) -> Daemon {
         let out = OpenOptions::new().create(true).append(true).open(log).expect("the log opens");
         let err: File = out.try_clone().expect("a file can be shared");
         // setpriv becomes the daemon; it is killed with the thread that started it, should the test be killed.
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(program("farshore-replicator"))
+        let setpriv = ["setpriv", "--pdeathsig", "KILL", "--"].map(String::from);
+        let mut words = launch.through.iter().chain(&setpriv);
+        let child = Command::new(words.next().expect("there are some"))
+            .args(words)
+            .arg(program(&launch.program))
             .arg("--config")
             .arg(config)
             .stdin(Stdio::null())

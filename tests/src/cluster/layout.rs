@@ -4,10 +4,13 @@ use std::fmt::Write as _;
 use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 
+use farshore_powercut::Lost;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::cli::farshore;
+use super::daemon::Launch;
+use super::network::{Network, address};
 use super::site::{Site, all_in_sync};
 use super::wait::eventually;
 
@@ -31,6 +34,8 @@ impl Default for Options {
 pub struct Cluster {
     pub sites: Vec<Site>,
     options: Options,
+    /// Else all are on loopback.
+    pub network: Option<Network>,
     /// Kept when a test fails.
     dir: Option<TempDir>,
 }
@@ -43,18 +48,29 @@ impl Cluster {
 
     pub fn start_with(sites: &[&str], options: Options) -> Cluster {
         let cluster = Cluster::lay_out(sites, options);
-        for site in &cluster.sites {
-            site.launch();
-        }
-        for site in &cluster.sites {
-            site.wait_ready();
-        }
-        cluster.wait_connected();
+        cluster.launch();
         cluster
+    }
+
+    /// Starts every site and waits until all of them are connected.
+    pub fn launch(&self) {
+        self.sites.iter().for_each(Site::launch);
+        self.sites.iter().for_each(Site::wait_ready);
+        self.wait_connected();
+    }
+
+    /// Puts a disk whose power can be cut under every site that does not run yet. Says why where that can't be done.
+    pub fn put_on_disks(&self, seed: u64) -> Result<(), String> {
+        (0..).zip(&self.sites).try_for_each(|(at, site)| site.put_on_disk(seed + at))
     }
 
     /// Everything but the daemons.
     pub fn lay_out(sites: &[&str], options: Options) -> Cluster {
+        Cluster::lay_out_in(sites, options, None)
+    }
+
+    /// In a network of its own, laid for as many sites.
+    pub fn lay_out_in(sites: &[&str], options: Options, network: Option<Network>) -> Cluster {
         let dir = tempfile::Builder::new().prefix("farshore-").tempdir().expect("a temporary directory can be made");
         let ca = dir.path().join("ca");
         farshore(&["cert", "ca", "--domain", "test", "--dir", text(&ca)]).expect("a CA can be made");
@@ -69,7 +85,12 @@ impl Cluster {
             .enumerate()
             .map(|(i, name)| Site::new(name, dir.path().join(name.replace('/', "-")), ports(i).0, ports(i).1))
             .collect();
-        let cluster = Cluster { sites, options, dir: Some(dir) };
+        if let Some(network) = &network {
+            for (index, site) in sites.iter().enumerate() {
+                site.set_launch(Launch { through: network.through(index), ..Launch::default() });
+            }
+        }
+        let cluster = Cluster { sites, options, network, dir: Some(dir) };
         for index in 0..cluster.sites.len() {
             cluster.equip(index, &ca);
         }
@@ -90,7 +111,8 @@ impl Cluster {
     pub fn config(&self, index: usize) -> String {
         let site = &self.sites[index];
         let Options { journal_budget, journal_segment, one_way, more } = &self.options;
-        let ((name, node), udp, http) = (place(&site.name), site.udp, site.http);
+        let address = |at: usize| if self.network.is_some() { address(at) } else { "127.0.0.1".into() };
+        let ((name, node), own, udp, http) = (place(&site.name), address(index), site.udp, site.http);
         let (data, run, pki) = (site.data_dir(), site.dir.join("run"), site.dir.join("pki"));
         let mut out = format!(
             r#"[node]
@@ -99,7 +121,7 @@ node = "{node}"
 data_dir = "{}"
 runtime_dir = "{}"
 [transport]
-listen = "127.0.0.1:{udp}"
+listen = "{own}:{udp}"
 ca = "{pki}/ca.pem"
 cert = "{pki}/node.pem"
 key = "{pki}/node.key"
@@ -118,10 +140,18 @@ segment_bytes = "{journal_segment}"
             let (name, node) = place(&peer.name);
             let _ = write!(out, "[[peers]]\nsite = \"{name}\"\nnode = \"{node}\"\n");
             if i < index || !one_way {
-                let _ = writeln!(out, "address = \"127.0.0.1:{}\"", peer.udp);
+                let _ = writeln!(out, "address = \"{}:{}\"", address(i), peer.udp);
             }
         }
         out + more
+    }
+
+    /// The power goes at these sites, all at once; returns how many changes and names that cost.
+    pub fn cut_power<'a>(&self, victims: impl IntoIterator<Item = &'a Site>) -> Lost {
+        let victims: Vec<&Site> = victims.into_iter().collect();
+        victims.iter().for_each(|site| site.end());
+        let taken = victims.iter().map(|site| site.cut_power());
+        taken.fold(Lost::default(), |a, b| Lost { changes: a.changes + b.changes, names: a.names + b.names })
     }
 
     pub fn dir(&self) -> &Path {
@@ -164,6 +194,7 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             for site in &self.sites {
                 eprintln!("---- the end of {}'s log ----\n{}", site.name, site.tail());
+                site.save_disk();
             }
             if let Some(dir) = self.dir.take() {
                 eprintln!("everything is kept in {}", dir.keep().display());

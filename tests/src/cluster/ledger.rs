@@ -13,7 +13,7 @@ use rand::RngExt;
 
 use super::image::{BLOCK_BYTES, Image};
 use super::nbd::{NbdClient, NbdError};
-use super::wait::eventually;
+use super::wait::{PATIENCE, until};
 
 /// Before a writer tries to connect again.
 const RECONNECT: Duration = Duration::from_millis(25);
@@ -25,13 +25,14 @@ const FORKED_STAMPS: u64 = 1 << 32;
 pub struct Ledger {
     blocks: Vec<Mutex<Vec<Image>>>,
     next_stamp: AtomicU64,
+    lost: AtomicU64,
 }
 
 impl Ledger {
     /// Of a volume that is new, hence all zeroes.
     pub fn of_new(blocks: usize) -> Arc<Ledger> {
         let blocks = (0..blocks).map(|_| Mutex::new(vec![Image::Zeroes])).collect();
-        Arc::new(Ledger { blocks, next_stamp: AtomicU64::new(1) })
+        Arc::new(Ledger { blocks, next_stamp: AtomicU64::new(1), lost: AtomicU64::new(0) })
     }
 
     /// The books of a history that parts from this one here and now; what is written next differs in both.
@@ -64,11 +65,24 @@ impl Ledger {
     /// Reads the block and holds it against the books; from now on it may hold nothing else.
     pub fn check(&self, client: &mut NbdClient, block: usize) -> Result<(), NbdError> {
         let bytes = client.read((block * BLOCK_BYTES) as u64, BLOCK_BYTES)?;
-        let found = Image::read(block as u64, &bytes).unwrap_or_else(|damage| panic!("{damage}"));
+        let found = Image::read(block as u64, &bytes).unwrap_or_else(|damage| {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            panic!("{damage}")
+        });
         let mut allowed = self.block(block);
-        assert!(allowed.contains(&found), "block {block} holds {found:?}, and may hold {allowed:?}: a write was lost");
+        if !allowed.contains(&found) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            panic!("block {block} holds {found:?}, and may hold {allowed:?}: a write was lost");
+        }
         *allowed = vec![found];
         Ok(())
+    }
+
+    /// Whether the block holds what it may; for those who expect a loss.
+    pub fn holds(&self, client: &mut NbdClient, block: usize) -> bool {
+        let bytes = client.read((block * BLOCK_BYTES) as u64, BLOCK_BYTES);
+        let found = bytes.ok().and_then(|bytes| Image::read(block as u64, &bytes).ok());
+        found.is_some_and(|found| self.block(block).contains(&found))
     }
 
     /// Every block, in order.
@@ -85,6 +99,11 @@ impl Ledger {
         for block in 0..self.blocks.len() {
             self.write(client, block).unwrap_or_else(|error| panic!("writing block {block}: {error:?}"));
         }
+    }
+
+    /// Blocks that held what they may not, so far.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     pub fn len(&self) -> usize {
@@ -148,8 +167,13 @@ impl Writers {
     /// Waits until this many more were acknowledged.
     #[track_caller]
     pub fn wait_for(&self, more: u64) {
+        self.wait_for_within(more, PATIENCE);
+    }
+
+    #[track_caller]
+    pub fn wait_for_within(&self, more: u64, patience: Duration) {
         let goal = self.acked() + more;
-        eventually(&format!("{more} more acknowledged writes"), || {
+        until(&format!("{more} more acknowledged writes of {}", self.shared.volume), patience, || {
             self.panicked();
             let acked = self.acked();
             if acked >= goal { Ok(()) } else { Err(format!("{acked} of {goal}")) }

@@ -5,19 +5,24 @@
 
 mod binaries;
 mod cli;
+mod clock;
 mod daemon;
 mod image;
 mod layout;
 mod ledger;
 mod nbd;
+mod network;
 mod site;
 mod wait;
 
 pub use binaries::program;
 pub use cli::{Refusal, farshore};
+pub use clock::BootClock;
+pub use daemon::Launch;
 pub use image::Image;
 pub use layout::{Cluster, Options};
 pub use ledger::{Ledger, Writers};
 pub use nbd::{NbdClient, NbdError};
+pub use network::Network;
 pub use site::{Site, all_in_sync, member};
 pub use wait::{eventually, until};

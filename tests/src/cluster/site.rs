@@ -6,11 +6,12 @@ use std::process::ExitStatus;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use farshore_powercut::{Disk, Lost, Mounted};
 use rustix::process::Signal;
 use serde_json::Value;
 
 use super::cli::{self, Refusal};
-use super::daemon::Daemon;
+use super::daemon::{Daemon, Launch};
 use super::nbd::NbdClient;
 use super::wait::{eventually, until};
 
@@ -24,12 +25,62 @@ pub struct Site {
     pub dir: PathBuf,
     pub udp: u16,
     pub http: u16,
+    /// Before the disk: it ends first.
     daemon: Mutex<Option<Daemon>>,
+    launch: Mutex<Launch>,
+    /// Under the data directory, where the power can be cut.
+    disk: Mutex<Option<Mounted>>,
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Site {
     pub(super) fn new(name: &str, dir: PathBuf, udp: u16, http: u16) -> Site {
-        Site { name: name.into(), dir, udp, http, daemon: Mutex::default() }
+        Site {
+            name: name.into(),
+            dir,
+            udp,
+            http,
+            daemon: Mutex::default(),
+            launch: Mutex::default(),
+            disk: Mutex::default(),
+        }
+    }
+
+    /// How its daemon is started from now on.
+    pub fn set_launch(&self, launch: Launch) {
+        *held(&self.launch) = launch;
+    }
+
+    /// Puts an empty disk under the data directory, whose power can be cut.
+    pub fn put_on_disk(&self, seed: u64) -> Result<(), String> {
+        std::fs::create_dir_all(self.data_dir()).map_err(|e| e.to_string())?;
+        let mounted = Mounted::mount(Disk::new(seed), &self.data_dir()).map_err(|e| e.to_string())?;
+        *held(&self.disk) = Some(mounted);
+        Ok(())
+    }
+
+    pub fn disk<T>(&self, on: impl FnOnce(&Disk) -> T) -> T {
+        on(held(&self.disk).as_ref().unwrap_or_else(|| panic!("{} is not on a disk of ours", self.name)).disk())
+    }
+
+    /// Its power goes: the daemon dies, and with it whatever its disk was not told to sync.
+    pub fn cut_power(&self) -> Lost {
+        self.end();
+        let mut disk = held(&self.disk);
+        let disk = disk.as_mut().unwrap_or_else(|| panic!("{} is not on a disk of ours", self.name));
+        disk.cut().unwrap_or_else(|error| panic!("{}'s disk does not come back: {error}", self.name))
+    }
+
+    /// What is on its disk is kept for whoever looks for the reason of a failure.
+    pub(super) fn save_disk(&self) {
+        if let Some(mounted) = held(&self.disk).as_ref()
+            && let Err(error) = mounted.disk().save(&self.dir.join("disk"))
+        {
+            eprintln!("{}'s disk could not be saved: {error}", self.name);
+        }
     }
 
     pub fn config_path(&self) -> PathBuf {
@@ -70,7 +121,7 @@ impl Site {
     }
 
     fn daemon(&self) -> MutexGuard<'_, Option<Daemon>> {
-        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+        held(&self.daemon)
     }
 
     /// Starts the daemon and waits until it answers.
@@ -82,7 +133,7 @@ impl Site {
     pub fn launch(&self) {
         let mut daemon = self.daemon();
         assert!(daemon.is_none(), "{} runs already", self.name);
-        *daemon = Some(Daemon::start(&self.config_path(), &self.log_path()));
+        *daemon = Some(Daemon::start(&held(&self.launch), &self.config_path(), &self.log_path()));
     }
 
     pub fn wait_ready(&self) {
@@ -97,7 +148,7 @@ impl Site {
     /// Starts a daemon that must refuse to run, and returns the last it said.
     pub fn start_refused(&self) -> String {
         let before = self.log().len();
-        let mut daemon = Daemon::start(&self.config_path(), &self.log_path());
+        let mut daemon = Daemon::start(&held(&self.launch), &self.config_path(), &self.log_path());
         let status = eventually("the daemon to refuse", || daemon.ended().ok_or("it runs"));
         assert!(!status.success(), "a daemon that refuses must not end with success");
         self.log()[before..].to_string()
@@ -140,6 +191,10 @@ impl Site {
 
     pub fn pid(&self) -> u32 {
         self.daemon().as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).pid()
+    }
+
+    pub fn runs(&self) -> bool {
+        self.daemon().is_some()
     }
 
     /// Ends the daemon if it runs.

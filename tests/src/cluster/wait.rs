@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(30);
 /// Patience of [`eventually`]: far beyond what an idle machine needs, for tests share theirs with others.
-const PATIENCE: Duration = Duration::from_secs(40);
+pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Looks until the closure has something; fails with what it said last.
 #[track_caller]
