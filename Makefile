@@ -32,6 +32,11 @@ test: deps-test ## Every test; ends with "N passed, M failed, K skipped"
 sim: deps-build ## Run the protocol under seeded faults: SEEDS=A..B
 	cargo run --release $(CARGO_FLAGS) -p farshore-sim -- --seeds $(or $(SEEDS),0..500)
 
+.PHONY: soak
+soak: deps-test ## Real daemons under verified load, killed, cut off, without power: MINUTES=n SEED=s (root)
+	cargo build --release --workspace --bins $(CARGO_FLAGS)
+	@$(CARGO_TARGET_DIR)/release/farshore-soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt --all

@@ -39,7 +39,7 @@ impl Ledger {
     pub fn fork(&self) -> Arc<Ledger> {
         let blocks = (0..self.len()).map(|block| Mutex::new(self.block(block).clone())).collect();
         let next_stamp = AtomicU64::new(self.next_stamp.load(Ordering::Relaxed) + FORKED_STAMPS);
-        Arc::new(Ledger { blocks, next_stamp })
+        Arc::new(Ledger { blocks, next_stamp, lost: AtomicU64::new(0) })
     }
 
     fn block(&self, block: usize) -> MutexGuard<'_, Vec<Image>> {
