@@ -1,0 +1,222 @@
+//! The search: every state that can be reached, breadth first, each once.
+
+use std::time::Instant;
+
+use crate::encode;
+use crate::model::Model;
+use crate::state::State;
+use crate::step::Step;
+
+/// What a search found.
+pub struct Outcome {
+    pub states: u64,
+    pub depth: u32,
+    pub seconds: f64,
+    pub bytes: u64,
+    pub reached: Reached,
+    pub found: Option<Counterexample>,
+    /// The limit on states ended the search.
+    pub cut_short: bool,
+}
+
+pub struct Counterexample {
+    pub violation: String,
+    pub start: State,
+    pub steps: Vec<(Step, State)>,
+}
+
+/// What happened in some state: a search in which nothing happens would prove nothing.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// Epochs that opened in one history.
+    pub opened: u8,
+    /// Register values of a change asked for that took effect.
+    pub changed: bool,
+    /// A voter was admitted again with a new disk, and so was a member of the sync set.
+    pub readmitted: bool,
+    pub renewed: bool,
+    pub forced: bool,
+    /// An epoch opened while an older holder lived on.
+    pub overtaken: bool,
+}
+
+/// The states seen, by fingerprint. The number of one is its place in the order of discovery.
+struct Seen {
+    slots: Vec<u64>,
+    order: Vec<u64>,
+    parents: Vec<u32>,
+}
+
+impl Seen {
+    fn new() -> Seen {
+        Seen { slots: vec![0; 1 << 16], order: Vec::new(), parents: Vec::new() }
+    }
+
+    fn insert(&mut self, fingerprint: u64, parent: u32) -> bool {
+        if (self.order.len() + 1) * 4 > self.slots.len() * 3 {
+            let size = self.slots.len() * 2;
+            self.slots = Vec::new();
+            self.slots = vec![0; size];
+            for seen in &self.order {
+                let at = Self::slot(&self.slots, *seen);
+                self.slots[at] = *seen;
+            }
+        }
+        let at = Self::slot(&self.slots, fingerprint);
+        if self.slots[at] == fingerprint {
+            return false;
+        }
+        self.slots[at] = fingerprint;
+        self.order.push(fingerprint);
+        self.parents.push(parent);
+        true
+    }
+
+    fn slot(slots: &[u64], fingerprint: u64) -> usize {
+        let mut at = fingerprint as usize & (slots.len() - 1);
+        while slots[at] != 0 && slots[at] != fingerprint {
+            at = (at + 1) & (slots.len() - 1);
+        }
+        at
+    }
+
+    fn bytes(&self) -> u64 {
+        (self.slots.capacity() * 8 + self.order.capacity() * 8 + self.parents.capacity() * 4) as u64
+    }
+}
+
+/// 64 bits of the state's bytes, never zero: two products, folded, for every eight bytes.
+fn fingerprint(bytes: &[u8]) -> u64 {
+    let fold = |a: u64, b: u64| {
+        let wide = u128::from(a) * u128::from(b);
+        (wide as u64) ^ (wide >> 64) as u64
+    };
+    let mut hash = 0x9E37_79B9_7F4A_7C15 ^ bytes.len() as u64;
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        hash = fold(hash ^ u64::from_le_bytes(word) ^ 0xA076_1D64_78BD_642F, 0xE703_7ED1_A0B4_28DB ^ hash.rotate_left(29));
+    }
+    fold(hash, 0x8EBC_6AF0_9C88_C6E3).max(1)
+}
+
+/// States of one distance from the beginning, as bytes, each with its number.
+#[derive(Default)]
+struct Level {
+    bytes: Vec<u8>,
+    items: Vec<(u32, u16)>,
+}
+
+impl Level {
+    fn push(&mut self, number: u32, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.items.push((number, bytes.len() as u16));
+    }
+}
+
+pub fn explore(model: &Model, states_max: u64) -> Outcome {
+    let began = Instant::now();
+    let mut seen = Seen::new();
+    let (mut bytes, mut other, mut nexts) = (Vec::new(), Vec::new(), Vec::new());
+    let mut outcome = Outcome {
+        states: 0,
+        depth: 0,
+        seconds: 0.0,
+        bytes: 0,
+        reached: Reached::default(),
+        found: None,
+        cut_short: false,
+    };
+    let mut level = Level::default();
+    model.canonical(&model.initial(), &mut bytes, &mut other);
+    seen.insert(fingerprint(&bytes), u32::MAX);
+    level.push(0, &bytes);
+    let mut bad = None;
+    'search: while !level.items.is_empty() {
+        let mut next_level = Level::default();
+        let mut at = 0;
+        for (number, len) in &level.items {
+            let state = encode::decode(&level.bytes[at..at + usize::from(*len)], &model.coding);
+            at += usize::from(*len);
+            model.successors(&state, &mut nexts);
+            for (_, next) in &nexts {
+                model.canonical(next, &mut bytes, &mut other);
+                if !seen.insert(fingerprint(&bytes), *number) {
+                    continue;
+                }
+                outcome.reached.note(model, next);
+                if model.violation(next).is_some() {
+                    bad = Some(seen.order.len() - 1);
+                    break 'search;
+                }
+                next_level.push((seen.order.len() - 1) as u32, &bytes);
+            }
+            if seen.order.len() as u64 >= states_max {
+                outcome.cut_short = true;
+                break 'search;
+            }
+        }
+        outcome.bytes = outcome.bytes.max(seen.bytes() + (level.bytes.len() + next_level.bytes.len()) as u64);
+        level = next_level;
+        outcome.depth += 1;
+    }
+    outcome.states = seen.order.len() as u64;
+    outcome.bytes = outcome.bytes.max(seen.bytes());
+    outcome.found = bad.map(|number| trace(model, &seen, number));
+    outcome.seconds = began.elapsed().as_secs_f64();
+    outcome
+}
+
+/// The way to a state: walked again from the beginning without exchanging members, so that names stay.
+fn trace(model: &Model, seen: &Seen, number: usize) -> Counterexample {
+    let mut way = Vec::new();
+    let mut at = number as u32;
+    while at != u32::MAX {
+        way.push(seen.order[at as usize]);
+        at = seen.parents[at as usize];
+    }
+    let start = model.initial();
+    let (mut steps, mut nexts) = (Vec::new(), Vec::new());
+    let (mut bytes, mut other) = (Vec::new(), Vec::new());
+    let mut state = start;
+    for wanted in way.iter().rev().skip(1) {
+        model.successors(&state, &mut nexts);
+        let step = nexts.iter().find(|(_, next)| {
+            model.canonical(next, &mut bytes, &mut other);
+            fingerprint(&bytes) == *wanted
+        });
+        let (step, next) = step.expect("a state that was found has a way to it");
+        steps.push((*step, *next));
+        state = *next;
+    }
+    let violation = model.violation(&state).unwrap_or_default();
+    Counterexample { violation, start, steps }
+}
+
+impl Reached {
+    fn note(&mut self, model: &Model, state: &State) {
+        use crate::state::Phase;
+        let attempts = || model.all_epochs().map(|e| state.attempt(e));
+        self.opened = self.opened.max(attempts().filter(|a| a.opened || a.phase == Phase::Past && a.effect > 0).count() as u8);
+        for a in attempts().filter(|a| a.phase == Phase::Holding && !a.pending) {
+            let in_force = a.in_force.0[0];
+            self.changed |= in_force.shape() != 0;
+            self.readmitted |= in_force.vote_lives() != 0;
+            self.renewed |= in_force.sync_lives() != 0;
+        }
+        self.forced |= state.lineages.iter().any(|l| l.generation > 0 && l.opened);
+        let alive = |a: &&crate::state::Attempt| a.phase == Phase::Holding;
+        let newest = attempts().rposition_opened();
+        self.overtaken |= newest.is_some_and(|n| attempts().take(n).filter(alive).any(|a| a.opened));
+    }
+}
+
+trait LastOpened {
+    fn rposition_opened(self) -> Option<usize>;
+}
+
+impl<'a, I: Iterator<Item = &'a crate::state::Attempt>> LastOpened for I {
+    fn rposition_opened(self) -> Option<usize> {
+        self.enumerate().filter(|(_, a)| a.opened).map(|(i, _)| i).last()
+    }
+}
