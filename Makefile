@@ -37,6 +37,10 @@ soak: deps-test ## Real daemons under verified load, killed, cut off, without po
 	cargo build --release --workspace --bins $(CARGO_FLAGS)
 	@$(CARGO_TARGET_DIR)/release/farshore-soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
+.PHONY: model
+model: deps-build ## Try every history of the protocol's model within wide bounds (long)
+	cargo run --release $(CARGO_FLAGS) -p farshore-model -- --larger
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt --all

@@ -28,7 +28,7 @@ impl Model {
             self.sync(state, at, out);
             if state.replicas[usize::from(at)].owed != 0 {
                 let mut next = *state;
-                next.replicas[usize::from(at)].owed = 0;
+                (next.replicas[usize::from(at)].owed, next.replicas[usize::from(at)].told) = (0, 0);
                 out.push((Step::Expire { at }, next));
             }
         }
@@ -188,7 +188,10 @@ impl Model {
 
     /// Those who promised owe nothing to an earlier holder any more.
     fn old_lease_over(&self, state: &State, epoch: u8) -> bool {
-        let owes = |m: u8| !matches!(state.replicas[usize::from(m)].owed, 0) && state.replicas[usize::from(m)].owed < epoch;
+        let owes = |m: u8| {
+            let r = &state.replicas[usize::from(m)];
+            r.owed != 0 && r.owed < epoch && !(self.is(Bug::LeaseForgotten) && r.told != 0)
+        };
         let with = state.attempt(epoch).won_with;
         self.is(Bug::LeaseNotAwaited) || !self.all_members().any(|m| with >> m & 1 == 1 && owes(m))
     }
@@ -210,8 +213,6 @@ impl Model {
             let r = &state.replicas[usize::from(m)];
             (r.owed == epoch).then_some(r.life)
         };
-        a.phase == Phase::Holding
-            && a.opened
-            && a.in_force.iter().all(|t| self.data_quorum(t, self.copies(t, owes)))
+        a.phase == Phase::Holding && a.opened && a.in_force.iter().all(|t| self.data_quorum(t, self.copies(t, owes)))
     }
 }

@@ -73,8 +73,7 @@ impl Model {
         let mut next = *state;
         let a = next.attempt_mut(epoch);
         let old = a.in_force.without(value.current);
-        a.in_force =
-            if self.is(Bug::GrowOldSet) && !old.is_empty() { old } else { TermSet::of(value.current) };
+        a.in_force = if self.is(Bug::GrowOldSet) && !old.is_empty() { old } else { TermSet::of(value.current) };
         (a.pending, a.effect, a.under) = (false, a.k, TermSet::default());
         if !value.earlier.is_empty() && usize::from(a.k) < VALUES_MAX {
             a.values[usize::from(a.k)] = Value { current: value.current, earlier: TermSet::default() };
@@ -138,7 +137,6 @@ impl Model {
         let keep = if self.is(Bug::DropEarlier) && a.pending { replaced.earlier } else { a.under };
         a.in_force = match self.bug {
             Some(Bug::ShrinkEarly) => TermSet::of(terms),
-            Some(Bug::ReplaceForgets) if a.pending => a.under.with(terms),
             _ => was.with(terms),
         };
         a.values[usize::from(a.k)] = Value { current: terms, earlier: keep.without(terms) };

@@ -30,7 +30,7 @@ impl Model {
         match self.bug {
             Some(Bug::PromiseForgotten) => r.promised = r.log.last_epoch(),
             // What it owes is not on the disk: a restart owes a whole lease, to whomever.
-            Some(Bug::LeaseForgotten) => r.owed = 0,
+            Some(Bug::LeaseForgotten) => r.told = u8::from(r.owed != 0),
             _ => {}
         }
         if *r != state.replicas[usize::from(at)] {

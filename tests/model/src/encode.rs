@@ -2,10 +2,9 @@
 
 use crate::log::Log;
 use crate::state::{Answer, Attempt, Lineage, Phase, Replica, Report, State};
-use crate::terms::{TermSet, Terms, Value, Version};
+use crate::terms::{TermSet, Terms, Version};
 
-const PHASES: [Phase; 6] =
-    [Phase::Unused, Phase::Preparing, Phase::Forking, Phase::Holding, Phase::Gone, Phase::Past];
+const PHASES: [Phase; 6] = [Phase::Unused, Phase::Preparing, Phase::Forking, Phase::Holding, Phase::Gone, Phase::Past];
 
 pub struct Shape {
     pub members: usize,
@@ -28,7 +27,9 @@ pub fn encode(state: &State, shape: &Shape, out: &mut Vec<u8>) {
         }
     }
     for a in &state.attempts[..shape.epochs] {
-        out.push(PHASES.iter().position(|p| *p == a.phase).unwrap_or(0) as u8 | a.node << 3 | a.life << 5 | a.lineage << 6);
+        out.push(
+            PHASES.iter().position(|p| *p == a.phase).unwrap_or(0) as u8 | a.node << 3 | a.life << 5 | a.lineage << 6,
+        );
         match a.phase {
             Phase::Unused => out.push(a.fence),
             Phase::Preparing | Phase::Forking => {
@@ -169,16 +170,7 @@ fn get_replica(at: &mut Reader) -> Replica {
     let log = at.log();
     let (a, b, config) = (at.u8(), at.u8(), Version(at.u8()));
     let told = if a >> 7 == 1 { at.u8() } else { 0 };
-    Replica {
-        log,
-        durable: a & 15,
-        life: a >> 4 & 1,
-        lineage: a >> 5 & 3,
-        promised: b & 7,
-        owed: b >> 3,
-        config,
-        told,
-    }
+    Replica { log, durable: a & 15, life: a >> 4 & 1, lineage: a >> 5 & 3, promised: b & 7, owed: b >> 3, config, told }
 }
 
 fn get_attempt(a: &mut Attempt, shape: &Shape, at: &mut Reader) {

@@ -28,7 +28,7 @@ pub struct Counterexample {
 /// What happened in some state: a search in which nothing happens would prove nothing.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Reached {
-    /// Epochs that opened in one history.
+    /// The highest epoch that opened.
     pub opened: u8,
     /// Register values of a change asked for that took effect.
     pub changed: bool,
@@ -95,7 +95,8 @@ fn fingerprint(bytes: &[u8]) -> u64 {
     for chunk in bytes.chunks(8) {
         let mut word = [0; 8];
         word[..chunk.len()].copy_from_slice(chunk);
-        hash = fold(hash ^ u64::from_le_bytes(word) ^ 0xA076_1D64_78BD_642F, 0xE703_7ED1_A0B4_28DB ^ hash.rotate_left(29));
+        hash =
+            fold(hash ^ u64::from_le_bytes(word) ^ 0xA076_1D64_78BD_642F, 0xE703_7ED1_A0B4_28DB ^ hash.rotate_left(29));
     }
     fold(hash, 0x8EBC_6AF0_9C88_C6E3).max(1)
 }
@@ -197,7 +198,8 @@ impl Reached {
     fn note(&mut self, model: &Model, state: &State) {
         use crate::state::Phase;
         let attempts = || model.all_epochs().map(|e| state.attempt(e));
-        self.opened = self.opened.max(attempts().filter(|a| a.opened || a.phase == Phase::Past && a.effect > 0).count() as u8);
+        let newest = model.all_epochs().filter(|e| state.attempt(*e).opened).max().unwrap_or(0);
+        self.opened = self.opened.max(newest);
         for a in attempts().filter(|a| a.phase == Phase::Holding && !a.pending) {
             let in_force = a.in_force.0[0];
             self.changed |= in_force.shape() != 0;
@@ -205,18 +207,41 @@ impl Reached {
             self.renewed |= in_force.sync_lives() != 0;
         }
         self.forced |= state.lineages.iter().any(|l| l.generation > 0 && l.opened);
-        let alive = |a: &&crate::state::Attempt| a.phase == Phase::Holding;
-        let newest = attempts().rposition_opened();
-        self.overtaken |= newest.is_some_and(|n| attempts().take(n).filter(alive).any(|a| a.opened));
+        let outlived = |e: u8| state.attempt(e).opened && state.attempt(e).phase == Phase::Holding;
+        self.overtaken |= (1..newest).any(outlived);
     }
 }
 
-trait LastOpened {
-    fn rposition_opened(self) -> Option<usize>;
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::search::SEARCHES;
 
-impl<'a, I: Iterator<Item = &'a crate::state::Attempt>> LastOpened for I {
-    fn rposition_opened(self) -> Option<usize> {
-        self.enumerate().filter(|(_, a)| a.opened).map(|(i, _)| i).last()
+    /// What is not written down is lost to the search: in the first states of every search, nothing is.
+    #[test]
+    fn a_state_comes_back_from_its_bytes() {
+        for search in SEARCHES {
+            let model = search.model(None);
+            let (mut bytes, mut nexts) = (Vec::new(), Vec::new());
+            let mut states = vec![model.initial()];
+            for at in 0..2000 {
+                let Some(state) = states.get(at).copied() else { break };
+                encode::encode(&state, &model.coding, &mut bytes);
+                assert_eq!(encode::decode(&bytes, &model.coding), state, "{} {}", search.layout, search.name);
+                model.successors(&state, &mut nexts);
+                // Not the first ones only: these would all be of one kind.
+                states.extend(nexts.iter().map(|(_, next)| *next).skip(at % 3).step_by(2));
+            }
+        }
+    }
+
+    #[test]
+    fn different_bytes_have_different_fingerprints() {
+        let mut seen = Seen::new();
+        let texts = (0..100_000_u32).map(|i| i.to_le_bytes()[..1 + (i % 4) as usize].to_vec());
+        let distinct: std::collections::BTreeSet<Vec<u8>> = texts.collect();
+        let new = distinct.iter().filter(|text| seen.insert(fingerprint(text), 0)).count();
+        assert_eq!(new, distinct.len());
+        assert!(distinct.iter().all(|text| !seen.insert(fingerprint(text), 0)), "all of them are known now");
     }
 }

@@ -22,7 +22,7 @@ impl Model {
                     self.all_members().for_each(|at| self.fork(state, epoch, at, out));
                     self.win_forced(state, epoch, out);
                 }
-                Phase::Holding if self.is(Bug::ForceUnanswered) && a.found == Version::default() && epoch > 1 => {
+                Phase::Holding if self.is(Bug::ForceUnanswered) && a.lineage > 0 => {
                     self.all_members().for_each(|at| self.fork(state, epoch, at, out));
                 }
                 _ => {}
@@ -39,6 +39,12 @@ impl Model {
         if self.bounds.forced >> choice & 1 == 0 || !copy || !self.above(epoch, own.promised) {
             return;
         }
+        let standing = |m: u8| self.report(state, m).log;
+        let better =
+            |m: u8| (standing(m).last_epoch(), standing(m).len()) > (standing(node).last_epoch(), standing(node).len());
+        if self.bounds.force_then_promote && self.all_members().any(|m| named >> m & 1 == 1 && better(m)) {
+            return;
+        }
         let mut next = *state;
         next.forces += 1;
         let generation = state.lineages[usize::from(own.lineage)].generation + 1;
@@ -47,7 +53,11 @@ impl Model {
         let current = Terms::new(shape, lives(named), lives(self.layout.shapes[usize::from(shape)].sync), 0);
         let a = next.attempt_mut(epoch);
         *a = Attempt { phase: Phase::Forking, node, life: own.life, lineage: id as u8, k: 1, ..Attempt::default() };
-        a.values[0] = Value { current, earlier: TermSet::default() };
+        // Whoever promotes in the new lineage, at any time, needs all that were named: else it could open while one of them
+        // still answers in the old lineage, or without the log of one of them.
+        let by_quorum = self.is(Bug::ForceByQuorum) || self.is(Bug::ForceUnanswered);
+        let earlier = if by_quorum { TermSet::default() } else { TermSet::of(current.everybody()) };
+        a.values[0] = Value { current, earlier };
         self.enter(&mut next, epoch, node);
         out.push((Step::Force { epoch, node, choice }, next));
     }
@@ -73,8 +83,10 @@ impl Model {
         (r.lineage, r.promised, r.config) = (lineage, epoch, Version::new(epoch, 1));
         state.lineages[usize::from(lineage)].held[i] = report.log;
         let a = state.attempt_mut(epoch);
-        a.stored[i] = Answer { given: true, life: report.life, upto: 1 };
-        a.promises[i] = report;
+        match a.phase {
+            Phase::Forking => a.promises[i] = report,
+            _ => a.stored[i] = Answer { given: true, life: report.life, upto: 1 },
+        }
     }
 
     /// Once all named are in, the best log among them is the new lineage's.
@@ -86,15 +98,21 @@ impl Model {
         if given & enough != enough {
             return;
         }
+        if self.bounds.force_then_promote {
+            let mut next = *state;
+            next.retire(epoch);
+            out.push((Step::WinForced { epoch }, next));
+            return;
+        }
         let reports = self.all_members().filter(|m| given >> m & 1 == 1 && self.is_data(*m));
         let best = reports.map(|m| a.promises[usize::from(m)]).max_by_key(|p| (p.log.last_epoch(), p.log.len()));
         let Some(log) = best.map(|p| p.log) else { return };
-        let stored = a.stored;
+        let stored = a.promises.map(|p| Answer { given: p.given, life: p.life, upto: u8::from(p.given) });
         let mut next = *state;
         self.take_over(&mut next, epoch, log, given);
         let a = next.attempt_mut(epoch);
         a.stored = stored;
-        (a.effect, a.in_force) = (1, TermSet::of(a.values[0].current));
+        (a.pending, a.under, a.in_force) = (true, a.values[0].all(), a.values[0].all());
         out.push((Step::WinForced { epoch }, next));
     }
 

@@ -27,6 +27,9 @@ pub struct Bounds {
     pub menu: u16,
     /// Which of the layout's forces may be asked for, bit each.
     pub forced: u8,
+    /// Force as the core does it: the donor is judged before anybody is asked to enter, and an ordinary promotion in the
+    /// new lineage follows.
+    pub force_then_promote: bool,
 }
 
 pub struct Model {
@@ -141,11 +144,15 @@ impl Model {
     }
 
     pub fn control_quorum(&self, terms: Terms, voters: u8) -> bool {
+        if terms.wants_everybody() {
+            let votes = self.shape(terms).votes;
+            return self.all_members().all(|m| votes[usize::from(m)] == 0 || voters >> m & 1 == 1);
+        }
         self.control[terms.shape()] >> voters & 1 == 1
     }
 
     pub fn data_quorum(&self, terms: Terms, replicas: u8) -> bool {
-        self.data[terms.shape()][usize::from(terms.site())] >> replicas & 1 == 1
+        !terms.wants_everybody() && self.data[terms.shape()][usize::from(terms.site())] >> replicas & 1 == 1
     }
 
     /// The part of a register value that names the primary's site, where it matters.
@@ -246,6 +253,10 @@ impl Model {
         }
         for epoch in self.all_epochs() {
             self.forget_values(state, epoch);
+            if self.bounds.changes == 0 {
+                // Only the order of changes asks for these.
+                (state.attempt_mut(epoch).found, state.attempt_mut(epoch).effect) = Default::default();
+            }
         }
     }
 
@@ -256,9 +267,11 @@ impl Model {
         // A later epoch that has opened vouches for all that this one served, if none between can open any more.
         let lineage = state.attempt(epoch).lineage;
         let between = |e: &u8| matches!(state.attempt(*e).phase, Phase::Past | Phase::Gone);
+        let opened = |e: u8| state.attempt(e).opened && state.attempt(e).lineage == lineage;
+        let served = state.attempt(epoch).log.cut(state.attempt(epoch).served);
         let vouched = (epoch + 1..=self.bounds.epochs)
-            .find(|e| !between(e) || state.attempt(*e).opened && state.attempt(*e).lineage == lineage)
-            .is_some_and(|e| state.attempt(e).opened && state.attempt(e).lineage == lineage);
+            .find(|e| !between(e) || opened(*e))
+            .is_some_and(|e| opened(e) && served.is_prefix_of(state.attempt(e).log));
         let a = state.attempt_mut(epoch);
         a.log = if vouched { Log::default() } else { a.log.cut(a.served) };
         if a.log.is_empty() {
@@ -276,9 +289,9 @@ impl Model {
             let version = Version::new(epoch, k);
             let had = self.all_members().any(|m| state.replicas[usize::from(m)].config == version)
                 || self.all_epochs().any(|e| state.attempt(e).promises.iter().any(|p| p.given && p.config == version));
-            let wanted = self.all_members().any(|m| {
-                self.reaches(state, epoch, m) && self.newer(version, state.replicas[usize::from(m)].config)
-            });
+            let wanted = self
+                .all_members()
+                .any(|m| self.reaches(state, epoch, m) && self.newer(version, state.replicas[usize::from(m)].config));
             if had || wanted || alive {
                 last = k;
             } else {
@@ -302,7 +315,15 @@ impl Model {
     fn swap(&self, state: &State, shapes: &[u8]) -> State {
         let Some((a, b)) = self.layout.swap else { return *state };
         let (i, j) = (usize::from(a), usize::from(b));
-        let member = |m: u8| if m == a { b } else if m == b { a } else { m };
+        let member = |m: u8| {
+            if m == a {
+                b
+            } else if m == b {
+                a
+            } else {
+                m
+            }
+        };
         let terms = |t: Terms| {
             let bits = |mask| swap_bits(mask, a, b);
             Terms::new(shapes[t.shape()], bits(t.vote_lives()), bits(t.sync_lives()), member(t.site()))

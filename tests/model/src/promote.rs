@@ -80,18 +80,21 @@ impl Model {
         }
         let candidates = self.mask(|m| {
             let counts = |p: &Report| {
-                self.is_data(m)
-                    && (self.is(Bug::DonorOutside)
-                        || found.all().iter().any(|t| {
-                            self.shape(t).sync >> m & 1 == 1 && self.same_life(t.sync_lives(), m, p.life)
-                        }))
+                found
+                    .all()
+                    .iter()
+                    .any(|t| self.shape(t).sync >> m & 1 == 1 && self.same_life(t.sync_lives(), m, p.life))
             };
             promise(m).is_some_and(counts)
         });
         if candidates >> a.node & 1 == 0 {
             return;
         }
-        let donor = self.all_members().filter(|m| candidates >> m & 1 == 1).filter_map(promise).max_by_key(|p| self.standing(p));
+        let donor = self
+            .all_members()
+            .filter(|m| candidates >> m & 1 == 1)
+            .filter_map(promise)
+            .max_by_key(|p| self.standing(p));
         let Some(log) = donor.map(|p| p.log) else { return };
         let mut next = *state;
         self.take_over(&mut next, epoch, log, with);

@@ -19,6 +19,14 @@ impl Model {
         for low in self.all_epochs().filter(served) {
             for high in (low + 1..=self.bounds.epochs).filter(served) {
                 let (a, b) = (state.attempt(low), state.attempt(high));
+                let older = b.log.len() > a.served && b.log.epoch_at(a.served + 1) < low;
+                if a.lineage == b.lineage && older {
+                    return Some(format!(
+                        "epoch {low} served {} and epoch {high} has opened with an older record behind it: its log is {}",
+                        a.log.cut(a.served),
+                        b.log
+                    ));
+                }
                 if a.lineage == b.lineage && !a.log.cut(a.served).is_prefix_of(b.log) {
                     return Some(format!(
                         "epoch {low} served {} and epoch {high} has opened without it: its log is {}",
@@ -92,7 +100,8 @@ impl Model {
                     if old.opened && !kept.is_prefix_of(a.log) {
                         return Some(format!(
                             "{} was named and held {kept}, which was acknowledged; the forced lineage opened with {}",
-                            self.layout.members[usize::from(m)], a.log
+                            self.layout.members[usize::from(m)],
+                            a.log
                         ));
                     }
                 }

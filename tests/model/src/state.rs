@@ -7,8 +7,8 @@ use crate::layout::MEMBERS_MAX;
 use crate::log::Log;
 use crate::terms::{TermSet, Value, Version};
 
-/// Epochs 1 to 5; the first is open when a search begins.
-pub const EPOCHS_MAX: usize = 5;
+/// Epochs 1 to 4; the first is open when a search begins.
+pub const EPOCHS_MAX: usize = 4;
 /// Register values of one epoch.
 pub const VALUES_MAX: usize = 6;
 /// The lineage of the beginning, and two by force.
@@ -66,7 +66,7 @@ pub enum Phase {
 }
 
 /// An attempt at an epoch.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Attempt {
     pub phase: Phase,
     pub node: u8,
@@ -117,7 +117,7 @@ pub struct Lineage {
     pub held: [Log; MEMBERS_MAX],
 }
 
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct State {
     pub replicas: [Replica; MEMBERS_MAX],
     /// `attempts[epoch - 1]`.

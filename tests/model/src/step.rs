@@ -86,7 +86,12 @@ impl fmt::Display for Told<'_> {
             Step::Force { epoch, node, choice } => {
                 let (named, shape) = self.layout.forced[usize::from(choice)];
                 let shape = self.layout.shapes[usize::from(shape)].name;
-                write!(f, "{} forces a new lineage, epoch {epoch}, naming {} ({shape})", self.name(node), self.names(named))
+                write!(
+                    f,
+                    "{} forces a new lineage, epoch {epoch}, naming {} ({shape})",
+                    self.name(node),
+                    self.names(named)
+                )
             }
             Step::Fork { epoch, at } => write!(f, "{} enters the lineage of epoch {epoch}", self.name(at)),
             Step::WinForced { epoch } => write!(f, "the forced epoch {epoch} takes its best log"),

@@ -2,13 +2,30 @@
 
 use std::fmt;
 
-/// `1pp ssss vvvv mmmm`: primary's site, a life bit per sync member, a life bit per voter, the shape's number.
+/// `1epp ssss vvvv mmmm`: whether everybody must answer, primary's site, a life bit per sync member, a life bit per voter, the shape's number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub struct Terms(pub u16);
 
 impl Terms {
     pub fn new(shape: u8, vote_lives: u8, sync_lives: u8, site: u8) -> Terms {
-        Terms(1 << 15 | u16::from(site) << 12 | u16::from(sync_lives) << 8 | u16::from(vote_lives) << 4 | u16::from(shape))
+        Terms(
+            1 << 15
+                | u16::from(site) << 12
+                | u16::from(sync_lives) << 8
+                | u16::from(vote_lives) << 4
+                | u16::from(shape),
+        )
+    }
+
+    /// Terms of a forced lineage until its first epoch has its say: every voter of the shape must answer, and nothing can
+    /// be acknowledged.
+    #[must_use]
+    pub fn everybody(self) -> Terms {
+        Terms(self.0 | 1 << 14)
+    }
+
+    pub fn wants_everybody(self) -> bool {
+        self.0 >> 14 & 1 == 1
     }
 
     pub fn shape(self) -> usize {
