@@ -28,3 +28,5 @@ mod replica_tests;
 mod status;
 pub mod tail;
 pub mod volume;
+#[cfg(test)]
+mod volume_tests;

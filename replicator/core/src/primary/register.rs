@@ -157,7 +157,9 @@ impl Primary {
             let whole = peer.feed == Feed::Live && self.acked.since(peer.durable) <= GROW_LAG_RECORDS_MAX;
             let votes = self.config.current.has_vote(m.id, incarnation);
             let outside = !self.config.current.in_sync(m.id, incarnation);
-            (whole && votes && outside).then_some((m.id, incarnation))
+            // What it said before it fell silent is no reason: once in, the lease would have to count on it.
+            let heard = peer.echo.is_some_and(|echo| now.since(echo) < self.config.volume.lease_us);
+            (whole && heard && votes && outside).then_some((m.id, incarnation))
         });
         if let Some((member, incarnation)) = ready
             && let Some(next) = change::grow(&self.config, &self.under(), member, incarnation)
