@@ -29,8 +29,8 @@ test: deps-test ## Every test; ends with "N passed, M failed, K skipped"
 	@CARGO_FLAGS='$(CARGO_FLAGS)' tests/run
 
 .PHONY: sim
-sim: deps-build ## Run the protocol under seeded faults: SEEDS=A..B
-	cargo run --release $(CARGO_FLAGS) -p farshore-sim -- --seeds $(or $(SEEDS),0..500)
+sim: deps-build ## Run the protocol under seeded faults: SEEDS=n or SEEDS=A..B
+	cargo run --release $(CARGO_FLAGS) -p farshore-sim -- --seeds $(or $(SEEDS),2000) --keep-going
 
 .PHONY: soak
 soak: deps-test ## Real daemons under verified load, killed, cut off, without power: MINUTES=n SEED=s (root)

@@ -7,12 +7,13 @@ use farshore_core::record::Origin;
 
 use crate::layout::VOLUME_BLOCKS;
 use crate::oracle::Asked;
-use crate::world::{Happening, World};
+use crate::schedule::Happening;
+use crate::world::World;
 
 /// The longest request, in blocks.
-const REQUEST_BLOCKS_MAX: u64 = 6;
+const REQUEST_BLOCKS_MAX: u64 = 4;
 /// Reads that may wait beside what else is in flight.
-const READS_MAX: usize = 64;
+const READS_MAX: usize = 16;
 /// Chooses a read.
 pub const READ: u64 = 99;
 

@@ -6,67 +6,71 @@ use farshore_core::register::{
     Terms, Vote,
 };
 
+use crate::dice::Dice;
+
 /// Blocks of the simulated volume: few, so that requests overlap.
-pub const VOLUME_BLOCKS: u64 = 40;
+pub const VOLUME_BLOCKS: u64 = 24;
 
 pub struct Layout {
     pub name: &'static str,
-    /// Site and kind of each member; members in one site share its name.
-    pub members: &'static [(&'static str, MemberKind)],
+    /// Site, kind and votes of each member; members in one site share its name.
+    pub members: &'static [(&'static str, MemberKind, u8)],
     pub rule: DataRule,
     pub durability: Durability,
+    /// How often a seed draws it, against the others.
+    pub weight: u64,
 }
 
+use Durability::{Flush, Write};
 use MemberKind::{Data, Witness};
 
-const fn rule(w: u8, min_remote: u8, local: bool) -> DataRule {
-    DataRule { w, min_remote, local }
+const PAIR_WITNESS: &[(&str, MemberKind, u8)] = &[("a", Data, 1), ("b", Data, 1), ("w", Witness, 1)];
+const THREE: &[(&str, MemberKind, u8)] = &[("a", Data, 1), ("b", Data, 1), ("c", Data, 1)];
+const PAIR_TWO_WITNESSES: &[(&str, MemberKind, u8)] =
+    &[("a", Data, 1), ("b", Data, 1), ("w", Witness, 1), ("x", Witness, 1)];
+const FIVE: &[(&str, MemberKind, u8)] =
+    &[("a", Data, 1), ("b", Data, 1), ("c", Data, 1), ("d", Data, 1), ("e", Data, 1)];
+/// The heavy side goes on alone; the light one never does.
+const WEIGHTED_PAIR: &[(&str, MemberKind, u8)] = &[("a", Data, 2), ("b", Data, 1)];
+const TWO_IN_ONE_SITE: &[(&str, MemberKind, u8)] = &[("a", Data, 1), ("a", Data, 1), ("b", Data, 1), ("c", Data, 1)];
+
+const fn layout(
+    name: &'static str,
+    members: &'static [(&'static str, MemberKind, u8)],
+    (w, min_remote, local): (u8, u8, bool),
+    durability: Durability,
+    weight: u64,
+) -> Layout {
+    Layout { name, members, rule: DataRule { w, min_remote, local }, durability, weight }
 }
 
 pub const LAYOUTS: &[Layout] = &[
-    Layout {
-        name: "majority-3",
-        members: &[("a", Data), ("b", Data), ("c", Data)],
-        rule: rule(2, 1, false),
-        durability: Durability::Write,
-    },
-    Layout {
-        name: "pair-witness",
-        members: &[("a", Data), ("b", Data), ("w", Witness)],
-        rule: rule(2, 1, false),
-        durability: Durability::Write,
-    },
-    Layout {
-        name: "all-remotes-3",
-        members: &[("a", Data), ("b", Data), ("c", Data)],
-        rule: rule(2, 2, false),
-        durability: Durability::Write,
-    },
-    Layout {
-        name: "nearest-remote-3",
-        members: &[("a", Data), ("b", Data), ("c", Data)],
-        rule: rule(2, 1, true),
-        durability: Durability::Write,
-    },
-    Layout {
-        name: "majority-5",
-        members: &[("a", Data), ("b", Data), ("c", Data), ("d", Data), ("e", Data)],
-        rule: rule(3, 1, false),
-        durability: Durability::Write,
-    },
-    Layout {
-        name: "two-in-one-site",
-        members: &[("a", Data), ("a", Data), ("b", Data), ("c", Data)],
-        rule: rule(2, 1, false),
-        durability: Durability::Write,
-    },
-    Layout {
-        name: "flush-3",
-        members: &[("a", Data), ("b", Data), ("c", Data)],
-        rule: rule(2, 1, false),
-        durability: Durability::Flush,
-    },
+    layout("majority-3", THREE, (2, 1, false), Write, 4),
+    layout("pair-witness", PAIR_WITNESS, (2, 1, false), Write, 3),
+    layout("all-remotes-3", THREE, (2, 2, false), Write, 2),
+    layout("nearest-remote-3", THREE, (2, 1, true), Write, 2),
+    layout("all-3", THREE, (3, 2, false), Write, 1),
+    layout("majority-5", FIVE, (3, 1, false), Write, 2),
+    layout("two-in-one-site", TWO_IN_ONE_SITE, (2, 1, false), Write, 2),
+    layout("pair-two-witnesses", PAIR_TWO_WITNESSES, (2, 1, false), Write, 2),
+    layout("weighted-pair", WEIGHTED_PAIR, (2, 1, false), Write, 2),
+    layout("flush-3", THREE, (2, 1, false), Flush, 2),
+    layout("flush-nearest-3", THREE, (2, 1, true), Flush, 1),
+    layout("flush-pair-witness", PAIR_WITNESS, (2, 1, false), Flush, 1),
 ];
+
+/// The layout that a seed runs in unless one is named.
+pub fn drawn(seed: u64) -> &'static Layout {
+    let total: u64 = LAYOUTS.iter().map(|l| l.weight).sum();
+    let mut left = Dice::seeded(seed ^ 0x1a70_0000_0000).range(0, total - 1);
+    for layout in LAYOUTS {
+        if left < layout.weight {
+            return layout;
+        }
+        left -= layout.weight;
+    }
+    &LAYOUTS[0]
+}
 
 pub fn named(name: &str) -> Option<&'static Layout> {
     LAYOUTS.iter().find(|l| l.name == name)
@@ -78,15 +82,18 @@ impl Layout {
             .members
             .iter()
             .enumerate()
-            .map(|(i, (site, kind))| Member {
+            .map(|(i, (site, kind, _))| Member {
                 id: MemberId(i as u16),
                 site: (*site).to_string(),
                 node: format!("n{i}"),
                 kind: *kind,
             })
             .collect();
-        let votes =
-            members.iter().map(|m| Vote { member: m.id, incarnation: Incarnation(u128::from(m.id.0)), votes: 1 });
+        let votes = members.iter().zip(self.members).map(|(m, (_, _, votes))| Vote {
+            member: m.id,
+            incarnation: Incarnation(u128::from(m.id.0)),
+            votes: *votes,
+        });
         let sync = members.iter().filter(|m| m.kind == Data).map(|m| SyncMember {
             member: m.id,
             incarnation: Incarnation(u128::from(m.id.0)),

@@ -7,9 +7,17 @@
 mod clients;
 pub mod dice;
 pub mod disk;
+mod effects;
+mod knobs;
 pub mod layout;
+mod life;
 mod nemesis;
 pub mod network;
 pub mod oracle;
+mod orders;
+pub mod rules;
 pub mod run;
+pub mod schedule;
+mod store;
+pub mod sweep;
 pub mod world;

@@ -229,8 +229,9 @@ impl Oracle {
     /// Judges the whole history, block by block.
     pub fn registers(&mut self) -> Verdict {
         self.owe();
-        for block in 0..VOLUME_BLOCKS as usize {
-            self.register(block, None)?;
+        let touching = self.touching();
+        for (block, ids) in touching.iter().enumerate() {
+            self.register(block, ids, None)?;
         }
         if !self.flush_class {
             return Ok(());
@@ -238,23 +239,34 @@ impl Oracle {
         // Within a session nothing that completed is lost, flushed or not: a device is taken back with all or not at all.
         let sessions: BTreeSet<SessionId> = self.operations.values().map(|o| o.session).collect();
         for session in sessions {
-            for block in 0..VOLUME_BLOCKS as usize {
-                self.register(block, Some(session))?;
+            for (block, ids) in touching.iter().enumerate() {
+                self.register(block, ids, Some(session))?;
             }
         }
         Ok(())
     }
 
+    /// For each block the requests that touch it.
+    fn touching(&self) -> Vec<Vec<u64>> {
+        let mut touching = vec![Vec::new(); VOLUME_BLOCKS as usize];
+        for (id, operation) in &self.operations {
+            for block in operation.blocks.clone() {
+                touching[block].push(*id);
+            }
+        }
+        touching
+    }
+
     /// Gibbons and Korach, "Testing shared memories" (1997): with unique stamps, a register's history is
     /// linearizable iff no read precedes its write, the zones of two values that must both span time do not
     /// overlap, and none that may be a point lies inside one that spans time.
-    fn register(&self, block: usize, session: Option<SessionId>) -> Verdict {
+    fn register(&self, block: usize, touching: &[u64], session: Option<SessionId>) -> Verdict {
         // Per stamp: earliest completion and latest invocation of its write and reads.
         let mut zones: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         zones.insert(0, (0, 0));
         let here = || {
-            let of = |o: &Operation| o.blocks.contains(&block) && session.is_none_or(|s| o.session == s);
-            self.operations.iter().filter(move |(_, o)| of(o))
+            let of = |o: &Operation| session.is_none_or(|s| o.session == s);
+            touching.iter().map(|id| (id, &self.operations[id])).filter(move |(_, o)| of(o))
         };
         let done_reads = here().filter(|(_, o)| o.asked == Asked::Read && o.done.is_some());
         let seen: BTreeSet<u64> = done_reads.map(|(_, o)| o.seen[block - o.blocks.start]).collect();

@@ -12,14 +12,16 @@ use crate::oracle::Violation;
 use crate::world::{Tally, World};
 
 /// Virtual time of the turmoil, at most.
-const TURMOIL_US: u64 = 25_000_000;
+const TURMOIL_US: u64 = 10_000_000;
 /// Virtual time that a healed world gets to converge.
 const CONVERGE_US: u64 = 240_000_000;
-const POLL_US: u64 = 500_000;
+const POLL_US: u64 = 250_000;
+const CALM_THINK_US: u64 = 300_000;
 
 /// What a run did, for the summary.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
+    pub layout: &'static str,
     pub tally: Tally,
     pub acked_writes: u64,
     pub reads: u64,
@@ -40,6 +42,7 @@ pub fn run(seed: u64, layout: &'static Layout, verbose: bool) -> Outcome {
     let verdict = world.oracle.registers();
     world.check(verdict);
     Outcome {
+        layout: layout.name,
         acked_writes: world.oracle.acked_writes,
         reads: world.oracle.reads,
         late_completions: world.oracle.late_completions,
@@ -97,7 +100,9 @@ fn converge(world: &mut World) -> Result<(), Violation> {
     let mut waits_for = "no device could be opened";
     // A device may be lost once more, to what was still on its way; then somebody opens it anew.
     loop {
-        world.knobs.clients = world.knobs.clients.max(1);
+        // A world that heals is watched, not worked in.
+        world.knobs.clients = 1;
+        world.knobs.think_us = CALM_THINK_US;
         let Some((holder, session)) = open_somewhere(world, deadline) else { break };
         waits_for = "the members did not converge";
         if !wait(world, deadline, holder, |world| converged(world, holder)) {

@@ -1,41 +1,33 @@
-//! Seeds over every layout: safety under turmoil, then convergence. A failure prints the command that replays it.
+//! Seeds over all layouts: safety under turmoil, then convergence. A failure prints the command that replays it.
 
-use std::panic::AssertUnwindSafe;
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use farshore_sim::layout::LAYOUTS;
+use farshore_sim::rules::{EDGES, REFUSALS};
 use farshore_sim::run::run;
+use farshore_sim::sweep::sweep;
 
-/// Seeds per layout.
-const SEEDS: u64 = 80;
+const SEEDS: u64 = 2000;
 
 #[test]
 fn every_seed_is_safe_and_converges() {
-    let mut runs = 0;
-    let mut acked = 0;
-    let mut opened = 0;
-    let mut failed = Vec::new();
-    for layout in LAYOUTS {
-        for seed in 0..SEEDS {
-            runs += 1;
-            let text = match std::panic::catch_unwind(AssertUnwindSafe(|| run(seed, layout, false))) {
-                Ok(outcome) => {
-                    acked += outcome.acked_writes;
-                    opened += outcome.tally.edges.get("epoch-open").copied().unwrap_or(0);
-                    match outcome.violation {
-                        None => continue,
-                        Some(violation) => format!("{}: {}", violation.checker, violation.text),
-                    }
-                }
-                Err(_) => "panic".to_string(),
-            };
-            let replay = format!("cargo run --release -p farshore-sim -- --seed {seed} --layout {}", layout.name);
-            failed.push(format!("{text}\n  replay: {replay}"));
-        }
-    }
-    assert!(failed.is_empty(), "{} of {runs} runs failed:\n{}", failed.len(), failed.join("\n"));
-    assert!(runs >= 500, "too few runs to mean anything");
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let sum = sweep(0..SEEDS, None, jobs, true);
+    let failed: Vec<String> = sum
+        .failed
+        .iter()
+        .map(|f| format!("seed {} layout {}: {}\n  replay: {}", f.seed, f.layout, f.text, f.replay()))
+        .collect();
+    assert!(failed.is_empty(), "{} of {} seeds failed:\n{}", failed.len(), sum.seeds, failed.join("\n"));
+    assert_eq!(sum.seeds, SEEDS);
     // A simulator in which nothing happens proves nothing.
-    assert!(acked > runs * 100 && opened > runs * 3 / 2, "{acked} acked writes, {opened} epochs in {runs} runs");
+    assert!(sum.events >= SEEDS * 2000, "{} events", sum.events);
+    assert!(sum.faults() >= SEEDS * 5, "{} faults", sum.faults());
+    assert!(sum.promotions() >= SEEDS * 2, "{} promotions", sum.promotions());
+    assert!(sum.changes() >= SEEDS, "{} configuration changes", sum.changes());
+    assert!(sum.acked >= SEEDS * 100, "{} acknowledged writes", sum.acked);
+    assert_eq!(sum.layouts.len(), LAYOUTS.len(), "{:?}", sum.layouts);
 }
 
 #[test]
@@ -45,4 +37,28 @@ fn a_seed_replays_exactly() {
         assert_eq!(format!("{:?}", a.tally), format!("{:?}", b.tally), "{}", layout.name);
         assert_eq!((a.acked_writes, a.reads, a.virtual_us), (b.acked_writes, b.reads, b.virtual_us));
     }
+}
+
+/// The lists of what can be reached are the core's own.
+#[test]
+fn every_rule_of_the_core_is_listed() {
+    let core = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../replicator/core/src");
+    let mut text = String::new();
+    let mut dirs = vec![core];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).expect("the core's sources can be read") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                text += &std::fs::read_to_string(&path).expect("a source file");
+            }
+        }
+    }
+    let after = |marker: &str| -> BTreeSet<&str> {
+        let quoted = text.split(marker).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+        quoted.filter_map(|rest| rest.split('"').next()).collect()
+    };
+    assert_eq!(after(" rule: "), EDGES.iter().copied().collect());
+    assert_eq!(after("Refusal::new("), REFUSALS.iter().copied().collect());
 }

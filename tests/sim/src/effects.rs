@@ -1,0 +1,196 @@
+//! Carrying out what the core wants: journal, wire, device. The store's part is in store.
+
+use bytes::{Bytes, BytesMut};
+use farshore_core::api::{Effect, Effects, Event, JournalOp, Outcome, RequestId};
+use farshore_core::ids::{Epoch, MemberId};
+use farshore_core::message::{Body, Message};
+
+use crate::oracle::Violation;
+use crate::schedule::{Happening, Letter};
+use crate::world::World;
+
+/// So many of a thousand messages go through the production codec.
+const ENCODED_PER_MILLE: u32 = 30;
+
+fn encode(message: &Message) -> Bytes {
+    let mut bytes = BytesMut::new();
+    for part in message.encode() {
+        bytes.extend_from_slice(&part);
+    }
+    bytes.freeze()
+}
+
+impl World {
+    pub fn carry_out(&mut self, id: MemberId, epoch: Epoch, fx: Effects) {
+        let mut closed = false;
+        for effect in fx {
+            let Some(life) = self.life(id) else { return };
+            if let Some(node) = self.nodes.get_mut(&id)
+                && let Some(left) = node.dies_after.as_mut()
+            {
+                if *left == 0 {
+                    self.fault("crash-between-effects", || format!("{id}"));
+                    self.crash(id);
+                    return;
+                }
+                *left -= 1;
+            }
+            closed |= matches!(effect, Effect::CloseDevice { .. });
+            self.effect(id, life, epoch, effect);
+        }
+        if closed && let Some(life) = self.life(id) {
+            let verdict = self.oracle.all_completed(id, life);
+            self.check(verdict);
+        }
+    }
+
+    fn effect(&mut self, id: MemberId, life: u32, epoch: Epoch, effect: Effect) {
+        match effect {
+            Effect::Journal { token, ops } => {
+                for op in &ops {
+                    if let JournalOp::Record(record) = op {
+                        let verdict = self.oracle.journalled(id, record);
+                        self.check(verdict);
+                    }
+                }
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.disk.journal.append(token, ops);
+                }
+                self.start_sync(id, life);
+            }
+            Effect::Send(message) => self.send(id, message),
+            Effect::ReadLog { to, from, max_bytes } => {
+                let delay = self.disk_delay(id, self.knobs.read_us);
+                let Some(node) = self.nodes.get(&id) else { return };
+                let (floor, mut records) = node.disk.journal.read(from, max_bytes);
+                records.truncate(self.knobs.read_records);
+                let event = Box::new(Event::LogRead { to, from, floor, records });
+                self.after(delay, Happening::Feed { node: id, life, event });
+            }
+            Effect::Apply { upto } => {
+                let delay = self.disk_delay(id, self.knobs.apply_us);
+                self.after(delay, Happening::Applied { node: id, life, upto });
+            }
+            Effect::Trim { checkpoint } => {
+                let keep = self.knobs.journal_keep;
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.disk.journal.trim(checkpoint, keep);
+                }
+            }
+            Effect::Read { id: request, offset, length, hits } => {
+                self.start_read(id, life, request, offset, length, hits)
+            }
+            Effect::Complete { id: request, outcome } => self.complete(request, outcome, epoch),
+            Effect::OpenDevice { session } => {
+                self.say(|| format!("{id}: device open for {session}"));
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.device = Some(session);
+                    node.last_session = Some(session);
+                }
+                for _ in 0..self.knobs.clients {
+                    let delay = self.dice.range(0, self.knobs.think_us);
+                    self.after(delay, Happening::Client { node: id, life, session });
+                }
+            }
+            Effect::CloseDevice { reason } => {
+                self.say(|| format!("{id}: device closed: {reason}"));
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.device = None;
+                }
+            }
+            Effect::Answer { id: command, result } => {
+                self.say(|| format!("{id}: answer to command {}: {result:?}", command.0));
+                let name = result.as_ref().map_or_else(|r| r.rule, |()| "ok");
+                *self.tally.refusals.entry(name).or_default() += 1;
+                if let Some(asked) = self.commands.get(&command.0).filter(|_| result.is_ok()) {
+                    *self.tally.done.entry(asked).or_default() += 1;
+                }
+                if self.answers.insert(command.0, result.map_err(|r| r.rule)).is_some() {
+                    let text = format!("command {} answered twice", command.0);
+                    self.check(Err(Violation { checker: "once", text }));
+                }
+            }
+            Effect::Ship { to, base, history } => self.ship((id, life), to, base, history),
+            Effect::InstallImage { seq } => {
+                let delay = self.disk_delay(id, self.knobs.apply_us);
+                self.after(delay, Happening::Installed { node: id, life, seq });
+            }
+            Effect::Edge { rule, text } => {
+                self.say(|| format!("{id}: [{rule}] {text}"));
+                *self.tally.edges.entry(rule).or_default() += 1;
+                if rule == "diverged-below-acked" || rule == "promote-diverged" {
+                    self.check(Err(Violation { checker: "order", text: format!("{id}: {rule}: {text}") }));
+                }
+            }
+            Effect::Resized { .. } | Effect::Configured(_) | Effect::DropImage => {}
+        }
+    }
+
+    pub fn disk_delay(&mut self, id: MemberId, most_us: u64) -> u64 {
+        let slowness = self.nodes.get(&id).map_or(1, |n| n.slowness);
+        (10 + self.dice.range(0, most_us)) * slowness
+    }
+
+    // ---- the journal ----
+
+    fn start_sync(&mut self, id: MemberId, life: u32) {
+        let delay = self.disk_delay(id, self.knobs.sync_us);
+        if self.nodes.get_mut(&id).is_some_and(|n| n.disk.journal.begin_sync()) {
+            self.after(delay, Happening::Synced { node: id, life });
+        }
+    }
+
+    pub fn synced(&mut self, id: MemberId, life: u32) {
+        if self.life(id) != Some(life) {
+            return;
+        }
+        let tokens = self.nodes.get_mut(&id).map(|n| n.disk.journal.end_sync()).unwrap_or_default();
+        for token in tokens {
+            let event = Box::new(Event::JournalDone { token });
+            self.after(0, Happening::Feed { node: id, life, event });
+        }
+        self.start_sync(id, life);
+    }
+
+    // ---- the wire ----
+
+    pub fn send(&mut self, id: MemberId, message: Message) {
+        self.tally.messages += 1;
+        let epoch = match &message.body {
+            Body::Promise { epoch, .. }
+            | Body::ConfigOk { epoch, .. }
+            | Body::ElectOk { epoch, .. }
+            | Body::Ack { epoch, .. } => Some(*epoch),
+            _ => None,
+        };
+        if let (Some(epoch), Some(node)) = (epoch, self.nodes.get(&id))
+            && let Some(volume) = &node.volume
+        {
+            self.oracle.said(id, volume.replica().d.incarnation, epoch);
+        }
+        if matches!(message.body, Body::PutConfig { .. }) {
+            self.register_written_at = self.now;
+        }
+        let to = message.to;
+        let encoded = self.dice.chance(ENCODED_PER_MILLE);
+        let letter = if encoded { Letter::Encoded(encode(&message)) } else { Letter::Said(Box::new(message)) };
+        let mut delays = self.network.delays(id, to, &mut self.dice);
+        let last = delays.pop();
+        for delay in delays {
+            self.after(delay, Happening::Deliver { to, letter: letter.clone() });
+        }
+        if let Some(delay) = last {
+            self.after(delay, Happening::Deliver { to, letter });
+        }
+    }
+
+    pub fn complete(&mut self, request: RequestId, outcome: Outcome, epoch: Epoch) {
+        let seen = match outcome {
+            Outcome::Done => Some(Vec::new()),
+            Outcome::Data(data) => Some(data.chunks(8).map(|c| u64::from_le_bytes(c.try_into().expect("8"))).collect()),
+            Outcome::Fault(_) => None,
+        };
+        let verdict = self.oracle.completed(request.0, seen, epoch, self.now);
+        self.check(verdict);
+    }
+}

@@ -1,0 +1,341 @@
+//! Who gives orders: an operator who does not know better, and dramas in several scenes.
+
+use std::collections::BTreeSet;
+
+use farshore_core::api::{Change, Command, Promotion};
+use farshore_core::ids::{Incarnation, MemberId, SessionId};
+use farshore_core::register::{Configuration, DataRule, Member, MemberKind, SyncMember};
+
+use crate::schedule::{Happening, Order};
+use crate::world::{Node, World};
+
+/// Members that a volume has at most in a run.
+const MEMBERS_MAX: usize = 6;
+
+impl World {
+    /// Where the living can't meet the rule, the operator (or `fallback`) leaves the dead out of it.
+    pub fn leave_out_buried(&mut self) {
+        for id in self.primaries() {
+            let Some(config) = self.config_of(id) else { continue };
+            let living = |m: &SyncMember| !self.buried.contains(&m.member);
+            let stuck = !config.current.data_quorum(living);
+            let (alive, dead): (Vec<SyncMember>, Vec<SyncMember>) =
+                config.current.sync.iter().cloned().partition(living);
+            if !stuck || alive.is_empty() {
+                continue;
+            }
+            let home = &config.current.primary_site;
+            let remote: BTreeSet<&str> = alive.iter().map(|s| s.site.as_str()).filter(|s| s != home).collect();
+            let asked = config.volume.rule;
+            let rule = DataRule {
+                w: asked.w.min(alive.len() as u8),
+                min_remote: asked.min_remote.min(remote.len() as u8),
+                local: asked.local && alive.iter().any(|s| s.site == *home),
+            };
+            let without = dead.iter().map(|s| s.member).collect();
+            self.command(id, Command::Change(Change::Reduce { without, rule }));
+        }
+    }
+
+    pub fn operate(&mut self) {
+        if !self.turmoil {
+            return;
+        }
+        self.readmit_lost();
+        if self.dice.chance(self.knobs.drama_per_mille) {
+            self.drama();
+        }
+        let open: Vec<MemberId> = self.holders();
+        let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
+        let any = self.dice.pick(&ids);
+        let served = self.nodes.values().any(|n| n.device.is_some());
+        let what = if !served && self.dice.chance(600) { 100 } else { self.dice.range(0, 99) };
+        match what {
+            100 => self.serve(&open, any),
+            // A restarted daemon takes its device back.
+            0..20 => {
+                let back: Vec<(MemberId, SessionId)> =
+                    self.nodes.values().filter_map(|n| n.last_session.map(|s| (n.id, s))).collect();
+                if let Some((id, session)) = self.dice.pick(&back) {
+                    let writer = self.dice.u128();
+                    self.command(id, Command::Promote { writer, why: Promotion::Restart { session } });
+                }
+            }
+            20..45 if open.is_empty() => self.promote(any, Promotion::Verb),
+            20..32 => self.promote(any, Promotion::Verb),
+            32..50 => self.promote(any, Promotion::Takeover),
+            50..72 => {
+                let writer = self.dice.u128();
+                let session = SessionId(self.dice.u128());
+                if let Some(id) = self.dice.pick(&open).or(any) {
+                    self.command(id, Command::Attach { writer, session });
+                }
+            }
+            72..75 => {
+                let devices: Vec<(MemberId, SessionId)> =
+                    self.nodes.values().filter_map(|n| n.device.map(|s| (n.id, s))).collect();
+                if let Some((id, session)) = self.dice.pick(&devices) {
+                    self.command(id, Command::Detach { session });
+                }
+            }
+            75..77 => {
+                if let Some(id) = self.dice.pick(&open) {
+                    self.command(id, Command::Demote);
+                }
+            }
+            77..81 => {
+                if let (Some(id), Some(to)) = (self.dice.pick(&open), any) {
+                    self.command(id, Command::Handover { to });
+                }
+            }
+            _ => {
+                let primaries = self.primaries();
+                if let Some(id) = self.dice.pick(&primaries) {
+                    self.change(id);
+                }
+            }
+        }
+        // Leave room for work between the orders.
+        let delay = self.dice.range(10_000, self.knobs.patience_us * 2);
+        self.after(delay, Happening::Operator);
+    }
+
+    /// Somebody wants to work: attaches where the epoch is held, or takes it.
+    fn serve(&mut self, open: &[MemberId], any: Option<MemberId>) {
+        let writer = self.dice.u128();
+        match self.dice.pick(open) {
+            Some(id) => {
+                let session = SessionId(self.dice.u128());
+                self.command(id, Command::Attach { writer, session });
+            }
+            None => {
+                self.promote(any, Promotion::Takeover);
+                if let Some(node) = any {
+                    let delay = self.dice.range(1_000, self.knobs.lease_us * 2);
+                    self.after(delay, Happening::Order { node, order: Order::Attach });
+                }
+            }
+        }
+    }
+
+    /// The holder is struck while it works, and somebody else takes over at the worst moment: sometimes two at once,
+    /// sometimes one who falls himself.
+    fn drama(&mut self) {
+        let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
+        let holders = self.holders();
+        let Some(holder) = self.dice.pick(&holders) else { return };
+        match self.dice.range(0, 9) {
+            0..3 => return self.relay(holder, &ids),
+            3..6 => return self.split(holder, &ids),
+            _ => {}
+        }
+        match self.dice.range(0, 9) {
+            0..3 => {
+                self.fault("crash-holder", || format!("{holder}"));
+                self.crash(holder);
+            }
+            3..6 => self.isolate(holder, &ids),
+            6..8 => {
+                // Some of what it sends still arrives, or some of what it is sent.
+                for other in &ids {
+                    match self.dice.range(0, 2) {
+                        0 => self.network.cut(holder, *other),
+                        1 => self.network.cut(*other, holder),
+                        _ => {}
+                    }
+                }
+                self.fault("half-cut-holder", || format!("{holder}"));
+            }
+            _ => {
+                let until = self.now + self.dice.skewed(10_000, self.knobs.lease_us * 3);
+                self.fault("pause-holder", || format!("{holder} until {until}"));
+                if let Some(node) = self.nodes.get_mut(&holder) {
+                    node.paused_until = until;
+                }
+            }
+        }
+        let others: Vec<MemberId> = ids.into_iter().filter(|id| *id != holder).collect();
+        let mut at = self.dice.skewed(100, self.knobs.lease_us * 2);
+        for _ in 0..self.dice.range(1, 3) {
+            let Some(node) = self.dice.pick(&others) else { return };
+            self.after(at, Happening::Order { node, order: Order::TakeOver });
+            let scenes = [Order::Attach, Order::Attach, Order::Crash, Order::Heal];
+            let order = self.dice.pick(&scenes).unwrap_or(Order::Heal);
+            let later = at + self.dice.skewed(10, self.knobs.lease_us * 2);
+            self.after(later, Happening::Order { node, order });
+            at += self.dice.skewed(1, self.knobs.lease_us * 3);
+        }
+        self.after(at, Happening::Order { node: holder, order: Order::Heal });
+    }
+
+    /// The holder is cut off and does not know it; somebody else serves as soon as he may. Reads tell.
+    fn split(&mut self, holder: MemberId, ids: &[MemberId]) {
+        self.after(0, Happening::Order { node: holder, order: Order::Isolate });
+        let Some(next) = self.dice.pick(ids).filter(|id| *id != holder) else { return };
+        let mut at = self.dice.skewed(10, 100_000);
+        self.after(at, Happening::Order { node: next, order: Order::TakeOver });
+        at += 60_000;
+        for _ in 0..4 {
+            at += self.dice.range(10_000, 200_000);
+            self.after(at, Happening::Order { node: next, order: Order::Attach });
+        }
+        at += self.dice.skewed(10_000, self.knobs.lease_us * 2);
+        self.after(at, Happening::Order { node: next, order: Order::Attach });
+        self.after(at + self.knobs.lease_us, Happening::Order { node: holder, order: Order::Heal });
+    }
+
+    /// The holder is cut off at work; one after another takes the epoch and falls at once, just when those who were
+    /// cut off come back. Logs of three epochs then compete (Raft, figure 8).
+    fn relay(&mut self, holder: MemberId, ids: &[MemberId]) {
+        let mut at = 0;
+        let mut struck = holder;
+        for _ in 0..self.dice.range(1, 4) {
+            let order = if self.dice.chance(300) { Order::Relieve } else { Order::Isolate };
+            self.after(at, Happening::Order { node: struck, order });
+            at += self.dice.skewed(100, 400_000);
+            let Some(next) = self.dice.pick(ids).filter(|id| *id != struck) else { return };
+            self.after(at, Happening::Order { node: next, order: Order::TakeOver });
+            // The lingering of a candidate alone takes 50 ms.
+            at += self.dice.range(0, 60_000) + self.dice.skewed(100, 300_000);
+            self.after(at, Happening::Order { node: next, order: Order::Relieve });
+            struck = next;
+            at += self.dice.skewed(100, 300_000);
+        }
+        let Some(last) = self.dice.pick(ids) else { return };
+        self.after(at, Happening::Order { node: last, order: Order::TakeOver });
+        self.after(at + self.knobs.lease_us, Happening::Order { node: last, order: Order::Attach });
+    }
+
+    pub fn obey(&mut self, id: MemberId, order: Order) {
+        if !self.turmoil && !matches!(order, Order::Replace) {
+            return;
+        }
+        match order {
+            Order::TakeOver => self.promote(Some(id), Promotion::Takeover),
+            Order::Attach => {
+                let (writer, session) = (self.dice.u128(), SessionId(self.dice.u128()));
+                self.command(id, Command::Attach { writer, session });
+            }
+            Order::Crash => {
+                self.fault("crash-candidate", || format!("{id}"));
+                self.crash(id);
+            }
+            Order::Heal => self.heal_links(),
+            Order::Replace => {
+                if self.nodes.get(&id).is_some_and(|n| n.burnt) {
+                    self.replace_disk(id);
+                }
+            }
+            Order::Relieve => {
+                self.fault("relieve", || format!("{id}"));
+                self.crash(id);
+                self.heal_links();
+            }
+            Order::Isolate => {
+                let others: Vec<MemberId> = self.nodes.keys().copied().filter(|o| *o != id).collect();
+                self.fault("isolate", || format!("{id}"));
+                for other in others {
+                    self.network.cut(id, other);
+                    self.network.cut(other, id);
+                }
+            }
+        }
+    }
+
+    /// Nodes whose epoch is fully open.
+    pub fn holders(&self) -> Vec<MemberId> {
+        let open = |n: &&Node| n.volume.as_ref().and_then(|v| v.primary()).is_some_and(|p| p.is_open());
+        self.nodes.values().filter(open).map(|n| n.id).collect()
+    }
+
+    /// Nodes that hold an epoch, open or not.
+    pub fn primaries(&self) -> Vec<MemberId> {
+        let holds = |n: &&Node| n.volume.as_ref().and_then(|v| v.primary()).is_some();
+        self.nodes.values().filter(holds).map(|n| n.id).collect()
+    }
+
+    fn promote(&mut self, id: Option<MemberId>, why: Promotion) {
+        let writer = self.dice.u128();
+        if let Some(id) = id {
+            self.command(id, Command::Promote { writer, why });
+        }
+    }
+
+    /// A member that came back with a new disk is let in again, by whoever holds the epoch.
+    pub fn readmit_lost(&mut self) {
+        let lost: Vec<MemberId> = self.nodes.values().filter(|n| n.wiped).map(|n| n.id).collect();
+        for member in lost {
+            for id in self.primaries() {
+                let Some(config) = self.config_of(id) else { continue };
+                let Some(node) = self.nodes.get_mut(&member) else { continue };
+                let incarnation = node.disk.journal.durable_blob().incarnation;
+                let voted = config.current.has_vote(member, incarnation);
+                // While the value is joint it may still be taken back.
+                if config.member(member).is_none() || (voted && config.earlier.is_empty()) {
+                    node.wiped = false;
+                } else if !voted {
+                    self.command(id, Command::Change(Change::Readmit { member, incarnation }));
+                }
+            }
+        }
+    }
+
+    fn config_of(&self, id: MemberId) -> Option<Configuration> {
+        let volume = self.nodes.get(&id)?.volume.as_ref()?;
+        volume.primary().map(|p| p.config().clone())
+    }
+
+    fn change(&mut self, id: MemberId) {
+        let Some(config) = self.config_of(id) else { return };
+        let members: Vec<MemberId> = config.members.iter().map(|m| m.id).collect();
+        let change = match self.dice.range(0, 99) {
+            0..20 => {
+                let next = self.nodes.keys().map(|m| m.0 + 1).max().unwrap_or(0);
+                if config.members.len() >= MEMBERS_MAX || next > 9 {
+                    return;
+                }
+                let member = MemberId(next);
+                let incarnation = Incarnation(self.dice.u128());
+                let sites = ["a", "b", "c", "x"];
+                let site = self.dice.pick(&sites).unwrap_or("x").to_string();
+                self.add_node(member, incarnation, config.clone());
+                let votes = if self.dice.chance(800) { 1 } else { 0 };
+                let member = Member { id: member, site, node: format!("n{next}"), kind: MemberKind::Data };
+                Change::Add { member, incarnation, votes }
+            }
+            20..40 => {
+                let Some(member) = self.dice.pick(&members) else { return };
+                Change::Remove { member }
+            }
+            40..50 => Change::Withdraw,
+            50..75 => {
+                // Shrink to some of the sync set, with the rule reduced to them.
+                let sync: Vec<MemberId> = config.current.sync.iter().map(|s| s.member).collect();
+                let without: Vec<MemberId> = sync.iter().copied().filter(|_| self.dice.chance(400)).collect();
+                let left = (sync.len() - without.len()) as u8;
+                let w = config.volume.rule.w.min(left).max(1);
+                let sites: BTreeSet<&str> = config
+                    .current
+                    .sync
+                    .iter()
+                    .filter(|s| !without.contains(&s.member) && s.site != config.current.primary_site)
+                    .map(|s| s.site.as_str())
+                    .collect();
+                let min_remote = config.volume.rule.min_remote.min(sites.len() as u8);
+                Change::Reduce { without, rule: DataRule { w, min_remote, local: config.volume.rule.local } }
+            }
+            _ => {
+                let rules = [
+                    DataRule { w: 2, min_remote: 1, local: false },
+                    DataRule { w: 2, min_remote: 2, local: false },
+                    DataRule { w: 2, min_remote: 1, local: true },
+                    DataRule { w: 3, min_remote: 1, local: false },
+                    self.layout.rule,
+                ];
+                let Some(rule) = self.dice.pick(&rules) else { return };
+                Change::Rule { policy: "drawn".to_string(), rule }
+            }
+        };
+        self.command(id, Command::Change(change));
+    }
+}
