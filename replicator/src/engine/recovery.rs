@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use farshore_core::api::Effects;
-use farshore_core::durable::{Durable, LogBase};
-use farshore_core::ids::{Seq, VolumeId};
-use farshore_core::register::MemberKind;
+use farshore_core::ids::VolumeId;
+pub use farshore_core::journal::found::{RecoveryError, plan};
 use farshore_core::replica::Recovered;
 use farshore_core::volume::Volume;
 
@@ -14,60 +13,7 @@ use super::driver::{Driver, VolumeHandle};
 use super::inbox::Inbox;
 use super::node::Shared;
 use super::ship::SHIP_PIN_PREFIX;
-use crate::journal::RecoveredVolume;
 use crate::store::StoreError;
-
-/// Why a volume's replica could not be brought back; it stays as it is on disk, and peers treat it as absent.
-#[derive(Debug, thiserror::Error)]
-pub enum RecoveryError {
-    #[error("the journal holds records but no state of it")]
-    NoState,
-    #[error(
-        "newer state of it was lost with a damaged part of the journal: a promise may be missing; replace this member"
-    )]
-    StateLost,
-    #[error("its state does not decode: {0}")]
-    State(#[from] farshore_core::codec::DecodeError),
-    #[error("the store lost it: the journal begins after {base}, the store holds {applied}; replace this member")]
-    StoreLost { base: Seq, applied: Seq },
-    #[error("the journal ends at {last}, the store holds {applied}; replace this member")]
-    JournalLost { last: Seq, applied: Seq },
-}
-
-/// The core's view of what recovery found; pure.
-pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, RecoveryError> {
-    if found.meta_damaged {
-        return Err(RecoveryError::StateLost);
-    }
-    let durable = Durable::decode(found.meta.clone().ok_or(RecoveryError::NoState)?)?;
-    let base = durable.base;
-    let stores = durable.config.member(durable.me).is_some_and(|m| m.kind != MemberKind::Witness);
-    let applied = if stores { applied.unwrap_or(Seq::ZERO) } else { Seq::ZERO };
-    let readable_end = found.damaged.map_or(found.last, Seq::prev);
-    let last = if readable_end > base.seq && found.damaged.is_none() {
-        LogBase { seq: found.last, hash: found.last_hash }
-    } else {
-        LogBase { seq: readable_end.max(base.seq), hash: base.hash }
-    };
-    let installing_at = durable.installing.as_ref().map_or(Seq::ZERO, |i| i.base.seq);
-    if stores && applied < base.seq {
-        return Err(RecoveryError::StoreLost { base: base.seq, applied });
-    }
-    if stores && applied > last.seq && applied != installing_at {
-        return Err(RecoveryError::JournalLost { last: last.seq, applied });
-    }
-    let floor = found.first.max(Seq(1));
-    // Records are given up only once the store has them; if it has not, they were lost with damage.
-    let given_up = floor.prev();
-    if stores && installing_at == Seq::ZERO && applied < given_up {
-        return Err(RecoveryError::StoreLost { base: given_up, applied });
-    }
-    let epochs = found.epochs.iter().copied().filter(|(_, seq)| *seq <= last.seq).collect();
-    let lost_upto = found.damaged.map(|_| found.last);
-    // An image that was being installed may be visible already; then the core finishes the installation.
-    let applied = if applied == installing_at && installing_at > Seq::ZERO { base.seq } else { applied };
-    Ok(Recovered { durable, last, epochs, floor, lost_upto, applied })
-}
 
 /// Pins of shipments that were under way when the daemon ended. Their sources begin anew.
 pub async fn drop_what_shipments_left(shared: &Arc<Shared>) -> Result<(), StoreError> {

@@ -2,11 +2,8 @@
 
 use std::path::PathBuf;
 
-use bytes::Bytes;
-use farshore_core::ids::{Epoch, Seq, VolumeId};
-use farshore_core::journal::group::GROUP_BYTES_MAX;
-use farshore_core::journal::log::VolumeLog;
-use farshore_core::record::{RECORD_HEADER_BYTES, RECORD_PAYLOAD_MAX, RecordHash};
+use farshore_core::journal::queue::GROUP_VOLUMES_MAX;
+use farshore_core::record::{RECORD_HEADER_BYTES, RECORD_PAYLOAD_MAX};
 use serde::Serialize;
 
 use super::error::JournalError;
@@ -19,17 +16,9 @@ pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// The one being written, the one before it (so that every volume's metadata is there twice), one for data to go on in,
 /// one that only metadata may begin.
 pub const SEGMENTS_MIN: u64 = 4;
-/// Appends beyond this are refused; callers watch `queued_bytes` and stay well below.
-pub const QUEUE_BYTES_MAX: u64 = 512 << 20;
-/// A group is closed at this size.
-pub(super) const GROUP_TARGET_BYTES: usize = 2 << 20;
-/// Distinct volumes in one group; the next group's recap names each.
-pub(super) const GROUP_VOLUMES_MAX: usize = 1024;
 /// Records kept in memory for readers of the tail.
 pub(super) const CACHE_BYTES_MAX: usize = 64 << 20;
 
-// A group that just exceeds its target by one record, with a full recap, is still within the format's limit.
-const _: () = assert!(GROUP_TARGET_BYTES + RECORD_PAYLOAD_MAX + 512 * GROUP_VOLUMES_MAX < GROUP_BYTES_MAX);
 // The largest record and a recap fit into a third of the smallest segment.
 const _: () =
     assert!(RECORD_PAYLOAD_MAX + RECORD_HEADER_BYTES + 128 * GROUP_VOLUMES_MAX < SEGMENT_BYTES_MIN as usize / 3);
@@ -73,44 +62,6 @@ impl JournalConfig {
             ));
         }
         Ok(())
-    }
-}
-
-/// What recovery found of one volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecoveredVolume {
-    pub volume: VolumeId,
-    /// The newest metadata that can be read.
-    pub meta: Option<Bytes>,
-    /// Newer metadata is lost: a promise or a configuration may be missing from `meta`.
-    pub meta_damaged: bool,
-    /// First retained record; `last` + 1 if none is.
-    pub first: Seq,
-    /// Last durable record, retained or not; 0 if there never was one.
-    pub last: Seq,
-    pub last_hash: RecordHash,
-    pub last_epoch: Epoch,
-    /// Where each epoch begins among the retained records.
-    pub epochs: Vec<(Epoch, Seq)>,
-    /// First record that cannot be read although valid data follows it. Damage, never absence.
-    pub damaged: Option<Seq>,
-}
-
-impl RecoveredVolume {
-    pub(super) fn of(volume: VolumeId, log: &VolumeLog) -> RecoveredVolume {
-        let end = log.end();
-        RecoveredVolume {
-            volume,
-            meta: log.meta.clone(),
-            meta_damaged: log.meta_damaged,
-            first: log.floor(),
-            last: end.seq,
-            last_hash: end.hash,
-            last_epoch: end.epoch,
-            // Of lost records the epoch is not known.
-            epochs: log.epochs().iter().copied().filter(|&(epoch, _)| epoch != Epoch::ZERO).collect(),
-            damaged: log.damaged(),
-        }
     }
 }
 

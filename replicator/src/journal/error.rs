@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use farshore_core::codec::DecodeError;
 use farshore_core::ids::{Seq, VolumeId};
 use farshore_core::journal::log::LogError;
+use farshore_core::journal::queue::NotTaken;
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum JournalError {
@@ -43,6 +44,18 @@ pub enum JournalError {
 impl JournalError {
     pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> JournalError {
         move |error| JournalError::Io { operation, path: path.to_owned(), reason: error.to_string() }
+    }
+}
+
+impl From<NotTaken> for JournalError {
+    fn from(why: NotTaken) -> JournalError {
+        match why {
+            NotTaken::Closed => JournalError::Closed,
+            NotTaken::Full { queued_bytes } => JournalError::QueueFull { queued_bytes },
+            NotTaken::TooLarge { what, volume, bytes, limit } => JournalError::TooLarge { what, volume, bytes, limit },
+            NotTaken::Refused(reason) => JournalError::Refused(reason),
+            NotTaken::Superseded { volume } => JournalError::Superseded { volume },
+        }
     }
 }
 

@@ -8,18 +8,19 @@ use std::thread::JoinHandle;
 
 use farshore_core::ids::{Seq, VolumeId};
 use farshore_core::journal::entry::{Entry, LogEnd};
+use farshore_core::journal::found::RecoveredVolume;
 use farshore_core::journal::log::{Log, LogError, Place};
+use farshore_core::journal::queue::Queue;
 use farshore_core::journal::recovery::Rule;
+use farshore_core::journal::segments::Segments;
 use farshore_core::record::{Record, RecordHash};
 
 use super::cache::Cache;
-use super::config::{JournalConfig, JournalStatus, RecoveredVolume};
+use super::config::{JournalConfig, JournalStatus};
 use super::error::JournalError;
 use super::open;
-use super::queue::Queue;
-use super::segments::Segments;
 use super::writer::Writer;
-use crate::disk::{DiskEngine, start_engine};
+use crate::disk::{DiskEngine, DiskFile, start_engine};
 
 /// Called once, from the journal's thread, when the append is durable or never will be. Must not block.
 pub type Done = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
@@ -41,7 +42,7 @@ pub(super) struct Shared {
     pub(super) journal: u128,
     pub(super) segment_bytes: u64,
     pub(super) engine: Arc<dyn DiskEngine>,
-    queue: Mutex<Queue>,
+    queue: Mutex<Queue<Done>>,
     wake: Condvar,
     index: Mutex<Index>,
     /// Held until the last user of the directory is gone.
@@ -51,7 +52,7 @@ pub(super) struct Shared {
 /// What is durable, and where.
 pub(super) struct Index {
     pub(super) log: Log,
-    pub(super) segments: Segments,
+    pub(super) segments: Segments<Arc<DiskFile>>,
     pub(super) cache: Cache,
     /// Bytes of each volume's records after its checkpoint.
     pub(super) needed: BTreeMap<VolumeId, u64>,
@@ -120,7 +121,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue<Done>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -128,7 +129,7 @@ impl Shared {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn wait<'a>(&self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+    pub(super) fn wait<'a>(&self, queue: MutexGuard<'a, Queue<Done>>) -> MutexGuard<'a, Queue<Done>> {
         self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use farshore_core::journal::found::RecoveredVolume;
 use farshore_core::journal::recovery::{Rule, Step};
 use serde::Serialize;
 
-use super::config::RecoveredVolume;
 use super::error::JournalError;
 use super::open::find;
 use super::super_file::{LOCK_NAME, SUPER_NAME, SuperFile};

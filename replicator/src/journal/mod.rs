@@ -13,17 +13,17 @@ mod error;
 mod handle;
 mod inspect;
 mod open;
-mod queue;
 mod read;
-mod segments;
 mod super_file;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-pub use config::{JournalConfig, JournalStatus, QUEUE_BYTES_MAX, RecoveredVolume, SEGMENT_BYTES_DEFAULT};
+pub use config::{JournalConfig, JournalStatus, SEGMENT_BYTES_DEFAULT};
 pub use error::{JournalError, ReadError};
 pub use farshore_core::journal::entry::{Entry, LogEnd, META_BYTES_MAX};
+pub use farshore_core::journal::found::RecoveredVolume;
+pub use farshore_core::journal::queue::QUEUE_BYTES_MAX;
 pub use farshore_core::journal::recovery::Rule;
 pub use handle::{Done, Journal};
 pub use inspect::{GroupReport, InspectReport, SegmentReport, VolumeReport, inspect};

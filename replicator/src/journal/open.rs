@@ -12,18 +12,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 use farshore_core::codec::DecodeError;
 use farshore_core::journal::entry::{RecapItem, decode_items};
+use farshore_core::journal::found::RecoveredVolume;
 use farshore_core::journal::group::{GROUP_ALIGN_BYTES, GROUP_BYTES_MAX, GroupHeader};
 use farshore_core::journal::log::Log;
 use farshore_core::journal::recovery::{Plan, Rule, Step, decide};
 use farshore_core::journal::replay::Replay;
 use farshore_core::journal::scan::{Blocks, Found, SegmentScan, scan};
+use farshore_core::journal::segments::{Segment, Segments};
 use farshore_core::journal::superblock::Superblock;
 
 use super::cache::Cache;
-use super::config::{CACHE_BYTES_MAX, JournalConfig, JournalStatus, RecoveredVolume};
+use super::config::{CACHE_BYTES_MAX, JournalConfig, JournalStatus};
 use super::error::JournalError;
 use super::handle::{Index, Shared};
-use super::segments::{Segment, Segments};
 use super::super_file::{SuperFile, TAIL_NAME, lock, segment_path};
 use super::writer::{Cursor, Writer};
 use crate::disk::file::{create_dirs, sync_dir};
@@ -317,7 +318,7 @@ fn add_segments(
     }
 }
 
-fn segments_of(findings: &Findings, log: &Log, max: u32, segment_bytes: u64) -> Segments {
+fn segments_of(findings: &Findings, log: &Log, max: u32, segment_bytes: u64) -> Segments<Arc<DiskFile>> {
     let plan = &findings.plan;
     let mut segments = Segments {
         // Whatever is free may be overwritten at once: a durable group said so, or nothing of it counts.

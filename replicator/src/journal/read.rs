@@ -10,11 +10,11 @@ use farshore_core::ids::{Seq, VolumeId};
 use farshore_core::journal::entry::decode_record_at;
 use farshore_core::journal::group::GROUP_ALIGN_BYTES;
 use farshore_core::journal::log::Place;
+use farshore_core::journal::segments::Move;
 use farshore_core::record::Record;
 
 use super::error::ReadError;
 use super::handle::{Index, Journal, Shared};
-use super::segments::Move;
 use crate::disk::DiskFile;
 
 /// One disk read covers records up to this span, if the gaps between them are short.
@@ -121,24 +121,7 @@ impl Shared {
         let mut index = self.index();
         let index = &mut *index;
         index.segments.recycle(&mut index.log, &mut queue.ahead);
-        if !index.segments.wants_move(&index.log, index.needed.values().sum()) {
-            return None;
-        }
-        let oldest = index.segments.live.front()?;
-        let mut work = Move { generation: oldest.generation, records: Vec::new(), checkpoints: Vec::new() };
-        let mut bytes = 0;
-        for volume in index.segments.holders(&index.log, true) {
-            let checkpoint = index.segments.marks.get(&volume).copied().unwrap_or_default().checkpoint;
-            work.checkpoints.push((volume, checkpoint));
-            let Some(log) = index.log.volumes.get(&volume) else { continue };
-            let in_oldest = log.places().filter(|(seq, place)| *seq > checkpoint && place.segment == oldest.number);
-            for (seq, place) in in_oldest {
-                work.records.push((volume, seq));
-                bytes += u64::from(place.len);
-            }
-        }
-        // The last free segment is metadata's.
-        (index.segments.free.len() >= 2 || bytes + bytes / 8 + (1 << 20) < room_bytes).then_some(work)
+        index.segments.plan_move(&index.log, index.needed.values().sum(), room_bytes, 1 << 20)
     }
 
     /// One record, for the writer; `None` if it cannot be read.

@@ -18,13 +18,12 @@ use farshore_core::journal::group::{
     GroupHeader,
 };
 use farshore_core::journal::log::Place;
+use farshore_core::journal::queue::{GROUP_TARGET_BYTES, GROUP_VOLUMES_MAX, Room, Submission};
+use farshore_core::journal::segments::Segment;
 use farshore_core::record::{Record, RecordHash};
 
-use super::config::{GROUP_TARGET_BYTES, GROUP_VOLUMES_MAX};
 use super::error::JournalError;
 use super::handle::{Done, Shared};
-use super::queue::{Room, Submission};
-use super::segments::Segment;
 use super::super_file::{SuperFile, segment_path};
 use crate::disk::{AlignedBuf, DiskFile};
 
@@ -57,7 +56,7 @@ pub(super) struct Writer {
 }
 
 enum Content<'a> {
-    Entries(&'a [Submission]),
+    Entries(&'a [Submission<Done>]),
     Heads(&'a [VolumeHead], bool),
     /// Copies of records of the oldest segment.
     Moved(&'a [Record]),
@@ -106,7 +105,7 @@ impl Writer {
 
     fn refuse(&self) {
         let refused = std::mem::take(&mut self.shared.queue().refused);
-        refused.into_iter().for_each(|(done, error)| done(Err(error)));
+        refused.into_iter().for_each(|(done, why)| done(Err(why.into())));
     }
 
     fn fail_everything(&self) {
@@ -184,7 +183,7 @@ impl Writer {
 
     /// Takes the next group's submissions, by what space there is: user data neither begins the last free segment nor
     /// goes into it.
-    fn form(&mut self) -> Vec<Submission> {
+    fn form(&mut self) -> Vec<Submission<Done>> {
         let mut queue = self.shared.queue();
         let mut index = self.shared.index();
         let index = &mut *index;
@@ -394,7 +393,7 @@ impl Writer {
         match file {
             Ok(file) => {
                 self.super_file.update(|now| now.segments += 1)?;
-                self.shared.index().segments.adopt(file);
+                self.shared.index().segments.adopt(Arc::new(file));
                 self.told_no_growth = false;
             }
             Err(error) => {

@@ -4,73 +4,88 @@
 //! kept as long as that without any further care.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
-use farshore_core::ids::{Seq, VolumeId};
-use farshore_core::journal::entry::Entry;
-use farshore_core::journal::log::Log;
-
-use crate::disk::DiskFile;
+use crate::ids::{Seq, VolumeId};
+use crate::journal::entry::Entry;
+use crate::journal::log::Log;
 
 /// The newest segment and the one before it always stay: every volume's metadata is in two places then.
 const LIVE_MIN: usize = 2;
 
-pub(super) struct Segment {
-    pub(super) generation: u64,
-    pub(super) number: u32,
-    pub(super) used_bytes: u64,
+#[derive(Debug, Clone)]
+pub struct Segment {
+    pub generation: u64,
+    pub number: u32,
+    pub used_bytes: u64,
     /// The last record of each volume in it that is not hidden.
-    pub(super) holds: BTreeMap<VolumeId, Seq>,
+    pub holds: BTreeMap<VolumeId, Seq>,
 }
 
 /// How far a volume's owner has got.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Marks {
-    pub(super) checkpoint: Seq,
-    pub(super) keep: Seq,
+pub struct Marks {
+    pub checkpoint: Seq,
+    pub keep: Seq,
 }
 
 /// The records to be copied out of the oldest segment.
-pub(super) struct Move {
-    pub(super) generation: u64,
-    pub(super) records: Vec<(VolumeId, Seq)>,
+#[derive(Debug, Clone)]
+pub struct Move {
+    pub generation: u64,
+    pub records: Vec<(VolumeId, Seq)>,
     /// Of the volumes concerned, as they were when the records were listed.
-    pub(super) checkpoints: Vec<(VolumeId, Seq)>,
+    pub checkpoints: Vec<(VolumeId, Seq)>,
 }
 
-#[derive(Default)]
-pub(super) struct Segments {
+/// `F` is whatever the driver reads and writes a segment's file by.
+#[derive(Debug, Clone)]
+pub struct Segments<F> {
     /// From the oldest to the one being written.
-    pub(super) live: VecDeque<Segment>,
+    pub live: VecDeque<Segment>,
     /// With the generation of their last use.
-    pub(super) free: Vec<(u32, u64)>,
+    pub free: Vec<(u32, u64)>,
     /// By number.
-    pub(super) files: Vec<Arc<DiskFile>>,
-    pub(super) max: u32,
-    pub(super) segment_bytes: u64,
+    pub files: Vec<F>,
+    pub max: u32,
+    pub segment_bytes: u64,
     /// What the last durable group names as the oldest needed; segments below may be overwritten.
-    pub(super) durable_oldest: u64,
-    pub(super) marks: BTreeMap<VolumeId, Marks>,
-    pub(super) allocation_error: Option<String>,
+    pub durable_oldest: u64,
+    pub marks: BTreeMap<VolumeId, Marks>,
+    pub allocation_error: Option<String>,
 }
 
-impl Segments {
-    pub(super) fn oldest(&self) -> u64 {
+impl<F> Default for Segments<F> {
+    fn default() -> Segments<F> {
+        Segments {
+            live: VecDeque::new(),
+            free: Vec::new(),
+            files: Vec::new(),
+            max: 0,
+            segment_bytes: 0,
+            durable_oldest: 0,
+            marks: BTreeMap::new(),
+            allocation_error: None,
+        }
+    }
+}
+
+impl<F> Segments<F> {
+    pub fn oldest(&self) -> u64 {
         self.live.front().map_or(0, |segment| segment.generation)
     }
 
-    pub(super) fn total(&self) -> u32 {
+    pub fn total(&self) -> u32 {
         self.files.len() as u32
     }
 
     /// Few segments are left: records kept for catch-up only must go.
-    pub(super) fn space_is_short(&self) -> bool {
+    pub fn space_is_short(&self) -> bool {
         let left = self.free.len() as u32 + (self.max - self.total().min(self.max));
         left < (self.max / 4).max(3)
     }
 
     /// Gives up the oldest segments that hold nothing needed. Returns whether any was.
-    pub(super) fn recycle(&mut self, log: &mut Log, ahead: &mut Log) -> bool {
+    pub fn recycle(&mut self, log: &mut Log, ahead: &mut Log) -> bool {
         let mut any = false;
         while self.live.len() > LIVE_MIN && self.holders(log, self.space_is_short()).is_empty() {
             let Some(segment) = self.live.pop_front() else { break };
@@ -88,7 +103,7 @@ impl Segments {
     }
 
     /// The volumes that still need the oldest segment.
-    pub(super) fn holders(&self, log: &Log, short: bool) -> Vec<VolumeId> {
+    pub fn holders(&self, log: &Log, short: bool) -> Vec<VolumeId> {
         let Some(oldest) = self.live.front() else { return Vec::new() };
         let needs = |(volume, last): (&VolumeId, &Seq)| {
             let marks = self.marks.get(volume).copied().unwrap_or_default();
@@ -99,7 +114,7 @@ impl Segments {
     }
 
     /// Notes what a durable entry does to what segments hold.
-    pub(super) fn note(&mut self, entry: &Entry) {
+    pub fn note(&mut self, entry: &Entry) {
         match entry {
             Entry::Record(record) => self.note_newest(record.volume, record.seq),
             Entry::Truncate { volume, after } => {
@@ -120,7 +135,7 @@ impl Segments {
     }
 
     /// The segment being written holds this record.
-    pub(super) fn note_newest(&mut self, volume: VolumeId, seq: Seq) {
+    pub fn note_newest(&mut self, volume: VolumeId, seq: Seq) {
         if let Some(newest) = self.live.back_mut() {
             let last = newest.holds.entry(volume).or_default();
             *last = seq.max(*last);
@@ -129,12 +144,12 @@ impl Segments {
 
     /// What half of the segments hold: more than that is never needed at once, so that there is always something to
     /// gain from moving records out of the oldest segment.
-    pub(super) fn shared_bytes(&self) -> u64 {
+    pub fn shared_bytes(&self) -> u64 {
         u64::from(self.max.saturating_sub(2)) * self.segment_bytes / 2
     }
 
     /// Whether the oldest segment should be emptied now, by copying what is needed in it to the newest one.
-    pub(super) fn wants_move(&self, log: &Log, needed_bytes: u64) -> bool {
+    pub fn wants_move(&self, log: &Log, needed_bytes: u64) -> bool {
         let can_grow = self.total() < self.max && self.allocation_error.is_none();
         self.free.len() <= 2
             && !can_grow
@@ -143,8 +158,31 @@ impl Segments {
             && !self.holders(log, true).is_empty()
     }
 
+    /// What has to be copied for the oldest segment to go, if that is wanted and there is room for it: `room_bytes` in
+    /// the newest, of which `overhead_bytes` are for what is not records.
+    pub fn plan_move(&self, log: &Log, needed_bytes: u64, room_bytes: u64, overhead_bytes: u64) -> Option<Move> {
+        if !self.wants_move(log, needed_bytes) {
+            return None;
+        }
+        let oldest = self.live.front()?;
+        let mut work = Move { generation: oldest.generation, records: Vec::new(), checkpoints: Vec::new() };
+        let mut bytes = 0;
+        for volume in self.holders(log, true) {
+            let checkpoint = self.marks.get(&volume).copied().unwrap_or_default().checkpoint;
+            work.checkpoints.push((volume, checkpoint));
+            let Some(log) = log.volumes.get(&volume) else { continue };
+            let in_oldest = log.places().filter(|(seq, place)| *seq > checkpoint && place.segment == oldest.number);
+            for (seq, place) in in_oldest {
+                work.records.push((volume, seq));
+                bytes += u64::from(place.len);
+            }
+        }
+        // The last free segment is metadata's.
+        (self.free.len() >= 2 || bytes + bytes / 8 + overhead_bytes < room_bytes).then_some(work)
+    }
+
     /// The oldest segment's needed records have copies further on.
-    pub(super) fn has_moved(&mut self, work: &Move) {
+    pub fn has_moved(&mut self, work: &Move) {
         let Some(oldest) = self.live.front_mut() else { return };
         if oldest.generation != work.generation {
             return;
@@ -157,19 +195,19 @@ impl Segments {
     }
 
     /// A new segment file is whole and named in the superblock.
-    pub(super) fn adopt(&mut self, file: DiskFile) {
+    pub fn adopt(&mut self, file: F) {
         self.free.push((self.total(), 0));
-        self.files.push(Arc::new(file));
+        self.files.push(file);
     }
 
     /// A segment that may be overwritten now, if there is one.
-    pub(super) fn take_free(&mut self) -> Option<u32> {
+    pub fn take_free(&mut self) -> Option<u32> {
         let at = self.free.iter().position(|&(_, generation)| generation < self.durable_oldest)?;
         Some(self.free.swap_remove(at).0)
     }
 
     /// Volumes that hold more un-checkpointed bytes than their share, when space is short; they wait.
-    pub(super) fn over_share(&self, log: &Log, needed: &BTreeMap<VolumeId, u64>) -> BTreeSet<VolumeId> {
+    pub fn over_share(&self, log: &Log, needed: &BTreeMap<VolumeId, u64>) -> BTreeSet<VolumeId> {
         if !self.space_is_short() {
             return BTreeSet::new();
         }
@@ -181,14 +219,13 @@ impl Segments {
 
 #[cfg(test)]
 mod tests {
-    use farshore_core::journal::log::VolumeLog;
-
     use super::*;
+    use crate::journal::log::VolumeLog;
 
     const V: VolumeId = VolumeId(1);
     const W: VolumeId = VolumeId(2);
 
-    fn segments(holds: &[&[(VolumeId, u64)]]) -> (Segments, Log) {
+    fn segments(holds: &[&[(VolumeId, u64)]]) -> (Segments<()>, Log) {
         let mut out = Segments { max: 20, segment_bytes: 100, ..Segments::default() };
         for (at, holds) in holds.iter().enumerate() {
             out.live.push_back(Segment {
@@ -204,7 +241,7 @@ mod tests {
         (out, log)
     }
 
-    fn mark(segments: &mut Segments, volume: VolumeId, checkpoint: u64, keep: u64) {
+    fn mark(segments: &mut Segments<()>, volume: VolumeId, checkpoint: u64, keep: u64) {
         segments.marks.insert(volume, Marks { checkpoint: Seq(checkpoint), keep: Seq(keep) });
     }
 

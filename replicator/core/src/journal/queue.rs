@@ -6,72 +6,116 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::ids::{Seq, VolumeId};
+use crate::journal::entry::{Entry, META_BYTES_MAX, SEQ_MAX, VolumeHead, head_len};
+use crate::journal::log::{Log, LogError, Place, VolumeLog};
+use crate::record::{Kind, RECORD_PAYLOAD_MAX, RecordHash};
 use bytes::Bytes;
-use farshore_core::ids::{Seq, VolumeId};
-use farshore_core::journal::entry::{Entry, META_BYTES_MAX, SEQ_MAX, VolumeHead, head_len};
-use farshore_core::journal::log::{Log, LogError, Place, VolumeLog};
-use farshore_core::record::{Kind, RecordHash};
 
-use super::config::{GROUP_TARGET_BYTES, GROUP_VOLUMES_MAX, QUEUE_BYTES_MAX};
-use super::error::JournalError;
-use super::handle::Done;
+use crate::journal::group::GROUP_BYTES_MAX;
+
+/// Appends beyond this are refused; callers watch how much is queued and stay well below.
+pub const QUEUE_BYTES_MAX: u64 = 512 << 20;
+/// A group is closed at this size.
+pub const GROUP_TARGET_BYTES: usize = 2 << 20;
+/// Distinct volumes in one group; the next group's recap names each.
+pub const GROUP_VOLUMES_MAX: usize = 1024;
+
+// A group that just exceeds its target by one record, with a full recap, is still within the format's limit.
+const _: () = assert!(GROUP_TARGET_BYTES + RECORD_PAYLOAD_MAX + 512 * GROUP_VOLUMES_MAX < GROUP_BYTES_MAX);
+
+/// Why an append was not taken, or will not be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotTaken {
+    Closed,
+    /// So many bytes wait already.
+    Full {
+        queued_bytes: u64,
+    },
+    TooLarge {
+        what: &'static str,
+        volume: VolumeId,
+        bytes: u64,
+        limit: u64,
+    },
+    /// It does not continue its volume's log.
+    Refused(LogError),
+    /// A later truncation hid it while it waited for space.
+    Superseded {
+        volume: VolumeId,
+    },
+}
 
 /// What a submission counts in the queue beyond its bytes, so that empty ones are bounded too.
 const SUBMISSION_OVERHEAD_BYTES: usize = 256;
 
 /// Entries that go into one group together.
-pub(super) struct Submission {
+pub struct Submission<D> {
     /// With each entry its record's hash (zero for others).
-    pub(super) entries: Vec<(Entry, RecordHash)>,
-    pub(super) bytes: usize,
+    pub entries: Vec<(Entry, RecordHash)>,
+    pub bytes: usize,
     volumes: BTreeSet<VolumeId>,
     /// Carries user data: it does not touch the reserve.
     data: bool,
     meta_only: bool,
     /// The last piece of an append calls.
-    pub(super) done: Option<Done>,
+    pub done: Option<D>,
 }
 
 /// What the next group may hold.
-pub(super) struct Room<'a> {
+pub struct Room<'a> {
     /// Body bytes.
-    pub(super) bytes: usize,
+    pub bytes: usize,
     /// User data may go in, except for these volumes.
-    pub(super) data: Option<&'a BTreeSet<VolumeId>>,
+    pub data: Option<&'a BTreeSet<VolumeId>>,
 }
 
-#[derive(Default)]
-pub(super) struct Queue {
+/// `D` is what the driver answers an append by.
+pub struct Queue<D> {
     /// The log as it will be once all that is queued is durable: what an append is checked against.
-    pub(super) ahead: Log,
+    pub ahead: Log,
     segment_bytes: u64,
-    waiting: VecDeque<Submission>,
+    waiting: VecDeque<Submission<D>>,
     bytes: usize,
     /// To be called back without being written.
-    pub(super) refused: Vec<(Done, JournalError)>,
+    pub refused: Vec<(D, NotTaken)>,
     /// Grows with every event that may let waiting submissions go on.
-    pub(super) kicks: u64,
-    pub(super) closing: bool,
+    pub kicks: u64,
+    pub closing: bool,
     /// The writer is gone: nobody will look at the queue again.
-    pub(super) ended: bool,
-    pub(super) blocked: usize,
+    pub ended: bool,
+    pub blocked: usize,
 }
 
-impl Queue {
-    pub(super) fn new(ahead: Log, segment_bytes: u64) -> Queue {
-        Queue { ahead, segment_bytes, ..Queue::default() }
+impl<D> Queue<D> {
+    pub fn new(ahead: Log, segment_bytes: u64) -> Queue<D> {
+        Queue {
+            ahead,
+            segment_bytes,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            refused: Vec::new(),
+            kicks: 0,
+            closing: false,
+            ended: false,
+            blocked: 0,
+        }
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.bytes as u64
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Takes an append, whole or not at all. Hands the completion back if there is no writer any more to call it.
-    pub(super) fn push(&mut self, entries: Vec<(Entry, RecordHash)>, done: Done) -> Option<Done> {
+    pub fn push(&mut self, entries: Vec<(Entry, RecordHash)>, done: D) -> Option<D> {
         if self.ended {
             return Some(done);
         }
@@ -83,12 +127,12 @@ impl Queue {
         None
     }
 
-    fn admit(&mut self, entries: &[(Entry, RecordHash)]) -> Result<(), JournalError> {
+    fn admit(&mut self, entries: &[(Entry, RecordHash)]) -> Result<(), NotTaken> {
         if self.closing {
-            return Err(JournalError::Closed);
+            return Err(NotTaken::Closed);
         }
         if self.bytes as u64 > QUEUE_BYTES_MAX {
-            return Err(JournalError::QueueFull { queued_bytes: self.bytes() });
+            return Err(NotTaken::Full { queued_bytes: self.bytes() });
         }
         for (entry, _) in entries {
             check_size(entry)?;
@@ -102,7 +146,7 @@ impl Queue {
             }
             if let Err(error) = self.admit_one(entry, *hash) {
                 undo.into_iter().for_each(|(volume, undo)| undo.carry_out(&mut self.ahead, volume));
-                return Err(error.into());
+                return Err(NotTaken::Refused(error));
             }
         }
         self.ahead.take_recap();
@@ -110,7 +154,7 @@ impl Queue {
     }
 
     /// Every segment begins with the state of all volumes: together they may take a quarter of it.
-    fn check_heads(&self, entry: &Entry) -> Result<(), JournalError> {
+    fn check_heads(&self, entry: &Entry) -> Result<(), NotTaken> {
         let volume = entry.volume();
         let log = self.ahead.volumes.get(&volume);
         let has = log.and_then(|log| log.meta.as_ref()).map_or(0, Bytes::len);
@@ -121,7 +165,7 @@ impl Queue {
         let others: usize = self.ahead.volumes.values().map(|log| head_bytes(log.meta.as_ref())).sum();
         let (bytes, limit) = ((others + head_bytes(None) + wants - has) as u64, self.segment_bytes / 4);
         if bytes > limit {
-            return Err(JournalError::TooLarge { what: "with it, the metadata of all volumes", volume, bytes, limit });
+            return Err(NotTaken::TooLarge { what: "with it, the metadata of all volumes", volume, bytes, limit });
         }
         Ok(())
     }
@@ -136,9 +180,10 @@ impl Queue {
         self.ahead.apply(entry, hash, ANYWHERE)
     }
 
-    fn enqueue(&mut self, entries: Vec<(Entry, RecordHash)>, done: Done) {
+    fn enqueue(&mut self, entries: Vec<(Entry, RecordHash)>, done: D) {
         let mut done = Some(done);
-        let mut pieces = split(entries).into_iter().peekable();
+        let limit = PIECE_BYTES_MAX.min(self.segment_bytes as usize / 3);
+        let mut pieces = split(entries, limit).into_iter().peekable();
         while let Some(entries) = pieces.next() {
             let done = if pieces.peek().is_none() { done.take() } else { None };
             let submission = Submission::of(entries, done);
@@ -148,9 +193,9 @@ impl Queue {
     }
 
     /// Takes what the next group may hold, in order. Cancelled submissions go to `refused`.
-    pub(super) fn form(&mut self, room: &Room) -> Vec<Submission> {
+    pub fn form(&mut self, room: &Room) -> Vec<Submission<D>> {
         let mut taken = Vec::new();
-        let mut kept: VecDeque<Submission> = VecDeque::new();
+        let mut kept: VecDeque<Submission<D>> = VecDeque::new();
         let mut blocked: BTreeSet<VolumeId> = BTreeSet::new();
         let mut volumes: BTreeSet<VolumeId> = BTreeSet::new();
         let mut bytes = 0;
@@ -193,9 +238,9 @@ impl Queue {
     }
 
     /// Cancels the volume's waiting submissions if all of them would be hidden after `after`.
-    fn cancel(&mut self, kept: &mut VecDeque<Submission>, volume: VolumeId, after: Seq) -> bool {
-        let concerns = |submission: &Submission| submission.volumes.contains(&volume);
-        let hidden = |submission: &Submission| {
+    fn cancel(&mut self, kept: &mut VecDeque<Submission<D>>, volume: VolumeId, after: Seq) -> bool {
+        let concerns = |submission: &Submission<D>| submission.volumes.contains(&volume);
+        let hidden = |submission: &Submission<D>| {
             submission.entries.iter().all(|(entry, _)| match entry {
                 Entry::Record(record) => record.volume == volume && record.seq > after,
                 _ => false,
@@ -211,14 +256,14 @@ impl Queue {
             }
             self.bytes -= submission.bytes + SUBMISSION_OVERHEAD_BYTES;
             if let Some(done) = submission.done.take() {
-                self.refused.push((done, JournalError::Superseded { volume }));
+                self.refused.push((done, NotTaken::Superseded { volume }));
             }
         }
         true
     }
 
     /// Everything that waits, to be told that it failed.
-    pub(super) fn drain(&mut self) -> Vec<Done> {
+    pub fn drain(&mut self) -> Vec<D> {
         self.bytes = 0;
         self.blocked = 0;
         self.waiting.drain(..).filter_map(|submission| submission.done).collect()
@@ -272,15 +317,15 @@ fn head_bytes(meta: Option<&Bytes>) -> usize {
     head_len(&VolumeHead { volume: VolumeId(0), meta: meta.cloned(), log: None })
 }
 
-fn check_size(entry: &Entry) -> Result<(), JournalError> {
+fn check_size(entry: &Entry) -> Result<(), NotTaken> {
     let volume = entry.volume();
-    let too_large = |what, bytes: u64, limit: u64| Err(JournalError::TooLarge { what, volume, bytes, limit });
+    let too_large = |what, bytes: u64, limit: u64| Err(NotTaken::TooLarge { what, volume, bytes, limit });
     let seq = match entry {
         Entry::Meta { blob, .. } if blob.len() > META_BYTES_MAX => {
             return too_large("metadata", blob.len() as u64, META_BYTES_MAX as u64);
         }
-        Entry::Record(record) if record.payload.len() > farshore_core::record::RECORD_PAYLOAD_MAX => {
-            let limit = farshore_core::record::RECORD_PAYLOAD_MAX as u64;
+        Entry::Record(record) if record.payload.len() > RECORD_PAYLOAD_MAX => {
+            let limit = RECORD_PAYLOAD_MAX as u64;
             return too_large("a record", record.payload.len() as u64, limit);
         }
         Entry::Record(record) => record.seq,
@@ -292,12 +337,12 @@ fn check_size(entry: &Entry) -> Result<(), JournalError> {
 }
 
 /// An append that is too long for one group becomes several.
-fn split(entries: Vec<(Entry, RecordHash)>) -> Vec<Vec<(Entry, RecordHash)>> {
+fn split(entries: Vec<(Entry, RecordHash)>, limit: usize) -> Vec<Vec<(Entry, RecordHash)>> {
     let mut pieces = vec![Vec::new()];
     let mut bytes = 0;
     for entry in entries {
         let len = entry.0.encoded_len();
-        if bytes + len > PIECE_BYTES_MAX && bytes > 0 {
+        if bytes + len > limit && bytes > 0 {
             pieces.push(Vec::new());
             bytes = 0;
         }
@@ -310,8 +355,8 @@ fn split(entries: Vec<(Entry, RecordHash)>) -> Vec<Vec<(Entry, RecordHash)>> {
 /// One record of the largest size fits, and a piece fits into the smallest segment's groups.
 const PIECE_BYTES_MAX: usize = GROUP_TARGET_BYTES / 2 + (64 << 10);
 
-impl Submission {
-    fn of(entries: Vec<(Entry, RecordHash)>, done: Option<Done>) -> Submission {
+impl<D> Submission<D> {
+    fn of(entries: Vec<(Entry, RecordHash)>, done: Option<D>) -> Submission<D> {
         let user_data = |entry: &Entry| matches!(entry, Entry::Record(record) if matches!(record.kind, Kind::Write | Kind::Discard | Kind::WriteZeroes));
         Submission {
             bytes: entries.iter().map(|(entry, _)| entry.encoded_len()).sum(),
