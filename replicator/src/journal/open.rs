@@ -17,8 +17,8 @@ use farshore_core::journal::group::{GROUP_ALIGN_BYTES, GROUP_BYTES_MAX, GroupHea
 use farshore_core::journal::log::Log;
 use farshore_core::journal::recovery::{Plan, Rule, Step, decide};
 use farshore_core::journal::replay::Replay;
-use farshore_core::journal::scan::{Blocks, Found, SegmentScan, scan};
-use farshore_core::journal::segments::{Segment, Segments};
+use farshore_core::journal::scan::{Blocks, SegmentScan, heal_with_copy, scan};
+use farshore_core::journal::segments::Segments;
 use farshore_core::journal::superblock::Superblock;
 
 use super::cache::Cache;
@@ -124,24 +124,6 @@ fn read_tail_copy(dir: &Path, journal: u128) -> Option<(GroupHeader, Bytes)> {
         .then(|| (header, bytes.slice(..header.padded_len())))
 }
 
-/// A group that is bad in its place but intact in the copy counts as found in its place.
-fn heal_with_copy(scans: &mut [SegmentScan], copy: GroupHeader) {
-    let Some(scan) = scans.iter_mut().find(|scan| scan.number == copy.segment) else { return };
-    if scan.generation() > Some(copy.generation) {
-        return;
-    }
-    if scan.generation() < Some(copy.generation) {
-        scan.stale += scan.groups.len();
-        scan.groups.clear();
-    }
-    if scan.groups.iter().any(|found| found.whole && found.header.offset == copy.offset) {
-        return;
-    }
-    scan.groups.retain(|found| found.header.offset != copy.offset);
-    scan.groups.push(Found { header: copy, whole: true });
-    scan.groups.sort_unstable_by_key(|found| found.header.offset);
-}
-
 impl Findings {
     /// A whole group's bytes, from its place or from the copy.
     fn group(&self, header: &GroupHeader) -> Result<Bytes, JournalError> {
@@ -203,7 +185,10 @@ pub(super) fn open(
     let volumes: Vec<RecoveredVolume> = log.volumes.iter().map(|(&id, log)| RecoveredVolume::of(id, log)).collect();
     report(findings.rule, &volumes);
     let max = (config.budget_bytes / segment_bytes) as u32;
-    let segments = segments_of(&findings, &log, max, segment_bytes);
+    let segments = {
+        let (plan, scans, files) = (&findings.plan, &findings.scans, findings.files.clone());
+        Segments::recovered(plan, scans, &log, files, max, segment_bytes)
+    };
     let cursor = cursor_of(&findings.plan, recap, segment_bytes);
     let fresh = findings.plan.resume.is_none();
     let mut index = Index {
@@ -316,34 +301,6 @@ fn add_segments(
         findings.files.push(Arc::new(file));
         findings.plan.free.push(number);
     }
-}
-
-fn segments_of(findings: &Findings, log: &Log, max: u32, segment_bytes: u64) -> Segments<Arc<DiskFile>> {
-    let plan = &findings.plan;
-    let mut segments = Segments {
-        // Whatever is free may be overwritten at once: a durable group said so, or nothing of it counts.
-        free: plan.free.iter().map(|&number| (number, 0)).collect(),
-        files: findings.files.clone(),
-        max: max.max(findings.files.len() as u32),
-        segment_bytes,
-        durable_oldest: plan.resume.map_or(1, |resume| resume.oldest.max(1)),
-        ..Segments::default()
-    };
-    let mut by_number: BTreeMap<u32, Segment> = BTreeMap::new();
-    for &(generation, number) in &plan.live {
-        let groups = findings.scans.iter().find(|scan| scan.number == number).map(|scan| &scan.groups);
-        let used_bytes = groups.and_then(|groups| groups.last()).map_or(0, |found| found.header.end());
-        by_number.insert(number, Segment { generation, number, used_bytes, holds: BTreeMap::new() });
-    }
-    for (&volume, log) in &log.volumes {
-        for (seq, place) in log.places() {
-            if let Some(segment) = by_number.get_mut(&place.segment) {
-                segment.holds.insert(volume, seq);
-            }
-        }
-    }
-    segments.live = plan.live.iter().filter_map(|(_, number)| by_number.remove(number)).collect();
-    segments
 }
 
 fn cursor_of(plan: &Plan, recap: Option<Vec<RecapItem>>, segment_bytes: u64) -> Cursor {

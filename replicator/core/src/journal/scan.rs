@@ -102,3 +102,21 @@ fn look(
         Some(Err(_)) | None => Ok(Some(Found { header, whole: false })),
     }
 }
+
+/// A group that is bad in its place but intact in the copy counts as found in its place.
+pub fn heal_with_copy(scans: &mut [SegmentScan], copy: GroupHeader) {
+    let Some(scan) = scans.iter_mut().find(|scan| scan.number == copy.segment) else { return };
+    if scan.generation() > Some(copy.generation) {
+        return;
+    }
+    if scan.generation() < Some(copy.generation) {
+        scan.stale += scan.groups.len();
+        scan.groups.clear();
+    }
+    if scan.groups.iter().any(|found| found.whole && found.header.offset == copy.offset) {
+        return;
+    }
+    scan.groups.retain(|found| found.header.offset != copy.offset);
+    scan.groups.push(Found { header: copy, whole: true });
+    scan.groups.sort_unstable_by_key(|found| found.header.offset);
+}

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::ids::{Seq, VolumeId};
 use crate::journal::entry::Entry;
 use crate::journal::log::Log;
+use crate::journal::recovery::Plan;
+use crate::journal::scan::SegmentScan;
 
 /// The newest segment and the one before it always stay: every volume's metadata is in two places then.
 const LIVE_MIN: usize = 2;
@@ -70,6 +72,40 @@ impl<F> Default for Segments<F> {
 }
 
 impl<F> Segments<F> {
+    /// As recovery found them. Whatever is free may be overwritten at once: a durable group said so, or nothing of it
+    /// counts.
+    pub fn recovered(
+        plan: &Plan,
+        scans: &[SegmentScan],
+        log: &Log,
+        files: Vec<F>,
+        max: u32,
+        segment_bytes: u64,
+    ) -> Segments<F> {
+        let mut by_number: BTreeMap<u32, Segment> = BTreeMap::new();
+        for &(generation, number) in &plan.live {
+            let groups = scans.iter().find(|scan| scan.number == number).map(|scan| &scan.groups);
+            let used_bytes = groups.and_then(|groups| groups.last()).map_or(0, |found| found.header.end());
+            by_number.insert(number, Segment { generation, number, used_bytes, holds: BTreeMap::new() });
+        }
+        for (&volume, log) in &log.volumes {
+            for (seq, place) in log.places() {
+                if let Some(segment) = by_number.get_mut(&place.segment) {
+                    segment.holds.insert(volume, seq);
+                }
+            }
+        }
+        Segments {
+            live: plan.live.iter().filter_map(|(_, number)| by_number.remove(number)).collect(),
+            free: plan.free.iter().map(|&number| (number, 0)).collect(),
+            max: max.max(files.len() as u32),
+            files,
+            segment_bytes,
+            durable_oldest: plan.resume.map_or(1, |resume| resume.oldest.max(1)),
+            ..Segments::default()
+        }
+    }
+
     pub fn oldest(&self) -> u64 {
         self.live.front().map_or(0, |segment| segment.generation)
     }
