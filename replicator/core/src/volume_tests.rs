@@ -54,6 +54,7 @@ impl Cluster {
                 on_quorum_loss: OnQuorumLoss::Freeze,
                 policy: "majority".to_string(),
                 rule,
+                labels: Default::default(),
             },
             current: Terms { votes, sync: sync.collect(), rule, primary_site: "s0".to_string() },
             members,

@@ -108,7 +108,7 @@ impl Node {
             let _: api::SwitchoverResponse = self.forward(&peer, "switchover", request).await?;
             return Ok(());
         }
-        if !handle.status().await.is_some_and(|status| status.role == "primary") {
+        if handle.status().await.is_none_or(|status| status.role != "primary") {
             return Err(OpError::failed_precondition(
                 format!("volume {} has no primary that could hand it over", config.volume.name),
                 format!("run `farshore promote {}` in {}", config.volume.name, target.site),

@@ -142,7 +142,7 @@ impl Writer {
     /// Copies records forward that keep the oldest segment from being recycled, when space is short: else one volume whose
     /// records cannot be applied (its quorum is lost, say) would in time stop all others.
     fn empty_the_oldest(&mut self) -> Result<(), JournalError> {
-        if !self.may_move || self.shared.queue().len() == 0 {
+        if !self.may_move || self.shared.queue().is_empty() {
             return Ok(());
         }
         let Some(work) = self.shared.plan_move(self.room_bytes()) else { return Ok(()) };

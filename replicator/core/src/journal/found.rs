@@ -98,3 +98,58 @@ pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, 
     let applied = if applied == installing_at && installing_at > Seq::ZERO { base.seq } else { applied };
     Ok(Recovered { durable, last, epochs, floor, lost_upto, applied })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ids::{Incarnation, LineageId, MemberId};
+    use crate::register::{
+        ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, OnQuorumLoss, Terms,
+    };
+
+    use super::*;
+
+    fn found(first: u64, last: u64) -> RecoveredVolume {
+        let member = Member { id: MemberId(1), site: "east".into(), node: "n1".into(), kind: MemberKind::Data };
+        let rule = DataRule { w: 1, min_remote: 0, local: false };
+        let config = Configuration {
+            version: ConfigVersion::default(),
+            volume: Descriptor {
+                name: "pg".into(),
+                size_bytes: 1 << 20,
+                logical_block_bytes: 4096,
+                durability: Durability::Write,
+                lease_us: 1,
+                on_quorum_loss: OnQuorumLoss::Freeze,
+                policy: "majority".into(),
+                rule,
+                labels: Default::default(),
+            },
+            members: vec![member],
+            current: Terms { votes: Vec::new(), sync: Vec::new(), rule, primary_site: "east".into() },
+            earlier: Vec::new(),
+            attached: None,
+        };
+        let durable = Durable::first(MemberId(1), Incarnation(7), LineageId::default(), config);
+        RecoveredVolume {
+            volume: VolumeId(1),
+            meta: Some(durable.encode()),
+            meta_damaged: false,
+            first: Seq(first),
+            last: Seq(last),
+            last_hash: RecordHash(9),
+            last_epoch: Epoch::ZERO,
+            epochs: Vec::new(),
+            damaged: None,
+        }
+    }
+
+    #[test]
+    fn a_log_that_begins_beyond_what_the_store_holds_is_not_taken_for_whole() {
+        assert!(plan(&found(5, 9), Some(Seq(4))).is_ok());
+        assert!(plan(&found(5, 9), Some(Seq(9))).is_ok());
+        let refused = plan(&found(5, 9), Some(Seq(3)));
+        assert!(matches!(refused, Err(RecoveryError::StoreLost { base: Seq(4), applied: Seq(3) })), "{refused:?}");
+        let refused = plan(&found(5, 9), Some(Seq(10)));
+        assert!(matches!(refused, Err(RecoveryError::JournalLost { .. })), "{refused:?}");
+    }
+}
