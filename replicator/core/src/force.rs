@@ -127,7 +127,7 @@ impl Force {
             Ok((n, mut config)) => {
                 let epoch = Epoch { n, writer: self.writer };
                 config.version = ConfigVersion { epoch, k: 0 };
-                let lineage = LineageId { generation: replica.d.lineage.generation + 1, uuid: self.uuid };
+                let lineage = LineageId { generation: replica.d.lineage.generation.saturating_add(1), uuid: self.uuid };
                 replica.on_fork(lineage, epoch, config.clone(), replica.me(), fx);
                 let config = Box::new(config);
                 self.phase = Phase::Forking { lineage, epoch, config, stored: BTreeSet::new() };
@@ -233,6 +233,6 @@ fn plan(
     config.current = Terms { votes, sync, rule, primary_site: site };
     config.earlier.clear();
     config.attached = None;
-    let n = answers.values().map(|r| r.promised.n.max(r.config.version.epoch.n)).max().unwrap_or(0) + 1;
+    let n = answers.values().map(|r| r.promised.n.max(r.config.version.epoch.n)).max().unwrap_or(0).saturating_add(1);
     Ok((n, config))
 }

@@ -37,6 +37,8 @@ pub struct Peer {
     pub moved: Tick,
     /// The newest configuration of ours that it has stored.
     pub config_ok: ConfigVersion,
+    /// It has claimed what can't be; told once.
+    pub disbelieved: bool,
     /// Bytes sent and not yet appended there: (last seq of a message, its bytes).
     sent: std::collections::VecDeque<(Seq, usize)>,
     sent_bytes: usize,
@@ -55,6 +57,7 @@ impl Peer {
             heard: None,
             moved: now,
             config_ok: ConfigVersion::default(),
+            disbelieved: false,
             sent: std::collections::VecDeque::new(),
             sent_bytes: 0,
         }

@@ -377,12 +377,19 @@ impl Volume {
             }
             Body::ElectOk { epoch, incarnation, durable, applied } if epoch == held => {
                 if let Role::Primary(primary) = &mut self.role {
-                    primary.on_elect_ok(from, incarnation, (durable, applied), now);
+                    primary.on_elect_ok(from, incarnation, (durable, applied), (self.replica.end(), now), fx);
                 }
             }
             Body::Ack { epoch, incarnation, appended, durable, applied, echo } if epoch == held => {
                 if let Role::Primary(primary) = &mut self.role {
-                    primary.on_ack(from, incarnation, (appended, durable, applied), echo, now);
+                    primary.on_ack(
+                        from,
+                        incarnation,
+                        (appended, durable, applied),
+                        echo,
+                        (self.replica.end(), now),
+                        fx,
+                    );
                 }
             }
             Body::NeedElect { epoch } => {

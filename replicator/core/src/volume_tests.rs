@@ -3,10 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::api::{Change, Command, CommandId, Effect, Effects, Event, JournalOp, Promotion, Refusal};
+use crate::api::{
+    Change, Command, CommandId, Effect, Effects, Event, Io, JournalOp, Promotion, Refusal, Request, RequestId,
+};
 use crate::durable::{Durable, LogBase};
-use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, Tick, VolumeId};
-use crate::record::Record;
+use crate::history::History;
+use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, SessionId, Tick, VolumeId};
+use crate::message::{Body, Message};
+use crate::record::{Origin, Record, RecordHash};
 use crate::register::{
     ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
     Terms, Vote,
@@ -185,4 +189,85 @@ fn a_silent_member_does_not_enter_the_sync_set() {
     cluster.pass(2 * LEASE_US);
     assert_eq!(cluster.terms(first).sync.len(), 2, "back, it enters");
     assert_eq!(cluster.terms(first).rule, TWO_SITES);
+}
+
+/// Nothing that a member says makes the holder count what is not there, or end.
+#[test]
+fn a_member_that_lies_is_not_believed() {
+    let rule = DataRule { w: 2, min_remote: 1, local: false };
+    let mut cluster = Cluster::of(&[DATA, DATA, DATA], rule);
+    let (holder, liar, honest) = (MemberId(0), MemberId(1), MemberId(2));
+    cluster.promote(holder);
+    cluster.pass(LEASE_US);
+    cluster.command(holder, Command::Attach { writer: 77, session: SessionId(1) }).expect("it is attached");
+    cluster.pass(LEASE_US);
+    let primary = |cluster: &Cluster| cluster.volumes[&holder].primary().map(|p| (p.epoch, p.acked));
+    let (epoch, acked) = primary(&cluster).expect("it holds the epoch");
+    cluster.dead.extend([liar, honest]);
+    let lineage = cluster.volumes[&holder].replica().d.lineage;
+    let incarnation = Incarnation(2);
+    let record = cluster.logs[&holder][&acked].clone();
+    let most = Seq(u64::MAX);
+    let ack =
+        |appended, durable| Body::Ack { epoch, incarnation, appended, durable, applied: most, echo: Tick(u64::MAX) };
+    let beyond = Record { seq: most, offset: u64::MAX, length: u64::MAX, ..record.clone() };
+    let other = Record { prev_hash: RecordHash(99), seq: acked.next(), ..record };
+    let lies = [
+        ack(most, most),
+        ack(acked.next(), acked.next()),
+        ack(acked, most),
+        Body::ElectOk { epoch, incarnation, durable: most, applied: most },
+        Body::ElectOk { epoch, incarnation, durable: acked.next(), applied: acked },
+        Body::Append {
+            epoch,
+            acked: most,
+            end: most,
+            sent: Tick(u64::MAX),
+            records: vec![beyond.clone(), other.clone()],
+        },
+        Body::Fetched { epoch, from: most, floor: most, records: vec![beyond.clone()] },
+        Body::Elect { epoch, history: History(vec![(epoch, most)]), end: most },
+        Body::NeedElect { epoch },
+        Body::Release { epoch: Epoch { n: u64::MAX, writer: u128::MAX } },
+        Body::Fetch { epoch, from: most, max_bytes: u32::MAX },
+    ];
+    for body in lies {
+        // Two of them, so that they are a quorum of liars.
+        for from in [liar, honest] {
+            let mut body = body.clone();
+            if let Body::Ack { incarnation, .. } | Body::ElectOk { incarnation, .. } = &mut body {
+                *incarnation = Incarnation(u128::from(from.0) + 1);
+            }
+            cluster.feed(holder, Event::Message(Message { volume: VOLUME, lineage, from, to: holder, body }));
+            cluster.pass(50_000);
+            let (_, now) = primary(&cluster).expect("it still holds the epoch");
+            assert_eq!(now, acked, "nothing more is acknowledged");
+        }
+    }
+    // What they claimed to have does not count for what comes later either.
+    let io = Io::Write { offset: 0, data: vec![1; 4096].into(), fua: false };
+    cluster.feed(holder, Event::Io(Request { id: RequestId(1), io, origin: Origin::default() }));
+    let end = cluster.volumes[&holder].replica().end();
+    let (_, now) = primary(&cluster).expect("it still holds the epoch");
+    assert!(end > acked && now == acked, "{end} is acknowledged by lies alone");
+    // A follower hears the same from one who claims to hold the epoch.
+    cluster.dead.remove(&honest);
+    for records in [vec![beyond], vec![other]] {
+        let body = Body::Append { epoch, acked: most, end: most, sent: Tick(u64::MAX), records };
+        let end = cluster.volumes[&honest].replica().end();
+        cluster.feed(honest, Event::Message(Message { volume: VOLUME, lineage, from: holder, to: honest, body }));
+        assert_eq!(cluster.volumes[&honest].replica().end(), end, "what does not follow the log is not taken");
+    }
+    // The highest epoch there can be ends every other; that is a loss of service, not of data, and no panic.
+    let promised = Epoch { n: u64::MAX, writer: u128::MAX };
+    let body = Body::Reject { asked: epoch, promised };
+    cluster.feed(holder, Event::Message(Message { volume: VOLUME, lineage, from: liar, to: holder, body }));
+    assert!(primary(&cluster).is_none());
+    cluster.dead.clear();
+    let body = Body::Prepare { epoch: promised };
+    for to in [holder, honest] {
+        cluster.feed(to, Event::Message(Message { volume: VOLUME, lineage, from: liar, to, body: body.clone() }));
+    }
+    let command = Command::Promote { writer: 7, why: Promotion::Takeover };
+    assert!(cluster.command(holder, command).is_err());
 }

@@ -73,7 +73,29 @@ impl Primary {
         }
     }
 
-    pub fn on_elect_ok(&mut self, from: MemberId, incarnation: Incarnation, (durable, applied): (Seq, Seq), now: Tick) {
+    /// A member's log is a prefix of ours. Whoever claims more is broken or lies, and is not counted at all.
+    fn believes(&mut self, from: MemberId, (appended, durable): (Seq, Seq), end: Seq, fx: &mut Effects) -> bool {
+        let sound = durable <= appended && appended <= end;
+        if let Some(peer) = self.peers.get_mut(&from).filter(|_| !sound)
+            && !std::mem::replace(&mut peer.disbelieved, true)
+        {
+            let text = format!("{from} says that it has records up to {appended}, {durable} durable; there are {end}");
+            fx.push(Effect::Edge { rule: "ack-impossible", text });
+        }
+        sound
+    }
+
+    pub fn on_elect_ok(
+        &mut self,
+        from: MemberId,
+        incarnation: Incarnation,
+        (durable, applied): (Seq, Seq),
+        (end, now): (Seq, Tick),
+        fx: &mut Effects,
+    ) {
+        if !self.believes(from, (durable, durable), end, fx) {
+            return;
+        }
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.elected(incarnation, durable, applied, now);
         }
@@ -85,8 +107,12 @@ impl Primary {
         incarnation: Incarnation,
         (appended, durable, applied): (Seq, Seq, Seq),
         echo: Tick,
-        now: Tick,
+        (end, now): (Seq, Tick),
+        fx: &mut Effects,
     ) {
+        if !self.believes(from, (appended, durable), end, fx) {
+            return;
+        }
         if let Some(peer) = self.peers.get_mut(&from).filter(|p| p.incarnation == Some(incarnation)) {
             peer.acked(appended, durable, applied, echo.min(now), now);
         }
