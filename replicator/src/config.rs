@@ -237,8 +237,13 @@ pub struct Store {
 pub struct Nbd {
     /// `runtime_dir/nbd.sock` when left out.
     pub socket: PathBuf,
-    /// Also serve NBD here. No encryption and no authentication: for loopback and trusted networks.
+    /// Also serve NBD here. Anywhere but on loopback only with the three below.
     pub tcp: Option<SocketAddr>,
+    /// TLS on `tcp`: the authority that signs the clients' certificates, and the server's own certificate and key (PEM).
+    /// All three or none.
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -271,7 +276,7 @@ const KEYS: [(&str, &[&str]); 9] = [
     ("http", &["listen"]),
     ("journal", &["engine", "budget_bytes", "segment_bytes"]),
     ("store", &["capacity_bytes", "slab"]),
-    ("nbd", &["socket", "tcp"]),
+    ("nbd", &["socket", "tcp", "ca", "cert", "key"]),
     ("log", &["filter", "format"]),
 ];
 
@@ -346,6 +351,7 @@ impl Config {
         if let Some(slab) = &self.store.slab {
             ensure(slab.is_absolute(), "store.slab", slab.display(), "give an absolute path")?;
         }
+        self.check_nbd()?;
         let idle = self.transport.idle_timeout_ms;
         ensure(
             (IDLE_TIMEOUT_MS_MIN..=IDLE_TIMEOUT_MS_MAX).contains(&idle),
@@ -368,6 +374,22 @@ impl Config {
             "give a level such as info",
         )?;
         self.check_peers()
+    }
+
+    fn check_nbd(&self) -> Result<(), Bad> {
+        let files = [("nbd.ca", &self.nbd.ca), ("nbd.cert", &self.nbd.cert), ("nbd.key", &self.nbd.key)];
+        let given = files.iter().filter(|(_, path)| path.is_some()).count();
+        for (key, path) in files {
+            match path {
+                Some(path) => ensure(path.is_absolute(), key, path.display(), "give an absolute path")?,
+                None => ensure(given == 0, key, "nothing", "give ca, cert and key together, or none of them")?,
+            }
+        }
+        let Some(address) = self.nbd.tcp else {
+            return ensure(given == 0, "nbd.tcp", "nothing", "give an address: ca, cert and key are for NBD over TCP");
+        };
+        let reason = "give ca, cert and key too: without TLS, NBD is served on loopback only";
+        ensure(address.ip().is_loopback() || given == 3, "nbd.tcp", address, reason)
     }
 
     fn check_journal(&self) -> Result<(), Bad> {

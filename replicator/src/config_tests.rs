@@ -101,6 +101,12 @@ fn bad_values_name_the_key_what_was_found_and_what_may_be() {
         ("[[peers]]\nsite = \"West\"\nnode = \"n1\"\n", "peers.site = \"West\": use 1 to 63"),
         ("[[peers]]\nsite = \"w\"\nnode = \"n1\"\naddress = \"w\"\n", "peers.address = \"w\": give host:port"),
         ("[[peers]]\nsite = \"w\"\nnode = \"n1\"\naddress = \":1\"\n", "peers.address = \":1\": give host:port"),
+        ("[nbd]\ntcp = \"0.0.0.0:10809\"\n", "nbd.tcp = 0.0.0.0:10809: give ca, cert and key too"),
+        (
+            "[nbd]\ntcp = \"127.0.0.1:1\"\nca = \"/c\"\nkey = \"/k\"\n",
+            "nbd.cert = nothing: give ca, cert and key together",
+        ),
+        ("[nbd]\nca = \"/c\"\ncert = \"/c\"\nkey = \"/k\"\n", "nbd.tcp = nothing: give an address"),
         ("[http]\nlisten = \"localhost\"\n", "line 5 (listen = \"localhost\")"),
         ("[log]\nfilter = \"\"\n", "log.filter = \"\": give a level"),
         ("[log\n", "line 4 ([log)"),

@@ -13,7 +13,7 @@ use super::node::{Node, NodeError, Shared};
 use super::session_device::SessionDevice;
 use crate::config::Config;
 use crate::control::OpError;
-use crate::device::{BlockDevice, DeviceError, Exports, FuseDevice, NbdListen, NbdServer, SectorDevice};
+use crate::device::{BlockDevice, DeviceError, Exports, FuseDevice, NbdListen, NbdServer, NbdTls, SectorDevice};
 use crate::disk::file::{create_dirs, replace};
 
 /// The NBD exports, by volume name: what is attached, and the copies that forks left behind.
@@ -73,7 +73,11 @@ impl Attachments {
         let socket = config.nbd.socket.clone();
         let mut servers = vec![NbdServer::start(NbdListen::Unix(socket.clone()), exports.clone()).await?];
         if let Some(address) = config.nbd.tcp {
-            servers.push(NbdServer::start(NbdListen::Tcp { address, tls: None }, exports.clone()).await?);
+            let tls = match (&config.nbd.ca, &config.nbd.cert, &config.nbd.key) {
+                (Some(ca), Some(cert), Some(key)) => Some(NbdTls::load(ca, cert, key)?),
+                _ => None,
+            };
+            servers.push(NbdServer::start(NbdListen::Tcp { address, tls }, exports.clone()).await?);
         }
         let attached = tokio::sync::Mutex::default();
         Ok(Attachments { exports, _servers: servers, socket, runtime_dir, state_dir, attached })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use farshore_core::api::{Change, Command};
+use farshore_core::api::{Change, Command, Refusal};
 use farshore_core::durable::Durable;
 use farshore_core::ids::{Incarnation, MemberId};
 use farshore_core::register::{Configuration, DataRule, Member, MemberKind};
@@ -25,13 +25,21 @@ pub(super) const PENDING_PAUSE: std::time::Duration = std::time::Duration::from_
 impl Node {
     /// One change of the register, after those that are on their way.
     pub(super) async fn change(&self, handle: &VolumeHandle, change: Change) -> Result<(), OpError> {
-        for _ in 0..PENDING_RETRIES {
-            match handle.command(Command::Change(change.clone())).await {
-                Err(refusal) if refusal.rule == "change-pending" => tokio::time::sleep(PENDING_PAUSE).await,
-                other => return other.map_err(refused(handle)),
+        self.settled(handle, Command::Change(change)).await.map_err(refused(handle))
+    }
+
+    /// A command that can't be given while the register is being written: it waits for that.
+    pub(super) async fn settled(&self, handle: &VolumeHandle, command: Command) -> Result<(), Refusal> {
+        let mut retries = PENDING_RETRIES;
+        loop {
+            match handle.command(command.clone()).await {
+                Err(refusal) if refusal.rule == "change-pending" && retries > 0 => {
+                    retries -= 1;
+                    tokio::time::sleep(PENDING_PAUSE).await;
+                }
+                other => return other,
             }
         }
-        Err(OpError::unavailable("another change of the configuration does not end", "see `farshore status`"))
     }
 
     /// Is the epoch held here? Else the name of the node to ask.

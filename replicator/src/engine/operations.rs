@@ -261,7 +261,7 @@ impl Operations for Node {
             }
             let handle = node.find(&volume)?;
             node.attachments.close(handle.id, false).await?;
-            handle.command(Command::Demote).await.map_err(refused(&handle))?;
+            node.settled(&handle, Command::Demote).await.map_err(refused(&handle))?;
             node.view(&handle).await
         })
     }

@@ -118,7 +118,7 @@ impl Node {
         // The device goes first: whoever still uses it would see it fail.
         let device = self.attachments.describe(handle.id).await;
         self.attachments.close(handle.id, false).await?;
-        if let Err(refusal) = handle.command(Command::Handover { to: target.id }).await {
+        if let Err(refusal) = self.settled(handle, Command::Handover { to: target.id }).await {
             // I/O goes on here.
             if let Some((session, status)) = device
                 && let Err(error) = self.attachments.open(self, handle, session, status.kind()).await
@@ -308,7 +308,7 @@ impl Node {
             return Ok(());
         }
         self.attachments.close(handle.id, false).await?;
-        handle.command(Command::Detach { session: attached.session }).await.map_err(refused(handle))
+        self.settled(handle, Command::Detach { session: attached.session }).await.map_err(refused(handle))
     }
 
     pub(super) async fn delete(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<(), OpError> {

@@ -548,20 +548,24 @@ async fn tls_is_spoken_with_certified_clients_only() {
     let [nbdinfo, nbdcopy] = need!("tls_is_spoken_with_certified_clients_only", "nbdinfo", "nbdcopy");
     let authority = Authority::new();
     let (certificate, key) = authority.sign("localhost");
-    let mut roots = rustls::RootCertStore::empty();
-    let root = <rustls_pki_types::CertificateDer as rustls_pki_types::pem::PemObject>::from_pem_slice(
-        authority.pem.as_bytes(),
-    );
-    roots.add(root.unwrap()).unwrap();
-    let key = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let tls = NbdTls::new(vec![certificate.der().clone()], key, roots).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let ca = file("ca.pem", authority.pem.clone());
+    let cert = file("server.pem", certificate.pem());
+    let key = file("server.key", key.serialize_pem());
+    let tls = NbdTls::load(&ca, &cert, &key).unwrap();
+    let refused = NbdTls::load(&ca, &key, &key).err().unwrap().to_string();
+    assert!(refused.contains("server.key"), "{refused}");
     let memory = Arc::new(MemoryDevice::new(GEOMETRY));
     let address = "127.0.0.1:0".parse().unwrap();
     let exports = Arc::new(SingleExport::new("vol", memory.clone()));
     let server = NbdServer::start(NbdListen::Tcp { address, tls: Some(tls) }, exports).await.unwrap();
     let port = server.address().unwrap().port();
 
-    let dir = tempfile::tempdir().unwrap();
     let certificates = |name: &str, signer: Option<&Authority>| {
         let dir = dir.path().join(name);
         std::fs::create_dir(&dir).unwrap();

@@ -1,10 +1,12 @@
 //! TLS for NBD over TCP: the server's certificate, and the authorities whose clients may come in.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
@@ -38,6 +40,24 @@ impl NbdTls {
             .with_single_cert(chain, key)
             .map_err(|error| failed(format!("server certificate: {error}")))?;
         Ok(Self::from_config(Arc::new(config)))
+    }
+
+    /// From PEM files: the authority of the clients, the server's certificate chain and its key.
+    pub fn load(ca: &Path, cert: &Path, key: &Path) -> Result<Self, DeviceError> {
+        let failed = |path: &Path, reason: &dyn std::fmt::Display| DeviceError::Tls {
+            reason: format!("{}: {reason}", path.display()),
+        };
+        let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>, DeviceError> {
+            let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            let found = found.map_err(|error| failed(path, &error))?;
+            if found.is_empty() { Err(failed(path, &"no certificate is in it")) } else { Ok(found) }
+        };
+        let mut roots = RootCertStore::empty();
+        for root in certificates(ca)? {
+            roots.add(root).map_err(|error| failed(ca, &error))?;
+        }
+        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, &error))?;
+        Self::new(certificates(cert)?, private, roots)
     }
 
     /// For a daemon that already has a configuration (and rotates its certificates): whatever it says of clients, one
