@@ -5,6 +5,10 @@
 //! ```
 //! It runs on the donor: the node whose log is the best among the members named. What only others hold is given up;
 //! their replicas keep it, fenced by the higher generation, until an operator discards it.
+//!
+//! The new lineage opens only once *all* named are in it, whoever promotes there and whatever crashed meanwhile: its first
+//! configuration wants an answer from each (`each_of`). A quorum of them would not do. Somebody named who is still in the
+//! old lineage may complete a quorum there, and may hold acknowledged records that came after it was asked for its log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,7 +69,7 @@ impl Force {
                 "run it there, or name this site's member too",
             ));
         }
-        let phase = Phase::Asking { answers: BTreeMap::new() };
+        let phase = half_done(&named, replica).unwrap_or(Phase::Asking { answers: BTreeMap::new() });
         let (deadline, retry_at) = (now.plus(PROMOTE_TIMEOUT_US), now.plus(RETRY_US));
         let force = Force { command, writer, uuid, named, deadline, retry_at, phase };
         force.ask(replica, fx);
@@ -231,8 +235,31 @@ fn plan(
     };
     let mut config = newest.clone();
     config.current = Terms { votes, sync, rule, primary_site: site };
-    config.earlier.clear();
+    config.earlier = each_of(&config.current);
     config.attached = None;
     let n = answers.values().map(|r| r.promised.n.max(r.config.version.epoch.n)).max().unwrap_or(0).saturating_add(1);
     Ok((n, config))
+}
+
+/// Terms that want the answer of every voter of `terms`, and under which nothing is acknowledged: there is one for each,
+/// with no sync set. As earlier terms of a value they hold until the first epoch's configuration is stored by all of them
+/// and what it adopted is on its data quorum.
+fn each_of(terms: &Terms) -> Vec<Terms> {
+    let only =
+        |vote: &Vote| Terms { votes: vec![Vote { votes: 1, ..vote.clone() }], sync: Vec::new(), ..terms.clone() };
+    terms.votes.iter().map(only).collect()
+}
+
+/// A fork to these members that a crash cut short: it goes on where it was. Those not yet asked to enter are in the old
+/// lineage and answer to nothing else.
+fn half_done(named: &[MemberId], replica: &Replica) -> Option<Phase> {
+    let config = &replica.d.config;
+    let epoch = config.version.epoch;
+    let voters: BTreeSet<MemberId> = config.current.votes.iter().map(|v| v.member).collect();
+    let untouched = config.earlier == each_of(&config.current) && replica.history().last_epoch() < epoch;
+    let ours = untouched && !replica.d.parents.is_empty() && named.iter().copied().collect::<BTreeSet<_>>() == voters;
+    ours.then(|| {
+        let (lineage, config) = (replica.d.lineage, Box::new(config.clone()));
+        Phase::Forking { lineage, epoch, config, stored: BTreeSet::new() }
+    })
 }

@@ -10,6 +10,8 @@ mod change;
 pub mod codec;
 pub mod durable;
 mod force;
+#[cfg(test)]
+mod force_tests;
 pub mod history;
 pub mod ids;
 pub mod journal;
