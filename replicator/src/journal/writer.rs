@@ -125,7 +125,7 @@ impl Writer {
         if taken.is_empty() {
             return false;
         }
-        let dones: Vec<Done> = taken.iter_mut().filter_map(|submission| submission.done.take()).collect();
+        let dones: Vec<Done> = taken.iter_mut().flat_map(|submission| std::mem::take(&mut submission.dones)).collect();
         let bytes: usize = taken.iter().map(|submission| submission.bytes).sum();
         let result = self.make_room(bytes).and_then(|()| self.write(&Content::Entries(&taken)));
         self.may_move = true;

@@ -1,8 +1,8 @@
 //! What waits to be written, and who goes next.
 //!
-//! Entries of one volume keep their order, with one exception: metadata passes records that wait for space (a promise
-//! must be possible on a full journal). A truncation makes waiting records that it would hide moot: they are cancelled,
-//! else it would wait for space that only it can free.
+//! Entries of one volume keep their order, with one exception: metadata passes what waits for space (a promise must be
+//! possible on a full journal), and older metadata that waits is dropped for it. A truncation or restart makes moot what
+//! waits and would be hidden by it: that is cancelled, else it would wait for space that only it can free.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -58,8 +58,8 @@ pub struct Submission<D> {
     /// Carries user data: it does not touch the reserve.
     data: bool,
     meta_only: bool,
-    /// The last piece of an append calls.
-    pub done: Option<D>,
+    /// The last piece of an append is answered, and whatever it made moot with it.
+    pub dones: Vec<D>,
 }
 
 /// What the next group may hold.
@@ -200,14 +200,15 @@ impl<D> Queue<D> {
         let mut volumes: BTreeSet<VolumeId> = BTreeSet::new();
         let mut bytes = 0;
         let mut full = false;
-        while let Some(submission) = self.waiting.pop_front() {
+        while let Some(mut submission) = self.waiting.pop_front() {
             if full {
                 kept.push_back(submission);
                 break;
             }
-            let mut waits = submission.volumes.iter().any(|volume| blocked.contains(volume)) && !submission.meta_only;
+            let passes = submission.volumes.iter().any(|volume| blocked.contains(volume));
+            let mut waits = passes && !submission.meta_only;
             if waits && let Some((volume, after)) = submission.hides() {
-                waits = !self.cancel(&mut kept, volume, after);
+                waits = !self.cancel(&mut kept, &mut submission, volume, after);
                 if !waits {
                     blocked.remove(&volume);
                 }
@@ -226,6 +227,9 @@ impl<D> Queue<D> {
                 continue;
             }
             bytes += submission.bytes;
+            if passes {
+                self.drop_older_metadata(&mut kept, &submission.volumes);
+            }
             taken.push(submission);
         }
         kept.append(&mut self.waiting);
@@ -237,28 +241,60 @@ impl<D> Queue<D> {
         taken
     }
 
-    /// Cancels the volume's waiting submissions if all of them would be hidden after `after`.
-    fn cancel(&mut self, kept: &mut VecDeque<Submission<D>>, volume: VolumeId, after: Seq) -> bool {
+    /// Metadata that passes what waits must not be overwritten by older one that comes to be written after it.
+    fn drop_older_metadata(&mut self, kept: &mut VecDeque<Submission<D>>, volumes: &BTreeSet<VolumeId>) {
+        for submission in kept {
+            submission
+                .entries
+                .retain(|(entry, _)| !matches!(entry, Entry::Meta { volume, .. } if volumes.contains(volume)));
+            let left = submission.entries.iter().map(|(entry, _)| entry.encoded_len()).sum();
+            self.bytes -= submission.bytes - left;
+            submission.bytes = left;
+        }
+    }
+
+    /// Cancels the volume's waiting submissions if all of them are moot once `by` is durable.
+    fn cancel(
+        &mut self,
+        kept: &mut VecDeque<Submission<D>>,
+        by: &mut Submission<D>,
+        volume: VolumeId,
+        after: Seq,
+    ) -> bool {
+        let has = |of: fn(&Entry) -> bool| by.entries.iter().any(|(entry, _)| of(entry));
+        let restarts = has(|entry| matches!(entry, Entry::Restart { .. } | Entry::Forget { .. }));
+        let renews = has(|entry| matches!(entry, Entry::Meta { .. } | Entry::Forget { .. }));
         let concerns = |submission: &Submission<D>| submission.volumes.contains(&volume);
-        let hidden = |submission: &Submission<D>| {
-            submission.entries.iter().all(|(entry, _)| match entry {
-                Entry::Record(record) => record.volume == volume && record.seq > after,
-                _ => false,
-            })
+        let moot = |submission: &Submission<D>| {
+            submission.volumes.len() == 1
+                && submission.entries.iter().all(|(entry, _)| match entry {
+                    Entry::Record(record) => record.seq > after,
+                    Entry::Truncate { after: earlier, .. } => *earlier >= after,
+                    Entry::Restart { .. } | Entry::Forget { .. } => restarts,
+                    Entry::Meta { .. } => renews,
+                })
         };
-        if kept.iter().any(|submission| concerns(submission) && !hidden(submission)) {
+        if kept.iter().any(|submission| concerns(submission) && !moot(submission)) {
             return false;
         }
+        let mut answered = Vec::new();
         for mut submission in std::mem::take(kept) {
             if !concerns(&submission) {
                 kept.push_back(submission);
                 continue;
             }
             self.bytes -= submission.bytes + SUBMISSION_OVERHEAD_BYTES;
-            if let Some(done) = submission.done.take() {
-                self.refused.push((done, NotTaken::Superseded { volume }));
+            let records = submission.entries.iter().all(|(entry, _)| matches!(entry, Entry::Record(_)));
+            if records {
+                let dones = submission.dones.drain(..);
+                self.refused.extend(dones.map(|done| (done, NotTaken::Superseded { volume })));
+            } else {
+                // What rests on a state or a cut is true once the one that replaces it is durable.
+                answered.append(&mut submission.dones);
             }
         }
+        answered.append(&mut by.dones);
+        by.dones = answered;
         true
     }
 
@@ -266,7 +302,7 @@ impl<D> Queue<D> {
     pub fn drain(&mut self) -> Vec<D> {
         self.bytes = 0;
         self.blocked = 0;
-        self.waiting.drain(..).filter_map(|submission| submission.done).collect()
+        self.waiting.drain(..).flat_map(|submission| submission.dones).collect()
     }
 }
 
@@ -364,7 +400,7 @@ impl<D> Submission<D> {
             data: entries.iter().any(|(entry, _)| user_data(entry)),
             meta_only: entries.iter().all(|(entry, _)| matches!(entry, Entry::Meta { .. })),
             entries,
-            done,
+            dones: done.into_iter().collect(),
         }
     }
 
@@ -378,5 +414,84 @@ impl<D> Submission<D> {
             Entry::Forget { volume } | Entry::Restart { volume, .. } => Some((*volume, Seq::ZERO)),
             _ => None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::entry::LogEnd;
+    use crate::journal::log::tests::record_after;
+    use crate::record::Record;
+
+    const V: VolumeId = VolumeId(1);
+
+    /// Full: nothing that carries user data goes.
+    const FULL: Room = Room { bytes: 1 << 20, data: None };
+
+    fn write_after(end: LogEnd) -> Entry {
+        let record = record_after(V.0, end, 1, &[0; 4096]);
+        Entry::Record(Record { kind: Kind::Write, length: 4096, ..record })
+    }
+
+    fn meta(text: &'static str) -> Entry {
+        Entry::Meta { volume: V, blob: Bytes::from_static(text.as_bytes()) }
+    }
+
+    fn push(queue: &mut Queue<u32>, entries: Vec<Entry>, done: u32) {
+        let hash = |e: &Entry| if let Entry::Record(record) = e { record.hash() } else { RecordHash::default() };
+        let entries = entries.into_iter().map(|entry| (entry.clone(), hash(&entry))).collect();
+        assert!(queue.push(entries, done).is_none());
+        assert!(queue.refused.is_empty(), "{:?}", queue.refused);
+    }
+
+    fn queue() -> Queue<u32> {
+        Queue::new(Log::default(), 1 << 20)
+    }
+
+    fn written(submissions: &[Submission<u32>]) -> Vec<&Entry> {
+        submissions.iter().flat_map(|s| &s.entries).map(|(entry, _)| entry).collect()
+    }
+
+    #[test]
+    fn older_metadata_is_never_written_after_newer_that_passed_it() {
+        let mut queue = queue();
+        let first = write_after(LogEnd::default());
+        push(&mut queue, vec![first.clone(), meta("old")], 1);
+        push(&mut queue, vec![Entry::Truncate { volume: V, after: Seq(1) }, meta("older than new")], 2);
+        push(&mut queue, vec![meta("new")], 3);
+        assert_eq!(written(&queue.form(&FULL)), [&meta("new")]);
+        let none = BTreeSet::new();
+        let rest = queue.form(&Room { bytes: 1 << 20, data: Some(&none) });
+        assert_eq!(written(&rest), [&first, &Entry::Truncate { volume: V, after: Seq(1) }]);
+        assert_eq!(rest.into_iter().flat_map(|s| s.dones).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn what_a_restart_makes_moot_does_not_hold_it_up_and_is_answered_with_it() {
+        let mut queue = queue();
+        let first = write_after(LogEnd::default());
+        let Entry::Record(record) = &first else { panic!("it is a record") };
+        let second = write_after(LogEnd { seq: record.seq, hash: record.hash(), epoch: record.epoch });
+        push(&mut queue, vec![first], 1);
+        push(&mut queue, vec![second, meta("promised")], 2);
+        push(&mut queue, vec![Entry::Truncate { volume: V, after: Seq(1) }, meta("cut")], 3);
+        let restart = Entry::Restart { volume: V, end: LogEnd { seq: Seq(9), ..LogEnd::default() } };
+        push(&mut queue, vec![restart.clone(), meta("installed")], 4);
+        let taken = queue.form(&FULL);
+        assert_eq!(written(&taken), [&restart, &meta("installed")]);
+        assert_eq!(taken[0].dones, [2, 3, 4], "what was promised is so only now");
+        assert_eq!(queue.refused, [(1, NotTaken::Superseded { volume: V })]);
+        assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn a_truncation_waits_for_records_that_it_keeps() {
+        let mut queue = queue();
+        push(&mut queue, vec![write_after(LogEnd::default())], 1);
+        push(&mut queue, vec![Entry::Truncate { volume: V, after: Seq(1) }], 2);
+        assert!(queue.form(&FULL).is_empty());
+        assert!(queue.refused.is_empty());
     }
 }
