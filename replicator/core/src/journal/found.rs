@@ -64,15 +64,17 @@ pub enum RecoveryError {
     JournalLost { last: Seq, applied: Seq },
 }
 
-/// The core's view of what recovery found; pure.
+/// The core's view of what recovery found; `applied` is what the store holds, if it has the volume; pure.
 pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, RecoveryError> {
     if found.meta_damaged {
         return Err(RecoveryError::StateLost);
     }
     let durable = Durable::decode(found.meta.clone().ok_or(RecoveryError::NoState)?)?;
     let base = durable.base;
-    let stores = durable.config.member(durable.me).is_some_and(|m| m.kind != MemberKind::Witness);
-    let applied = if stores { applied.unwrap_or(Seq::ZERO) } else { Seq::ZERO };
+    // A joiner may hold an image before its copy of the register lists it.
+    let listed = durable.config.member(durable.me).is_some_and(|m| m.kind != MemberKind::Witness);
+    let stores = listed || applied.is_some();
+    let applied = applied.unwrap_or(Seq::ZERO);
     let readable_end = found.damaged.map_or(found.last, Seq::prev);
     let last = if readable_end > base.seq && found.damaged.is_none() {
         LogBase { seq: found.last, hash: found.last_hash }
@@ -101,15 +103,15 @@ pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, 
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::ids::{Incarnation, LineageId, MemberId};
     use crate::register::{
         ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, OnQuorumLoss, Terms,
     };
 
-    use super::*;
+    const ME: MemberId = MemberId(1);
 
-    fn found(first: u64, last: u64) -> RecoveredVolume {
-        let member = Member { id: MemberId(1), site: "east".into(), node: "n1".into(), kind: MemberKind::Data };
+    fn found(members: Vec<Member>, base: u64, (first, last): (u64, u64)) -> RecoveredVolume {
         let rule = DataRule { w: 1, min_remote: 0, local: false };
         let config = Configuration {
             version: ConfigVersion::default(),
@@ -118,18 +120,21 @@ mod tests {
                 size_bytes: 1 << 20,
                 logical_block_bytes: 4096,
                 durability: Durability::Write,
-                lease_us: 1,
+                lease_us: 1_000_000,
                 on_quorum_loss: OnQuorumLoss::Freeze,
                 policy: "majority".into(),
                 rule,
                 labels: Default::default(),
             },
-            members: vec![member],
+            members,
             current: Terms { votes: Vec::new(), sync: Vec::new(), rule, primary_site: "east".into() },
             earlier: Vec::new(),
             attached: None,
         };
-        let durable = Durable::first(MemberId(1), Incarnation(7), LineageId::default(), config);
+        let durable = Durable {
+            base: LogBase { seq: Seq(base), hash: RecordHash(1) },
+            ..Durable::first(ME, Incarnation(7), LineageId::default(), config)
+        };
         RecoveredVolume {
             volume: VolumeId(1),
             meta: Some(durable.encode()),
@@ -145,11 +150,21 @@ mod tests {
 
     #[test]
     fn a_log_that_begins_beyond_what_the_store_holds_is_not_taken_for_whole() {
-        assert!(plan(&found(5, 9), Some(Seq(4))).is_ok());
-        assert!(plan(&found(5, 9), Some(Seq(9))).is_ok());
-        let refused = plan(&found(5, 9), Some(Seq(3)));
+        let member = Member { id: ME, site: "east".into(), node: "n1".into(), kind: MemberKind::Data };
+        let found = found(vec![member], 0, (5, 9));
+        assert!(plan(&found, Some(Seq(4))).is_ok());
+        assert!(plan(&found, Some(Seq(9))).is_ok());
+        let refused = plan(&found, Some(Seq(3)));
         assert!(matches!(refused, Err(RecoveryError::StoreLost { base: Seq(4), applied: Seq(3) })), "{refused:?}");
-        let refused = plan(&found(5, 9), Some(Seq(10)));
+        let refused = plan(&found, Some(Seq(10)));
         assert!(matches!(refused, Err(RecoveryError::JournalLost { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn a_joiner_that_its_register_does_not_list_yet_has_what_its_store_has() {
+        let found = found(Vec::new(), 62, (63, 70));
+        assert_eq!(plan(&found, Some(Seq(65))).unwrap().applied, Seq(65));
+        assert!(matches!(plan(&found, Some(Seq(61))), Err(RecoveryError::StoreLost { .. })));
+        assert_eq!(plan(&found, None).unwrap().applied, Seq::ZERO, "a witness");
     }
 }
