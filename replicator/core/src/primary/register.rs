@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Primary;
+use super::holder::Device;
 use crate::api::{Change, CommandId, Effect, Effects, Refusal};
 use crate::change::{self, Pending, Stage};
 use crate::ids::{MemberId, Tick};
@@ -137,11 +138,18 @@ impl Primary {
             fx.push(Effect::Answer { id: command, result: Err(refusal) });
             return;
         };
-        for id in commands {
+        let next = change::withdraw(&self.config, &self.under(), &before);
+        let mut withdrawn = commands;
+        // An attach that waits for this very write.
+        let unnamed = |d: &Device| !d.open && next.attached.is_none_or(|a| a.session != d.session);
+        if self.device.as_ref().is_some_and(unnamed) {
+            self.device = None;
+            withdrawn.append(&mut self.on_device);
+        }
+        for id in withdrawn {
             let refusal = Refusal::new("change-withdrawn", "the change was withdrawn", "nothing is left to do");
             fx.push(Effect::Answer { id, result: Err(refusal) });
         }
-        let next = change::withdraw(&self.config, &self.under(), &before);
         self.write_register(next, vec![command], replica, now, fx);
     }
 
