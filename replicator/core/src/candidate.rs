@@ -44,6 +44,8 @@ pub struct Won {
     pub found: Configuration,
     /// Until then the holder of the last epoch may serve reads.
     pub old_lease_until: Tick,
+    /// The highest acked seq that any promise knows of.
+    pub acked: Seq,
 }
 
 /// What came of a step.
@@ -354,7 +356,8 @@ impl Candidate {
                     .max()
                     .unwrap_or(now);
                 let (epoch, found) = (*epoch, self.newest(replica).clone());
-                Verdict::Won(Box::new(Won { epoch, found, old_lease_until }))
+                let acked = promises.values().map(|(report, _)| report.acked.min(*goal)).max().unwrap_or_default();
+                Verdict::Won(Box::new(Won { epoch, found, old_lease_until, acked }))
             }
             _ => Verdict::Waiting,
         }

@@ -11,6 +11,8 @@ pub const APPEND_BYTES_MAX: usize = 2 << 20;
 pub const REORDER_BYTES_MAX: usize = 16 << 20;
 /// Record bytes that a replica has handed to its journal and that are not durable yet.
 pub const UNDURABLE_BYTES_MAX: u64 = 64 << 20;
+/// Records are handed to the journal in portions that are closed at this size.
+pub const JOURNAL_PORTION_BYTES: u64 = 128 << 10;
 /// Un-acked bytes at the primary; beyond it the device waits.
 pub const UNACKED_BYTES_MAX: u64 = 32 << 20;
 /// Bytes appended and not applied to the primary's store (they are in memory); beyond it the device waits.

@@ -204,3 +204,92 @@ fn foreign_numbers_do_not_panic() {
     settle(&mut replica, &mut fx);
     assert_eq!(Replica::with_drift(u64::MAX), u64::MAX);
 }
+
+fn journal_effects(fx: &Effects) -> Vec<(Token, &[JournalOp])> {
+    fx.iter()
+        .filter_map(|e| match e {
+            Effect::Journal { token, ops } => Some((*token, ops.as_slice())),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A full journal lets records wait until others go, for which the replica must learn what is acked: from the holder of
+/// the next epoch, who must be promised it first.
+#[test]
+fn a_promise_does_not_wait_for_records_that_wait_for_space() {
+    let mut fx = Effects::new();
+    let mut replica = restarted(&[], None, &mut fx);
+    elect(&mut replica, 0, &mut fx);
+    fx.clear();
+    replica.on_append((EPOCH, Seq::ZERO, Tick(1)), log(EPOCH, 3), LEADER, Tick(1), &mut fx);
+    replica.flush(Tick(1), &mut fx);
+    let waiting = journal_effects(&fx)[0].0;
+    fx.clear();
+    replica.on_prepare(Epoch { n: 4, writer: 1 }, LEADER, &mut fx);
+    replica.flush(Tick(2), &mut fx);
+    let written = journal_effects(&fx);
+    assert_eq!(written.len(), 1);
+    assert!(matches!(written[0].1, [JournalOp::Truncate { after: Seq::ZERO }, JournalOp::Meta(_)]), "{written:?}");
+    let token = written[0].0;
+    fx.clear();
+    // The journal gives up what the cut hides.
+    replica.on_journal_done(waiting, Tick(3), &mut fx);
+    assert!(fx.is_empty(), "nothing of the lower epoch leaves: {fx:?}");
+    replica.on_journal_done(token, Tick(3), &mut fx);
+    let promised = fx.iter().find_map(|e| match e {
+        Effect::Send(Message { body: Body::Promise { report, .. }, .. }) => Some(report.durable),
+        _ => None,
+    });
+    assert_eq!(promised, Some(Seq::ZERO));
+    assert_eq!(replica.end(), Seq::ZERO);
+}
+
+/// Records go in portions, apart from state, and each portion counts as soon as it is durable.
+#[test]
+fn portions_of_a_batch_count_one_by_one() {
+    let mut fx = Effects::new();
+    let mut replica = restarted(&[], None, &mut fx);
+    elect(&mut replica, 0, &mut fx);
+    fx.clear();
+    let mut records = log(EPOCH, 3);
+    for (at, record) in records.iter_mut().enumerate().skip(1) {
+        record.payload = Bytes::from(vec![at as u8; 100 << 10]);
+        record.payload_crc = crc32fast::hash(&record.payload);
+    }
+    records[2].prev_hash = records[1].hash();
+    replica.on_append((EPOCH, Seq::ZERO, Tick(1)), records, LEADER, Tick(1), &mut fx);
+    let config = Configuration { version: ConfigVersion { epoch: EPOCH, k: 1 }, ..configuration() };
+    replica.on_put_config(EPOCH, config, LEADER, Tick(1), &mut fx);
+    replica.flush(Tick(1), &mut fx);
+    let written = journal_effects(&fx);
+    let shapes: Vec<(usize, bool)> =
+        written.iter().map(|(_, ops)| (ops.len(), matches!(ops[0], JournalOp::Record(_)))).collect();
+    assert_eq!(shapes, [(3, true), (1, false)]);
+    let first = written[0].0;
+    replica.on_journal_done(first, Tick(2), &mut fx);
+    assert_eq!(replica.durable, Seq(3));
+}
+
+/// What is acked and not applied is remembered, but for a little: else a restart could not apply it.
+#[test]
+fn what_the_store_lacks_is_remembered_as_acked() {
+    let mut fx = Effects::new();
+    let mut replica = restarted(&[], None, &mut fx);
+    elect(&mut replica, 0, &mut fx);
+    let mut records = log(EPOCH, 5);
+    for at in 1..5 {
+        records[at].payload = Bytes::from(vec![at as u8; 64 << 10]);
+        records[at].payload_crc = crc32fast::hash(&records[at].payload);
+        records[at].prev_hash = records[at - 1].hash();
+    }
+    append(&mut replica, 0, records, &mut fx);
+    fx.clear();
+    append(&mut replica, 5, Vec::new(), &mut fx);
+    settle(&mut replica, &mut fx);
+    let remembered = journal_effects(&fx).iter().flat_map(|(_, ops)| ops.iter()).find_map(|op| match op {
+        JournalOp::Meta(blob) => Durable::decode(blob.clone()).ok().map(|d| d.acked),
+        _ => None,
+    });
+    assert_eq!(remembered, Some(Seq(5)));
+}

@@ -26,6 +26,8 @@ struct Cluster {
     volumes: BTreeMap<MemberId, Volume>,
     logs: BTreeMap<MemberId, BTreeMap<Seq, Record>>,
     dead: BTreeSet<MemberId>,
+    /// Records of these find no room in the journal; all else does.
+    never_lands: BTreeSet<MemberId>,
     answers: BTreeMap<u64, Result<(), Refusal>>,
     commands: u64,
 }
@@ -78,6 +80,7 @@ impl Cluster {
             volumes: config.members.iter().map(volume).collect(),
             logs: BTreeMap::new(),
             dead: BTreeSet::new(),
+            never_lands: BTreeSet::new(),
             answers: BTreeMap::new(),
             commands: 0,
         }
@@ -103,6 +106,10 @@ impl Cluster {
         let log = self.logs.entry(id).or_default();
         match effect {
             Effect::Journal { token, ops } => {
+                let records = ops.iter().any(|op| matches!(op, JournalOp::Record(_)));
+                if records && self.never_lands.contains(&id) {
+                    return None;
+                }
                 for op in ops {
                     match op {
                         JournalOp::Record(record) => drop(log.insert(record.seq, record)),
@@ -142,9 +149,7 @@ impl Cluster {
 
     /// Its answer, once there is one.
     fn command(&mut self, id: MemberId, command: Command) -> Result<(), Refusal> {
-        self.commands += 1;
-        let number = self.commands;
-        self.feed(id, Event::Command { id: CommandId(number), command });
+        let number = self.ask(id, command);
         for _ in 0..100 {
             if let Some(answer) = self.answers.remove(&number) {
                 return answer;
@@ -152,6 +157,13 @@ impl Cluster {
             self.pass(100_000);
         }
         panic!("command {number} was not answered");
+    }
+
+    fn ask(&mut self, id: MemberId, command: Command) -> u64 {
+        self.commands += 1;
+        let number = self.commands;
+        self.feed(id, Event::Command { id: CommandId(number), command });
+        number
     }
 
     fn promote(&mut self, id: MemberId) {
@@ -270,4 +282,50 @@ fn a_member_that_lies_is_not_believed() {
     }
     let command = Command::Promote { writer: 7, why: Promotion::Takeover };
     assert!(cluster.command(holder, command).is_err());
+}
+
+/// An attach waits for its session to be in the register. When that write is withdrawn, so is the attach; else the node
+/// would pass for attached for ever, and nothing could be attached there.
+#[test]
+fn a_withdrawn_attach_is_over() {
+    let (first, others) = (MemberId(0), [MemberId(1), MemberId(2)]);
+    let mut cluster = Cluster::of(&[DATA, DATA, DATA], TWO_SITES);
+    cluster.promote(first);
+    cluster.dead.extend(others);
+    let attach = |session| Command::Attach { writer: session, session: SessionId(session) };
+    let waiting = cluster.ask(first, attach(7));
+    let withdraw = cluster.ask(first, Command::Change(Change::Withdraw));
+    let answer = cluster.answers.remove(&waiting).expect("the attach is answered");
+    assert_eq!(answer.expect_err("it is refused").rule, "change-withdrawn");
+    cluster.dead.clear();
+    cluster.pass(2 * LEASE_US);
+    assert_eq!(cluster.answers.remove(&withdraw), Some(Ok(())));
+    cluster.command(first, attach(8)).expect("another may attach");
+    assert!(cluster.volumes[&first].primary().is_some_and(|p| p.device_open()));
+}
+
+/// What is known to be acked may be applied before the new epoch's first record is acked: it makes room for that.
+#[test]
+fn a_new_holder_says_what_was_acked_before() {
+    let (first, second, third) = (MemberId(0), MemberId(1), MemberId(2));
+    let mut cluster = Cluster::of(&[DATA, DATA, DATA], TWO_SITES);
+    cluster.promote(first);
+    cluster.pass(LEASE_US);
+    let acked = cluster.volumes[&first].replica().acked;
+    assert!(acked > Seq::ZERO);
+    // It comes back with its log, and has forgotten what is acked.
+    let replica = cluster.volumes[&third].replica();
+    let last = LogBase { seq: replica.end(), hash: replica.last_hash().expect("it knows its last record") };
+    let durable = Durable { acked: Seq::ZERO, base: LogBase::default(), ..replica.d.clone() };
+    let epochs = replica.history().0.clone();
+    let recovered = Recovered { durable, last, epochs, floor: Seq(1), lost_upto: None, applied: Seq::ZERO };
+    let volume = Volume::recover(VOLUME, recovered, cluster.now, &mut Effects::new());
+    cluster.volumes.insert(third, volume);
+    cluster.never_lands.insert(second);
+    cluster.never_lands.insert(third);
+    let writer = 77;
+    cluster.ask(second, Command::Promote { writer, why: Promotion::Takeover });
+    cluster.pass(2 * LEASE_US);
+    assert!(cluster.volumes[&second].primary().is_some_and(|p| p.acked == Seq::ZERO), "its first record is not acked");
+    assert_eq!(cluster.volumes[&third].replica().applied, acked);
 }

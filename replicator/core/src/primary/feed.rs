@@ -45,7 +45,8 @@ impl Primary {
     }
 
     pub(super) fn append_to(&self, replica: &Replica, to: MemberId, records: Vec<Record>, now: Tick, fx: &mut Effects) {
-        let body = Body::Append { epoch: self.epoch, acked: self.acked, end: replica.end(), sent: now, records };
+        let acked = self.acked.max(self.acked_before);
+        let body = Body::Append { epoch: self.epoch, acked, end: replica.end(), sent: now, records };
         self.send(replica, to, body, fx);
     }
 

@@ -45,6 +45,9 @@ pub struct Primary {
     /// The seq of our EpochStart.
     pub(super) start: Seq,
     pub acked: Seq,
+    /// What members knew to be acked when they promised. It is in every log that follows ours, and may be applied before
+    /// our own first record is acked; else a journal full of it could not take that record.
+    pub(super) acked_before: Seq,
     pub peers: BTreeMap<MemberId, Peer>,
     /// Terms under which an acknowledgement must hold: one, or several while a change is joint.
     pub(super) in_force: Vec<Terms>,
@@ -77,7 +80,7 @@ impl Primary {
         now: Tick,
         fx: &mut Effects,
     ) -> Primary {
-        let Won { epoch, found, old_lease_until } = won;
+        let Won { epoch, found, old_lease_until, acked: acked_before } = won;
         let me = replica.me();
         let site = found.site_of(me).to_string();
         let moves = found.current.primary_site != site;
@@ -93,6 +96,7 @@ impl Primary {
             epoch,
             start: seq,
             acked: Seq::ZERO,
+            acked_before,
             peers: BTreeMap::new(),
             in_force: Vec::new(),
             config,
@@ -204,7 +208,7 @@ impl Primary {
         if position >= self.start && position > self.acked {
             self.acked = position;
         }
-        replica.lead(self.epoch, self.acked, now, fx);
+        replica.lead(self.epoch, self.acked.max(self.acked_before), now, fx);
         self.try_open(replica, now, fx);
         if self.opened {
             let reached = self.reached(now);

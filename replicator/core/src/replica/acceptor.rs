@@ -83,7 +83,8 @@ pub struct Replica {
     /// The highest epoch whose holder said that it has ended it.
     pub released: Epoch,
     pub(super) batch: Vec<JournalOp>,
-    pub(super) batch_then: Vec<Then>,
+    /// What is allowed once so many ops of the batch are durable.
+    pub(super) batch_then: Vec<(usize, Then)>,
     /// The base moved up to here and the journal does not know yet.
     pub(super) rebased: Option<Seq>,
     /// Journal effects under way, oldest first. One may be durable before an earlier one (state passes records that wait

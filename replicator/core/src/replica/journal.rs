@@ -4,6 +4,7 @@ use super::acceptor::{Pending, Replica, Then};
 use crate::api::{Effect, Effects, JournalOp, Refusal, Token};
 use crate::durable::LogBase;
 use crate::ids::{Seq, Tick};
+use crate::limits::JOURNAL_PORTION_BYTES;
 use crate::message::Body;
 
 impl Replica {
@@ -25,19 +26,50 @@ impl Replica {
         }
         if self.batch.is_empty() {
             if self.pending.is_empty() {
-                let then = std::mem::take(&mut self.batch_then);
+                let then = self.batch_then.drain(..).map(|(_, step)| step).collect();
                 self.carry_out(then, now, fx);
             } else if let Some(last) = self.pending.back_mut() {
-                last.then.append(&mut self.batch_then);
+                last.then.extend(self.batch_then.drain(..).map(|(_, step)| step));
             }
         } else {
-            let (ops, then) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.batch_then));
-            self.submit(ops, then, fx);
+            self.submit_batch(fx);
         }
         if let Some(seq) = self.rebased.take() {
             self.persist_meta();
             let ops = std::mem::take(&mut self.batch);
             self.submit(ops, vec![Then::Based { seq }], fx);
+        }
+    }
+
+    /// To be done once everything in the batch so far is durable.
+    pub(super) fn once_durable(&mut self, step: Then) {
+        self.batch_then.push((self.batch.len(), step));
+    }
+
+    /// Records go apart from state and cuts, which must not wait for the space that records wait for; and in portions, so
+    /// that those which found space count, and are applied, while others wait for it.
+    pub(super) fn submit_batch(&mut self, fx: &mut Effects) {
+        let is_record = |op: &JournalOp| matches!(op, JournalOp::Record(_));
+        let mut ops = std::mem::take(&mut self.batch).into_iter().peekable();
+        let mut steps = std::mem::take(&mut self.batch_then).into_iter().peekable();
+        let (mut portion, mut taken, mut bytes) = (Vec::new(), 0, 0);
+        while let Some(op) = ops.next() {
+            let mut then = Vec::new();
+            if let JournalOp::Record(record) = &op {
+                bytes += record.encoded_len() as u64;
+                then.push(Then::Appended { upto: record.seq, bytes });
+            }
+            let goes_on = ops.peek().is_some_and(|next| is_record(next) == is_record(&op));
+            portion.push(op);
+            taken += 1;
+            if goes_on && bytes < JOURNAL_PORTION_BYTES {
+                continue;
+            }
+            while let Some((_, step)) = steps.next_if(|(at, _)| *at <= taken) {
+                then.push(step);
+            }
+            bytes = 0;
+            self.submit(std::mem::take(&mut portion), then, fx);
         }
     }
 
@@ -72,7 +104,8 @@ impl Replica {
     /// The incarnation is burnt: nothing is acknowledged any more (I31).
     pub fn on_journal_failed(&mut self, reason: String, fx: &mut Effects) {
         fx.push(Effect::Edge { rule: "journal-poisoned", text: reason.clone() });
-        let waiting = self.pending.drain(..).flat_map(|p| p.then).chain(self.batch_then.drain(..));
+        let waiting =
+            self.pending.drain(..).flat_map(|p| p.then).chain(self.batch_then.drain(..).map(|(_, step)| step));
         for step in waiting {
             if let Then::Ended { command: id, .. } = step {
                 let refusal = Refusal::new("journal-poisoned", reason.clone(), "replace the disk, then promote");
@@ -136,12 +169,24 @@ impl Replica {
         {
             self.acked = self.acked.max(f.leader_acked.min(self.durable));
             // What an earlier message of this epoch says was acked may be less than what we acked before the loss; a
-            // newer epoch begins above all of that.
+            // newer epoch's own records come above all of that.
             let regained = self.d.holed.is_some_and(|lost| self.durable >= lost) || f.epoch > self.holed_under;
-            if self.d.holed.is_some() && regained && f.leader_acked > Seq::ZERO && self.durable >= f.leader_acked {
+            let its_own = self.history.epoch_of(f.leader_acked) == Some(f.epoch);
+            if self.d.holed.is_some() && regained && its_own && self.durable >= f.leader_acked {
                 self.d.holed = None;
                 self.persist_meta();
             }
+            self.remember_acked();
+        }
+    }
+
+    /// A restart that has forgotten what is acked cannot apply it, hence not make room in its journal, until a new epoch
+    /// has begun, which takes room. So what the store has not got yet is remembered as acked, but for a little.
+    fn remember_acked(&mut self) {
+        let known = self.d.acked.max(self.applied);
+        let forgettable = self.tail.bytes_after(known).saturating_sub(self.tail.bytes_after(self.acked));
+        if self.acked > known && forgettable >= JOURNAL_PORTION_BYTES {
+            self.persist_meta();
         }
     }
 

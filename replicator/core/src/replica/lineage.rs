@@ -21,7 +21,7 @@ impl Replica {
     pub fn end_epoch(&mut self, epoch: Epoch, tell: Vec<MemberId>, command: CommandId) {
         self.d.ended = self.d.ended.max(epoch);
         self.persist_meta();
-        self.batch_then.push(Then::Ended { epoch, tell, command });
+        self.once_durable(Then::Ended { epoch, tell, command });
     }
 
     /// The volume goes on in a new lineage, by an operator's force. Durable before it is answered.
@@ -37,6 +37,7 @@ impl Replica {
             return;
         }
         if lineage.generation > self.d.lineage.generation {
+            self.raise(epoch, fx);
             let end = self.end();
             fx.push(Effect::Edge {
                 rule: "lineage-fork",
@@ -47,12 +48,11 @@ impl Replica {
             self.d.superseded = None;
             self.rival = None;
             self.d.config = config;
-            self.raise(epoch);
             self.persist_meta();
             fx.push(Effect::Configured(Box::new(self.d.config.clone())));
         }
         if lineage == self.d.lineage {
-            self.batch_then.push(Then::Forked { lineage, to: from });
+            self.once_durable(Then::Forked { lineage, to: from });
         }
     }
 
@@ -95,7 +95,7 @@ impl Replica {
         let seq = base.seq;
         self.d.installing = Some(Installing { base, history });
         self.persist_meta();
-        self.batch_then.push(Then::Installing { seq });
+        self.once_durable(Then::Installing { seq });
     }
 
     pub fn on_image_visible(&mut self, fx: &mut Effects) {
@@ -113,9 +113,9 @@ impl Replica {
         self.reorder.clear();
         self.reorder_bytes = 0;
         self.floor = base.seq.next();
-        self.batch_then.push(Then::Truncated { to: base.seq });
+        self.once_durable(Then::Truncated { to: base.seq });
         self.persist_meta();
-        self.batch_then.push(Then::Based { seq: base.seq });
+        self.once_durable(Then::Based { seq: base.seq });
     }
 
     /// The staged image did not survive; log and old image are as they were.

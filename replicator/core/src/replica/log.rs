@@ -1,6 +1,6 @@
 //! Records: taking the next one, keeping early ones, refusing what does not follow.
 
-use super::acceptor::{Replica, Then};
+use super::acceptor::Replica;
 use crate::api::{Effect, Effects, JournalOp};
 use crate::ids::{Epoch, MemberId, Seq, Tick};
 use crate::limits::{REORDER_BYTES_MAX, UNDURABLE_BYTES_MAX};
@@ -92,15 +92,7 @@ impl Replica {
         self.tail.push(record.hash(), record.payload.len() as u64, now);
         self.history.note(record.epoch, record.seq);
         self.undurable_bytes += bytes;
-        let upto = record.seq;
         self.batch.push(JournalOp::Record(record));
-        match self.batch_then.last_mut() {
-            Some(Then::Appended { upto: last, bytes: sum }) => {
-                *last = upto;
-                *sum += bytes;
-            }
-            _ => self.batch_then.push(Then::Appended { upto, bytes }),
-        }
     }
 
     /// The holder's own replica learns what is acked without a message.

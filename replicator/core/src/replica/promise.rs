@@ -23,12 +23,25 @@ impl Replica {
     }
 
     /// Raises the promise; whoever was followed under a lower epoch is followed no longer.
-    pub(super) fn raise(&mut self, epoch: Epoch) {
+    pub(super) fn raise(&mut self, epoch: Epoch, fx: &mut Effects) {
         if epoch > self.d.promised {
             self.d.promised = epoch;
             self.following = None;
             self.reorder.clear();
             self.reorder_bytes = 0;
+            self.drop_undurable(fx);
+        }
+    }
+
+    /// Records on their way to the journal were not acknowledged, and under the epoch that is being closed they never
+    /// will be. A full journal takes them only when it has let go of others, which takes word of what is acked: so a
+    /// promise that waited for them might wait for itself.
+    fn drop_undurable(&mut self, fx: &mut Effects) {
+        let to = self.durable.max(self.applied);
+        if to < self.end() {
+            // What is in the batch is before the cut.
+            self.submit_batch(fx);
+            self.truncate(to);
         }
     }
 
@@ -44,10 +57,10 @@ impl Replica {
             return;
         }
         if epoch > self.d.promised {
-            self.raise(epoch);
+            self.raise(epoch, fx);
             self.persist_meta();
         }
-        self.batch_then.push(Then::Promised { epoch, to: from });
+        self.once_durable(Then::Promised { epoch, to: from });
     }
 
     pub fn on_put_config(&mut self, epoch: Epoch, config: Configuration, from: MemberId, now: Tick, fx: &mut Effects) {
@@ -56,17 +69,17 @@ impl Replica {
         }
         let version = config.version;
         if version > self.d.config.version {
-            self.raise(epoch);
+            self.raise(epoch, fx);
             self.d.config = config;
             self.persist_meta();
             fx.push(Effect::Configured(Box::new(self.d.config.clone())));
         } else if epoch > self.d.promised {
-            self.raise(epoch);
+            self.raise(epoch, fx);
             self.persist_meta();
         }
         self.owe(epoch, now);
         if self.d.config.version >= version {
-            self.batch_then.push(Then::ConfigStored { epoch, version, to: from });
+            self.once_durable(Then::ConfigStored { epoch, version, to: from });
         }
     }
 
@@ -77,7 +90,7 @@ impl Replica {
         self.owe(epoch, now);
         if self.following.as_ref().is_some_and(|f| f.epoch == epoch) {
             // Asked again (the link was down, or a late copy of the first): our log already follows; never cut here.
-            self.batch_then.push(Then::Elected { epoch });
+            self.once_durable(Then::Elected { epoch });
             return;
         }
         let (history, end) = leader_log;
@@ -94,7 +107,7 @@ impl Replica {
             return;
         }
         if epoch > self.d.promised {
-            self.raise(epoch);
+            self.raise(epoch, fx);
             self.persist_meta();
         }
         if common < self.end() {
@@ -104,7 +117,7 @@ impl Replica {
             self.truncate(common);
         }
         self.following = Some(Following { epoch, leader: from, synced: false, leader_acked: Seq::ZERO, echo: Tick(0) });
-        self.batch_then.push(Then::Elected { epoch });
+        self.once_durable(Then::Elected { epoch });
     }
 
     /// Cuts the log above `to`. Never at or below what was applied (I13).
@@ -118,6 +131,6 @@ impl Replica {
         self.reorder.clear();
         self.reorder_bytes = 0;
         self.batch.push(JournalOp::Truncate { after: to });
-        self.batch_then.push(Then::Truncated { to });
+        self.once_durable(Then::Truncated { to });
     }
 }
