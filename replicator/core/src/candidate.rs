@@ -272,7 +272,7 @@ impl Candidate {
         match (self.why, self.attach) {
             (Promotion::Restart { session }, _) => {
                 let named = config.attached.is_some_and(|a| a.member == me && a.session == session);
-                if !named || home != site || replica.d.ended >= config.version.epoch {
+                if !named || home != site || replica.d.ended > Epoch::ZERO {
                     return Some(Refusal::new(
                         "restart-not-named",
                         "the newest configuration names another session, or none",

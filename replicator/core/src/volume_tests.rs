@@ -35,9 +35,14 @@ struct Cluster {
 impl Cluster {
     /// Members m0, m1, … in sites of their own, of these kinds.
     fn of(kinds: &[MemberKind], rule: DataRule) -> Cluster {
+        let sites: Vec<String> = (0..kinds.len()).map(|i| format!("s{i}")).collect();
+        Cluster::in_sites(kinds, &sites, rule)
+    }
+
+    fn in_sites(kinds: &[MemberKind], sites: &[String], rule: DataRule) -> Cluster {
         let member = |(i, kind): (usize, &MemberKind)| Member {
             id: MemberId(i as u16),
-            site: format!("s{i}"),
+            site: sites[i].clone(),
             node: "n".to_string(),
             kind: *kind,
         };
@@ -328,4 +333,26 @@ fn a_new_holder_says_what_was_acked_before() {
     cluster.pass(2 * LEASE_US);
     assert!(cluster.volumes[&second].primary().is_some_and(|p| p.acked == Seq::ZERO), "its first record is not acked");
     assert_eq!(cluster.volumes[&third].replica().applied, acked);
+}
+
+/// A device that was handed over to another node of the site is not taken back by a restarted daemon, whatever the other
+/// node has written since; one that was attached anew is.
+#[test]
+fn a_released_session_stays_released() {
+    let (first, second) = (MemberId(0), MemberId(1));
+    let sites = ["s0", "s0", "s1"].map(String::from);
+    let mut cluster = Cluster::in_sites(&[DATA, DATA, DATA], &sites, TWO_SITES);
+    let attach = |session| Command::Attach { writer: session + 900, session: SessionId(session) };
+    let take_back = |session| {
+        let why = Promotion::Restart { session: SessionId(session) };
+        Command::Promote { writer: session + 950, why }
+    };
+    cluster.command(first, attach(7)).expect("the device opens");
+    cluster.command(first, Command::Handover { to: second }).expect("it is handed over");
+    cluster.promote(second);
+    let refusal = cluster.command(first, take_back(7)).expect_err("that session is over");
+    assert_eq!(refusal.rule, "restart-not-named");
+    cluster.command(first, attach(8)).expect("another session may come");
+    cluster.promote(second);
+    cluster.command(first, take_back(8)).expect("nobody released this one");
 }

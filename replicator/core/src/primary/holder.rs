@@ -87,7 +87,10 @@ impl Primary {
         let mut config = change::adopt(&found, epoch, &site);
         // A verb that moves the primary's site clears node and session in the same write and opens no device.
         config.attached = match attach {
-            Some(session) => Some(Attachment { member: me, session }),
+            Some(session) => {
+                replica.d.ended = Epoch::ZERO;
+                Some(Attachment { member: me, session })
+            }
             None if moves => None,
             None => config.attached.filter(|a| a.member != me),
         };
