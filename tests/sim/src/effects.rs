@@ -83,6 +83,8 @@ impl World {
             Effect::Complete { id: request, outcome } => self.complete(request, outcome, epoch),
             Effect::OpenDevice { session } => {
                 self.say(|| format!("{id}: device open for {session}"));
+                let verdict = self.oracle.sessions.opened(id, session);
+                self.check(verdict);
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.device = Some(session);
                     node.last_session = Some(session);
@@ -102,6 +104,7 @@ impl World {
                 self.say(|| format!("{id}: answer to command {}: {result:?}", command.0));
                 let name = result.as_ref().map_or_else(|r| r.rule, |()| "ok");
                 *self.tally.refusals.entry(name).or_default() += 1;
+                self.oracle.sessions.answered(command.0, result.is_ok());
                 if let Some(asked) = self.commands.get(&command.0).filter(|_| result.is_ok()) {
                     *self.tally.done.entry(asked).or_default() += 1;
                 }
@@ -118,7 +121,7 @@ impl World {
             Effect::Edge { rule, text } => {
                 self.say(|| format!("{id}: [{rule}] {text}"));
                 *self.tally.edges.entry(rule).or_default() += 1;
-                if rule == "diverged-below-acked" || rule == "promote-diverged" {
+                if self.heeds_the_core && (rule == "diverged-below-acked" || rule == "promote-diverged") {
                     self.check(Err(Violation { checker: "order", text: format!("{id}: {rule}: {text}") }));
                 }
             }
@@ -156,20 +159,12 @@ impl World {
 
     pub fn send(&mut self, id: MemberId, message: Message) {
         self.tally.messages += 1;
-        let epoch = match &message.body {
-            Body::Promise { epoch, .. }
-            | Body::ConfigOk { epoch, .. }
-            | Body::ElectOk { epoch, .. }
-            | Body::Ack { epoch, .. } => Some(*epoch),
-            _ => None,
-        };
-        if let (Some(epoch), Some(node)) = (epoch, self.nodes.get(&id))
-            && let Some(volume) = &node.volume
-        {
-            self.oracle.said(id, volume.replica().d.incarnation, epoch);
-        }
-        if matches!(message.body, Body::PutConfig { .. }) {
-            self.register_written_at = self.now;
+        let verdict = self.oracle.words.said(&message);
+        self.check(verdict);
+        match &message.body {
+            Body::PutConfig { .. } => self.register_written_at = self.now,
+            Body::Release { .. } => self.oracle.sessions.released(id),
+            _ => {}
         }
         let to = message.to;
         let encoded = self.dice.chance(ENCODED_PER_MILLE);

@@ -59,6 +59,12 @@ pub const LAYOUTS: &[Layout] = &[
     layout("flush-pair-witness", PAIR_WITNESS, (2, 1, false), Flush, 1),
 ];
 
+/// Only told of in stories.
+const STORIED: &[Layout] = &[
+    layout("flush-two-in-one-site", TWO_IN_ONE_SITE, (2, 1, false), Flush, 0),
+    layout("local-pair-witness", PAIR_WITNESS, (1, 0, true), Write, 0),
+];
+
 /// The layout that a seed runs in unless one is named.
 pub fn drawn(seed: u64) -> &'static Layout {
     let total: u64 = LAYOUTS.iter().map(|l| l.weight).sum();
@@ -73,7 +79,7 @@ pub fn drawn(seed: u64) -> &'static Layout {
 }
 
 pub fn named(name: &str) -> Option<&'static Layout> {
-    LAYOUTS.iter().find(|l| l.name == name)
+    LAYOUTS.iter().chain(STORIED).find(|l| l.name == name)
 }
 
 impl Layout {

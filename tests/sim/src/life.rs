@@ -49,7 +49,10 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id).filter(|n| n.volume.is_none() && !buried) else { return };
         let mut recovered = node.disk.recovered();
         recovered.lost_upto = node.disk.lost_upto.take();
-        let (incarnation, promised) = (recovered.durable.incarnation, recovered.durable.promised);
+        let damaged = recovered.lost_upto.is_some();
+        let verdict = self.oracle.words.came_back(id, &recovered, damaged);
+        self.check(verdict);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
         if self.dice.chance(500) {
             node.clock = Clock::draw(&mut self.dice);
         }
@@ -57,8 +60,6 @@ impl World {
         let life = node.life;
         let mut fx = Effects::new();
         node.volume = Some(Volume::recover(VOLUME, recovered, now, &mut fx));
-        let verdict = self.oracle.recovered(id, incarnation, promised);
-        self.check(verdict);
         self.say(|| format!("{id}: up (life {life})"));
         self.carry_out(id, Epoch::ZERO, fx);
         self.flush(id);

@@ -137,7 +137,7 @@ impl World {
     }
 
     /// The node dies, and comes back with a journal that has a hole.
-    fn rot(&mut self, id: MemberId) {
+    pub fn rot(&mut self, id: MemberId) {
         self.crash(id);
         let rotten = self.nodes.get_mut(&id).is_some_and(|n| n.disk.rot(&mut self.dice));
         if rotten {

@@ -8,20 +8,20 @@
 //! | order | one record per seq is ever applied, one per (epoch, seq) journalled (I4, I11, I33) |
 //! | image | every image is the fold of the applied order up to its seq (P3) |
 //! | once | each request completes exactly once, unless its node dies (I36) |
-//! | promise | what was said under an epoch is never forgotten by that disk (I1) |
 //!
-//! A checker is believed only once it has caught something. Breaking the core by hand, these spoke (runs until then):
-//! acknowledging before the journal's sync (13, a lost record); the longest log as donor (152, order); a promise
-//! forgotten (72) or not synced (1, promise); a lease that never ends (196, reader), one not waited for (8, reader); acknowledging by the new terms
-//! alone while joint (238, order); following a lower epoch after a promise (175, order).
+//! More of them are in words (what members say) and sessions (whose the device is).
+//!
+//! A checker is believed only once it has caught something: `tests/sabotage` shows what they catch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use farshore_core::ids::{Epoch, Incarnation, MemberId, Seq, SessionId};
+use farshore_core::ids::{Epoch, MemberId, Seq, SessionId};
 use farshore_core::record::{Record, RecordHash};
 
 use crate::disk::{Image, blocks_of, stamp_of};
 use crate::layout::VOLUME_BLOCKS;
+use crate::sessions::Sessions;
+use crate::words::Words;
 
 /// What a run did wrong: which checker says so, and what it saw.
 #[derive(Debug, Clone)]
@@ -30,9 +30,9 @@ pub struct Violation {
     pub text: String,
 }
 
-type Verdict = Result<(), Violation>;
+pub type Verdict = Result<(), Violation>;
 
-fn wrong(checker: &'static str, text: String) -> Verdict {
+pub fn wrong(checker: &'static str, text: String) -> Verdict {
     Err(Violation { checker, text })
 }
 
@@ -71,7 +71,8 @@ pub struct Oracle {
     block_history: Vec<Vec<(Seq, u64)>>,
     journalled: BTreeMap<(Epoch, Seq), RecordHash>,
     newest_epoch: Epoch,
-    said: BTreeMap<(MemberId, Incarnation), Epoch>,
+    pub words: Words,
+    pub sessions: Sessions,
     /// Class `flush`: survival across epochs is owed to flushed writes alone.
     pub flush_class: bool,
     pub acked_writes: u64,
@@ -208,20 +209,6 @@ impl Oracle {
                 );
                 return wrong("image", text);
             }
-        }
-        Ok(())
-    }
-
-    /// A member said something that rests on its promise of `epoch`.
-    pub fn said(&mut self, node: MemberId, incarnation: Incarnation, epoch: Epoch) {
-        let said = self.said.entry((node, incarnation)).or_default();
-        *said = (*said).max(epoch);
-    }
-
-    pub fn recovered(&self, node: MemberId, incarnation: Incarnation, promised: Epoch) -> Verdict {
-        let said = self.said.get(&(node, incarnation)).copied().unwrap_or_default();
-        if promised < said {
-            return wrong("promise", format!("{node} promised {said}, came back with {promised}"));
         }
         Ok(())
     }

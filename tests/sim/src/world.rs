@@ -86,12 +86,20 @@ pub struct World {
     /// When a register value was last proposed.
     pub register_written_at: u64,
     pub initial: Configuration,
+    /// The core's own word that logs parted below what was acked counts as a violation.
+    pub heeds_the_core: bool,
 }
 
 impl World {
     pub fn new(seed: u64, layout: &'static Layout, verbose: bool) -> World {
+        World::with(seed, layout, verbose, |_| {})
+    }
+
+    /// A world in which `habit` has changed what the seed draws.
+    pub fn with(seed: u64, layout: &'static Layout, verbose: bool, habit: impl FnOnce(&mut Knobs)) -> World {
         let mut dice = Dice::seeded(seed);
-        let knobs = Knobs::draw(&mut dice);
+        let mut knobs = Knobs::draw(&mut dice);
+        habit(&mut knobs);
         let on_quorum_loss = if dice.chance(500) {
             OnQuorumLoss::Freeze
         } else {
@@ -120,7 +128,9 @@ impl World {
             buried: BTreeSet::new(),
             register_written_at: 0,
             initial,
+            heeds_the_core: true,
         };
+        world.oracle.sessions.begin(&world.initial.members, &world.initial.current.primary_site);
         let ids: Vec<MemberId> = world.initial.members.iter().map(|m| m.id).collect();
         for id in ids {
             let config = world.initial.clone();
@@ -316,6 +326,7 @@ impl World {
         let number = self.next_command;
         self.next_command += 1;
         self.say(|| format!("{id}: command {number}: {command:?}"));
+        self.oracle.sessions.asked(id, number, &command);
         let name = rules::name_of(&command);
         *self.tally.asked.entry(name).or_default() += 1;
         self.commands.insert(number, name);

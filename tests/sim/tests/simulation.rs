@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use farshore_sim::layout::LAYOUTS;
 use farshore_sim::rules::{EDGES, REFUSALS};
 use farshore_sim::run::run;
+use farshore_sim::stories::{STORIES, STORY_SEEDS};
 use farshore_sim::sweep::sweep;
 
 const SEEDS: u64 = 2000;
@@ -28,6 +31,28 @@ fn every_seed_is_safe_and_converges() {
     assert!(sum.changes() >= SEEDS, "{} configuration changes", sum.changes());
     assert!(sum.acked >= SEEDS * 100, "{} acknowledged writes", sum.acked);
     assert_eq!(sum.layouts.len(), LAYOUTS.len(), "{:?}", sum.layouts);
+}
+
+/// Told of a core that is right, every story ends well. What they are for is in the sabotage suite.
+#[test]
+fn every_story_ends_well() {
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    let tell = || {
+        while let Some(story) = STORIES.get(next.fetch_add(1, Ordering::Relaxed)) {
+            for seed in 0..STORY_SEEDS {
+                if let Some(v) = story.tell(seed, false, true).violation {
+                    let text = format!("seed {seed} of {}: {}: {}", story.name, v.checker, v.text);
+                    failed.lock().expect("a story panicked").push(text);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..std::thread::available_parallelism().map_or(1, usize::from)).for_each(|_| drop(scope.spawn(tell)));
+    });
+    let failed = failed.into_inner().expect("a story panicked");
+    assert!(failed.is_empty(), "{} stories ended badly:\n{}", failed.len(), failed.join("\n"));
 }
 
 #[test]

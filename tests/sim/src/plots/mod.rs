@@ -1,0 +1,6 @@
+//! What happens in the stories, by what it is about.
+
+pub mod changes;
+pub mod disks;
+pub mod epochs;
+pub mod reads;

@@ -1,0 +1,94 @@
+//! Stories: the histories by which protocols of this kind have lost data, told with the moments drawn by the seed.
+//!
+//! The turmoil of a seed finds these too, if given long enough; a story goes straight there, in a few milliseconds. Each
+//! is harmless as long as the core is right, and is run for that; and each is where a core that is broken on purpose
+//! shows it.
+
+use crate::knobs::Knobs;
+use crate::layout::{self, Layout};
+use crate::network::Weather;
+use crate::plots::{changes, disks, epochs, reads};
+use crate::run::{Outcome, finish};
+use crate::world::World;
+
+pub struct Story {
+    pub name: &'static str,
+    layouts: &'static [&'static str],
+    tell: fn(&mut World),
+}
+
+const fn story(name: &'static str, layouts: &'static [&'static str], tell: fn(&mut World)) -> Story {
+    Story { name, layouts, tell }
+}
+
+const COPIES_3: &[&str] = &["majority-3", "nearest-remote-3", "all-remotes-3"];
+
+pub const STORIES: &[Story] = &[
+    story("relay", COPIES_3, epochs::relay),
+    story("figure-eight", &["majority-3"], epochs::figure_eight),
+    story("long-tail", &["majority-3"], epochs::long_tail),
+    story("between", &["majority-3"], epochs::between),
+    story("hearsay", &["majority-3"], epochs::hearsay),
+    story("duel", &["majority-3"], epochs::duel),
+    story("late", &["majority-3"], epochs::late),
+    story("echo", &["majority-3"], epochs::echo),
+    story("split", &["majority-3", "flush-3"], reads::split),
+    story("sleep", &["majority-3"], reads::sleep),
+    story("slow-store", &["majority-3"], reads::slow_store),
+    story("handover", &["majority-3", "two-in-one-site"], reads::handover),
+    story("farewell", &["majority-3", "two-in-one-site"], reads::farewell),
+    story("neighbour", &["flush-two-in-one-site"], reads::neighbour),
+    story("shrink", &["pair-witness", "majority-3"], changes::shrink),
+    story("stuck", &["majority-3", "pair-witness"], changes::stuck),
+    story("grow", &["pair-witness"], changes::grow),
+    story("witness", &["pair-witness"], changes::witness),
+    story("heavy-joiner", &["majority-3"], changes::heavy_joiner),
+    story("move", &["local-pair-witness"], changes::moved),
+    story("amnesia", &["majority-3"], disks::amnesia),
+    story("resync", &["majority-3"], disks::resync),
+    story("late-shipment", &["majority-3"], disks::late_shipment),
+    story("blackout", &["majority-3", "flush-3"], disks::blackout),
+];
+
+/// Seeds of each story that `make test` tells.
+pub const STORY_SEEDS: u64 = 100;
+
+pub fn named(name: &str) -> Option<&'static Story> {
+    STORIES.iter().find(|s| s.name == name)
+}
+
+impl Story {
+    /// The layout in which a seed tells it.
+    pub fn layout(&self, seed: u64) -> &'static Layout {
+        let name = self.layouts[seed as usize % self.layouts.len()];
+        layout::named(name).expect("stories name layouts that there are")
+    }
+
+    /// Tells the story, heals everything, and judges. `heeds_the_core`: its own complaints count too.
+    pub fn tell(&self, seed: u64, verbose: bool, heeds_the_core: bool) -> Outcome {
+        let mut world = World::with(seed, self.layout(seed), verbose, brisk);
+        world.heeds_the_core = heeds_the_core;
+        let delay_us = world.dice.skewed(50, 1_000);
+        world.network.weather = Weather { delay_us, jitter_us: delay_us, ..Weather::fair() };
+        (self.tell)(&mut world);
+        world.knobs.checkpoint_us = CALM_CHECKPOINT_US;
+        world.knobs.ship_us = CALM_SHIP_US;
+        finish(world)
+    }
+}
+
+/// While everything heals, nothing needs to be in a hurry or late.
+const CALM_CHECKPOINT_US: u64 = 500_000;
+const CALM_SHIP_US: u64 = 20_000;
+
+/// Short leases, quick disks, busy clients: much happens in little time.
+fn brisk(knobs: &mut Knobs) {
+    knobs.lease_us = 400_000;
+    knobs.sync_us = knobs.sync_us.min(1_500);
+    knobs.apply_us = knobs.apply_us.min(4_000);
+    knobs.read_us = knobs.read_us.min(1_000);
+    knobs.checkpoint_us = knobs.checkpoint_us.min(300_000);
+    knobs.clients = 3;
+    knobs.in_flight = 6;
+    knobs.think_us = 3_000;
+}
