@@ -32,6 +32,10 @@ test: deps-test ## Every test; ends with "N passed, M failed, K skipped"
 sim: deps-build ## Run the protocol under seeded faults: SEEDS=n or SEEDS=A..B
 	cargo run --release $(CARGO_FLAGS) -p farshore-sim -- --seeds $(or $(SEEDS),2000) --keep-going
 
+.PHONY: sabotage
+sabotage: deps-build ## Break the protocol in every known way; each must be caught
+	cargo run --release $(CARGO_FLAGS) -p farshore-sabotage
+
 .PHONY: soak
 soak: deps-test ## Real daemons under verified load, killed, cut off, without power: MINUTES=n SEED=s (root)
 	cargo build --release --workspace --bins $(CARGO_FLAGS)

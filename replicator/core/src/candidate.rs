@@ -13,8 +13,9 @@ use crate::ids::{Epoch, MemberId, Seq, SessionId, Tick};
 use crate::limits::{APPEND_BYTES_MAX, LINGER_US, PROMOTE_TIMEOUT_US, RETRY_US};
 use crate::message::{Body, Message, Report};
 use crate::record::Record;
-use crate::register::{Configuration, Durability, MemberKind};
+use crate::register::{Configuration, Durability, MemberKind, SyncMember};
 use crate::replica::Replica;
+use crate::sabotage::{Sabotage, broken};
 
 type Answers = BTreeMap<MemberId, (Report, Tick)>;
 
@@ -46,6 +47,18 @@ pub struct Won {
     pub old_lease_until: Tick,
     /// The highest acked seq that any promise knows of.
     pub acked: Seq,
+}
+
+/// By this the best log is known: the epoch of its last durable record, then its length.
+fn standing(report: &Report) -> (Epoch, Seq) {
+    let epoch = if broken(Sabotage::DonorByLength) {
+        Epoch::ZERO
+    } else if broken(Sabotage::DonorByHeardEpoch) {
+        report.config.version.epoch
+    } else {
+        report.history.last_epoch()
+    };
+    (epoch, report.durable)
 }
 
 /// What came of a step.
@@ -153,7 +166,7 @@ impl Candidate {
         if self.missing(replica).is_empty() {
             let highest = self.answers().values().map(|(r, _)| r.promised.n.max(r.config.version.epoch.n)).max();
             let n = highest.unwrap_or(0).max(replica.d.promised.n).saturating_add(1);
-            let epoch = Epoch { n, writer: self.writer };
+            let epoch = Epoch { n, writer: if broken(Sabotage::EpochByNumber) { 0 } else { self.writer } };
             let config = self.newest(replica).clone();
             self.phase = Phase::Preparing { epoch, promises: Answers::new(), enough_at: None };
             self.retry_at = now.plus(RETRY_US);
@@ -230,14 +243,16 @@ impl Candidate {
             names.join(", ")
         };
         let mut missing = Vec::new();
-        for terms in config.all_terms() {
-            if !terms.control_quorum(|id, inc| answers.get(&id).is_some_and(|(r, _)| r.incarnation == inc)) {
+        let same = |found, named| found == named || broken(Sabotage::AmnesiacCounts);
+        for terms in config.all_terms().take(if broken(Sabotage::PendingIgnored) { 1 } else { usize::MAX }) {
+            if !terms.control_quorum(|id, inc| answers.get(&id).is_some_and(|(r, _)| same(r.incarnation, inc))) {
                 let names = silent(&mut terms.votes.iter().map(|v| v.member));
                 missing.push(format!("a majority of votes (no answer from {names})"));
             }
-            if !terms
-                .recovery(|m| answers.get(&m.member).is_some_and(|(r, _)| r.incarnation == m.incarnation && r.whole))
-            {
+            let whole = |m: &SyncMember| {
+                answers.get(&m.member).is_some_and(|(r, _)| same(r.incarnation, m.incarnation) && r.whole)
+            };
+            if !terms.recovery(whole) && !broken(Sabotage::RecoverySkipped) {
                 let names = silent(&mut terms.sync.iter().map(|s| s.member));
                 missing.push(format!("replicas that may hold acknowledged writes (no whole answer from {names})"));
             }
@@ -272,7 +287,8 @@ impl Candidate {
         match (self.why, self.attach) {
             (Promotion::Restart { session }, _) => {
                 let named = config.attached.is_some_and(|a| a.member == me && a.session == session);
-                if !named || home != site || replica.d.ended > Epoch::ZERO {
+                let ended = replica.d.ended > Epoch::ZERO;
+                if (!named || home != site || ended) && !broken(Sabotage::RestartUnnamed) {
                     return Some(Refusal::new(
                         "restart-not-named",
                         "the newest configuration names another session, or none",
@@ -281,7 +297,7 @@ impl Candidate {
                 }
             }
             (_, Some(session)) => {
-                if home != site {
+                if home != site && !broken(Sabotage::AttachAnywhere) {
                     return Some(Refusal::new(
                         "attach-other-site",
                         format!("the volume's primary site is {home}, this is {site}"),
@@ -355,7 +371,10 @@ impl Candidate {
                     .map(|(report, at)| at.plus(Replica::with_drift(report.lease_left_us)))
                     .max()
                     .unwrap_or(now);
-                let (epoch, found) = (*epoch, self.newest(replica).clone());
+                let (epoch, mut found) = (*epoch, self.newest(replica).clone());
+                if broken(Sabotage::PendingIgnored) {
+                    found.earlier.clear();
+                }
                 let acked = promises.values().map(|(report, _)| report.acked.min(*goal)).max().unwrap_or_default();
                 Verdict::Won(Box::new(Won { epoch, found, old_lease_until, acked }))
             }
@@ -370,7 +389,6 @@ impl Candidate {
         let Phase::Preparing { epoch, promises, .. } = &mut self.phase else { return Ok(()) };
         let epoch = *epoch;
         let promises = std::mem::take(promises);
-        let standing = |report: &Report| (report.history.last_epoch(), report.durable);
         let donor = promises
             .iter()
             .filter(|(id, (r, _))| r.whole && config.all_terms().any(|t| t.in_sync(**id, r.incarnation)))
@@ -417,7 +435,7 @@ impl Candidate {
     /// records that any replica of this site has. Attached anew, the filesystem knows that its cache was lost.
     fn refuse_lost_completions(&self, config: &Configuration, promises: &Answers, donor: MemberId) -> Option<Refusal> {
         let taken_back = matches!(self.why, Promotion::Restart { .. });
-        if !taken_back || config.volume.durability == Durability::Write {
+        if !taken_back || config.volume.durability == Durability::Write || broken(Sabotage::RestartWithLoss) {
             return None;
         }
         let kept = &promises.get(&donor)?.0;

@@ -4,6 +4,7 @@
 use crate::api::{Change, CommandId, Refusal};
 use crate::ids::{Epoch, Incarnation, MemberId};
 use crate::register::{Configuration, MemberKind, SyncMember, Terms, Vote};
+use crate::sabotage::{Sabotage, broken};
 
 /// A register write on its way.
 #[derive(Debug)]
@@ -36,6 +37,9 @@ pub fn adopt(found: &Configuration, epoch: Epoch, site: &str) -> Configuration {
     next.current.primary_site = site.to_string();
     next.earlier = found.all_terms().filter(|t| **t != next.current).cloned().collect();
     next.earlier.dedup();
+    if broken(Sabotage::OldSiteForgotten) {
+        next.earlier.retain(|t| *t != found.current);
+    }
     next
 }
 
@@ -144,7 +148,8 @@ pub fn drop_earlier(config: &Configuration) -> Configuration {
 }
 
 fn keep_earlier(under: &[Terms], next: &mut Configuration) {
-    next.earlier = under.iter().filter(|t| **t != next.current).cloned().collect();
+    let kept = |t: &&Terms| **t != next.current && !broken(Sabotage::EarlierNotKept);
+    next.earlier = under.iter().filter(kept).cloned().collect();
 }
 
 fn require(config: &Configuration, member: MemberId) -> Result<(), Refusal> {

@@ -27,6 +27,7 @@ pub mod register;
 pub mod replica;
 #[cfg(test)]
 mod replica_tests;
+pub mod sabotage;
 mod status;
 pub mod tail;
 pub mod volume;

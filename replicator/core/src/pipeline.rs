@@ -11,6 +11,7 @@ use crate::ids::{BLOCK_BYTES, Seq};
 use crate::limits::{UNACKED_BYTES_MAX, UNAPPLIED_BYTES_MAX, WAITING_REQUESTS_MAX};
 use crate::overlay::{Content, Overlay};
 use crate::record::{Kind, Origin, RECORD_PAYLOAD_MAX, RECORD_RANGE_MAX};
+use crate::sabotage::{Sabotage, broken};
 
 /// A record to be made of a request.
 #[derive(Debug)]
@@ -150,7 +151,9 @@ impl Pipeline {
     fn start_read(&mut self, id: RequestId, offset: u64, length: u32, reached: Reached, fx: &mut Effects) {
         match self.overlay.newest(offset, u64::from(length)) {
             // An un-acked write must not be seen before it is irrevocable (P5).
-            Some(newest) if newest > reached.completed => self.parked.push((newest, id, offset, length)),
+            Some(newest) if newest > reached.completed && !broken(Sabotage::UnackedRead) => {
+                self.parked.push((newest, id, offset, length))
+            }
             _ => {
                 let hits = self.overlay.hits(offset, u64::from(length));
                 self.reading.insert(id, (offset, length));
@@ -184,7 +187,8 @@ impl Pipeline {
             self.completed = done.seq;
             fx.push(Effect::Complete { id: done.id, outcome: Outcome::Done });
         }
-        while self.flushes.front().is_some_and(|(_, upto)| *upto <= reached.acked) {
+        let flushed = if broken(Sabotage::FlushBeforeQuorum) { reached.completed } else { reached.acked };
+        while self.flushes.front().is_some_and(|(_, upto)| *upto <= flushed) {
             let (id, _) = self.flushes.pop_front().expect("looked at");
             fx.push(Effect::Complete { id, outcome: Outcome::Done });
         }
@@ -220,7 +224,7 @@ impl Pipeline {
     pub fn fence(&mut self, reason: &str, fx: &mut Effects) {
         self.unacked_bytes = 0;
         let mut ids: Vec<RequestId> = self.waiting.drain(..).map(|r| r.id).collect();
-        ids.extend(self.in_flight.drain(..).map(|f| f.id));
+        ids.extend(self.in_flight.drain(..).map(|f| f.id).filter(|_| !broken(Sabotage::RequestsDropped)));
         ids.extend(self.flushes.drain(..).map(|f| f.0));
         ids.extend(self.parked.drain(..).map(|p| p.1));
         ids.extend(std::mem::take(&mut self.reading).into_keys());

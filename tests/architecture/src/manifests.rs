@@ -16,6 +16,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
 ];
 /// Beside ours, all that the core may depend on. More would be a way for the world to come in.
 const CORE_LIBRARIES: &[&str] = &["blake3", "bytes", "crc32fast", "thiserror"];
+/// The one place where the core is built so that it can be broken.
+const SABOTAGE: &str = "tests/sabotage/";
 const SECTIONS: &[&str] = &["dependencies", "dev-dependencies", "build-dependencies"];
 
 pub fn complaints(source: &Source) -> Vec<String> {
@@ -34,12 +36,29 @@ pub fn complaints(source: &Source) -> Vec<String> {
         let entries = table.get(*section).and_then(Value::as_table);
         found.extend(entries.into_iter().flatten().filter_map(|(name, wanted)| {
             let shared = wanted.get("workspace").and_then(Value::as_bool) == Some(true);
+            // Under another name than the workspace's: the same sources over another core.
+            let stand_in = source.path.starts_with(SABOTAGE) && wanted.get("path").is_some();
             let said = format!("{}: {section}.{name} must take its version from the workspace", source.path);
-            (!shared).then_some(said)
+            (!shared && !stand_in).then_some(said)
         }));
     }
     found.extend(direction(&source.path, &table));
     found
+}
+
+/// Nothing that ships can be built with, or over, a core that can be broken: no other manifest knows of it, but for the
+/// list of members and the list of features that the compiler is told of.
+pub fn sabotage(source: &Source) -> Vec<String> {
+    if source.file_name() != "Cargo.toml" || source.path.starts_with(SABOTAGE) {
+        return Vec::new();
+    }
+    let may = |line: &str| {
+        let listed = line.starts_with("\"tests/sabotage") || line.starts_with("unexpected_cfgs");
+        source.path == "Cargo.toml" && listed
+    };
+    let lines = source.text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    let naming = lines.filter(|line| line.contains("sabotage") && !may(line));
+    naming.map(|line| format!("{}: only {SABOTAGE} may name the sabotage suite: {line}", source.path)).collect()
 }
 
 fn pinned(path: &str, name: &str, wanted: &Value) -> Option<String> {
@@ -100,6 +119,16 @@ mod tests {
         assert_eq!(with("farshore-core", "tokio"), 1);
         assert_eq!(with("farshore-csi-driver", "farshore-replicator"), 1);
         assert_eq!(with("farshore-replicator", "farshore-core"), 0);
+    }
+
+    #[test]
+    fn a_core_that_can_be_broken_stays_where_it_is() {
+        let said = |path: &str, text: &str| sabotage(&Source::new(path, text)).len();
+        assert_eq!(said("replicator/Cargo.toml", "farshore-core = { workspace = true, features = [\"sabotage\"] }"), 1);
+        assert_eq!(said("Cargo.toml", "farshore-core = { package = \"farshore-core-sabotage\", path = \"x\" }"), 1);
+        assert_eq!(said("replicator/core/Cargo.toml", "[features]\nsabotage = []"), 1);
+        assert_eq!(said("tests/sabotage/core/Cargo.toml", "[features]\nsabotage = []"), 0);
+        assert_eq!(said("Cargo.toml", "  \"tests/sabotage/core\",\n# sabotage\nunexpected_cfgs = \"sabotage\""), 0);
     }
 
     #[test]

@@ -26,6 +26,11 @@ fn packages_are_pinned_and_know_only_whom_they_may() {
 }
 
 #[test]
+fn nothing_that_ships_can_be_broken_on_purpose() {
+    hold(manifests::sabotage);
+}
+
+#[test]
 fn unsafe_is_where_it_may_be_and_says_why() {
     hold(|source| unsafety::complaints(source, unsafety::ALLOWED));
     let stale = unsafety::stale(&sources(), unsafety::ALLOWED);

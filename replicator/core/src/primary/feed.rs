@@ -9,6 +9,7 @@ use crate::peers::{Feed, Peer};
 use crate::record::Record;
 use crate::register::{ConfigVersion, MemberKind};
 use crate::replica::Replica;
+use crate::sabotage::{Sabotage, broken};
 
 impl Primary {
     pub(super) fn elect(&self, replica: &Replica, to: MemberId, fx: &mut Effects) {
@@ -115,7 +116,8 @@ impl Primary {
             return;
         }
         if let Some(peer) = self.peers.get_mut(&from).filter(|p| p.incarnation == Some(incarnation)) {
-            peer.acked(appended, durable, applied, echo.min(now), now);
+            let echo = if broken(Sabotage::LeaseFromReceipt) { now } else { echo.min(now) };
+            peer.acked(appended, durable, applied, echo, now);
         }
     }
 

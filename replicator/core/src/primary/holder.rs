@@ -13,8 +13,9 @@ use crate::message::{Body, Message};
 use crate::peers::{Feed, Peer};
 use crate::pipeline::{Draft, Pipeline, Reached};
 use crate::record::{Kind, Origin, Record};
-use crate::register::{Attachment, Configuration, Durability, MemberKind, OnQuorumLoss, Terms};
+use crate::register::{Attachment, Configuration, Durability, Member, MemberKind, OnQuorumLoss, SyncMember, Terms};
 use crate::replica::Replica;
+use crate::sabotage::{Sabotage, broken};
 
 #[derive(Debug)]
 pub(super) struct Device {
@@ -163,11 +164,20 @@ impl Primary {
 
     /// A peer counts under the incarnation that the terms name, once it follows our log.
     pub(super) fn counted(&self, member: MemberId, incarnation: Incarnation) -> Option<&Peer> {
-        self.peers.get(&member).filter(|p| p.incarnation == Some(incarnation))
+        self.peers.get(&member).filter(|p| p.incarnation == Some(incarnation) || broken(Sabotage::AmnesiacCounts))
     }
 
     pub(super) fn position(&self, terms: &Terms) -> Seq {
-        terms.quorum_value(|m| self.counted(m.member, m.incarnation).map(|p| p.durable)).unwrap_or(Seq::ZERO)
+        let witness = broken(Sabotage::WitnessCounted).then(|| self.position_with_a_witness()).flatten();
+        let durable = |m: &SyncMember| self.counted(m.member, m.incarnation).map(|p| p.durable);
+        terms.quorum_value(|m| durable(m).max(witness)).unwrap_or(Seq::ZERO)
+    }
+
+    /// Where a copy would stand that a witness stood in for: the suite's mistake, made nowhere else.
+    fn position_with_a_witness(&self) -> Option<Seq> {
+        let hears = |m: &Member| self.peers.get(&m.id).is_some_and(|p| p.incarnation.is_some());
+        let mut witnesses = self.config.members.iter().filter(|m| m.kind == MemberKind::Witness);
+        witnesses.any(hears).then(|| self.local_durable())
     }
 
     /// Until when reads may be served: acks younger than the lease form a data quorum under all terms in force.
@@ -182,8 +192,9 @@ impl Primary {
     }
 
     pub(super) fn reached(&self, now: Tick) -> Reached {
-        let lease_valid = self.lease_until().is_some_and(|until| now < until);
+        let lease_valid = self.lease_until().is_some_and(|until| now < until) || broken(Sabotage::LeaseOutlived);
         let completed = match self.config.volume.durability {
+            Durability::Write if broken(Sabotage::CompletedByOne) => self.local_durable().max(self.acked),
             Durability::Write => self.acked,
             Durability::Flush if lease_valid => self.local_durable().max(self.acked),
             Durability::Flush => self.acked,
@@ -208,7 +219,8 @@ impl Primary {
         // Nobody holds more of our epoch than we do, whatever he says.
         let position = self.in_force.iter().map(|t| self.position(t)).min().unwrap_or(Seq::ZERO).min(replica.end());
         // Records of earlier epochs count only through our own EpochStart (I9).
-        if position >= self.start && position > self.acked {
+        let ours = position >= self.start || broken(Sabotage::OldEpochsCounted);
+        if ours && position > self.acked {
             self.acked = position;
         }
         replica.lead(self.epoch, self.acked.max(self.acked_before), now, fx);
@@ -237,12 +249,9 @@ impl Primary {
     }
 
     pub(super) fn try_open(&mut self, replica: &Replica, now: Tick, fx: &mut Effects) {
-        if !self.opened
-            && self.settled
-            && self.acked >= self.start
-            && now >= self.old_lease_until
-            && replica.applied >= self.start
-        {
+        let begun = (self.acked >= self.start && replica.applied >= self.start) || broken(Sabotage::ServeBeforeStart);
+        let alone = now >= self.old_lease_until || broken(Sabotage::OldLeaseIgnored);
+        if !self.opened && self.settled && begun && alone {
             self.opened = true;
             let text = format!("epoch {} is ours from seq {} on", self.epoch, self.start);
             fx.push(Effect::Edge { rule: "epoch-open", text });
@@ -282,6 +291,7 @@ impl Primary {
         match event {
             Event::Io(request) => self.pipeline.submit(request, self.config.volume.size_bytes, fx),
             Event::ReadDone { id, result } => self.read_done(id, result, now, fx),
+            Event::Applied { .. } if broken(Sabotage::OverlayForgotten) => self.pipeline.on_applied(self.acked),
             Event::Applied { seq } => self.pipeline.on_applied(seq),
             _ => {}
         }

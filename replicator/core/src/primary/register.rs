@@ -11,6 +11,7 @@ use crate::limits::{COMMANDS_MAX, GROW_LAG_RECORDS_MAX};
 use crate::peers::Feed;
 use crate::register::{ConfigVersion, Configuration, MemberKind, Terms};
 use crate::replica::Replica;
+use crate::sabotage::{Sabotage, broken};
 
 impl Primary {
     pub(super) fn stored_by(&self, version: ConfigVersion) -> BTreeSet<MemberId> {
@@ -23,15 +24,17 @@ impl Primary {
         let on_control_quorum = self
             .config
             .all_terms()
+            .take(if broken(Sabotage::NewVotersAlone) { 1 } else { usize::MAX })
             .all(|t| t.control_quorum(|id, inc| stored.contains(&id) && self.counted(id, inc).is_some()));
-        if !on_control_quorum {
+        let found_will_do = pending.before.is_none() && broken(Sabotage::FoundNotRewritten);
+        if !on_control_quorum && !found_will_do {
             return;
         }
         match pending.stage {
             Stage::Joint => {
                 // Everything acked so far, and before the first ack everything adopted, under the new terms too.
                 let must = self.acked.max(self.start.prev());
-                if self.position(&self.config.current) < must {
+                if self.position(&self.config.current) < must && !broken(Sabotage::GrowWhileLagging) {
                     if let Some(pending) = &mut self.pending {
                         pending.stored = true;
                     }
@@ -82,6 +85,9 @@ impl Primary {
             if !self.in_force.contains(terms) {
                 self.in_force.push(terms.clone());
             }
+        }
+        if broken(Sabotage::ShrinkEarly) {
+            self.in_force = vec![self.config.current.clone()];
         }
         let (under, before, carried) = match replaced {
             Some(p) => (p.under, p.before, p.commands),

@@ -10,6 +10,7 @@ use crate::limits::DRIFT_DIVISOR;
 use crate::message::{Body, Message, Report};
 use crate::record::Record;
 use crate::register::ConfigVersion;
+use crate::sabotage::{Sabotage, broken};
 use crate::tail::Tail;
 
 /// What recovery found: the durable blob, and where the readable log ends.
@@ -98,7 +99,7 @@ pub struct Replica {
 
 impl Replica {
     pub fn recover(volume: VolumeId, recovered: Recovered, now: Tick, fx: &mut Effects) -> Replica {
-        let Recovered { durable: d, last, epochs, floor, lost_upto, applied } = recovered;
+        let Recovered { durable: mut d, last, epochs, floor, lost_upto, applied } = recovered;
         let mut history = d.history.clone();
         if let Some((_, first)) = epochs.first() {
             history.truncate(first.prev());
@@ -108,6 +109,9 @@ impl Replica {
         }
         history.truncate(last.seq);
         let acked = d.acked.min(last.seq).max(applied);
+        if broken(Sabotage::PromiseForgotten) {
+            d.promised = history.last_epoch();
+        }
         let lease_us = d.config.volume.lease_us;
         let ever_led = d.promised > Epoch::ZERO;
         let mut replica = Replica {
@@ -124,7 +128,7 @@ impl Replica {
             reorder_bytes: 0,
             undurable_bytes: 0,
             // A restart has forgotten what was owed: owe a full lease.
-            owed_until: if ever_led { now.plus(lease_us) } else { now },
+            owed_until: if ever_led && !broken(Sabotage::OwedForgotten) { now.plus(lease_us) } else { now },
             owed_to: d.promised,
             rival: None,
             released: d.ended,
@@ -137,7 +141,7 @@ impl Replica {
             holed_under: d.promised,
             d,
         };
-        if let Some(lost) = lost_upto {
+        if let Some(lost) = lost_upto.filter(|_| !broken(Sabotage::CorruptAsAbsent)) {
             replica.d.holed = replica.d.holed.max(Some(lost));
             replica.batch.push(JournalOp::Truncate { after: last.seq });
             replica.persist_meta();
@@ -201,7 +205,7 @@ impl Replica {
             base: self.d.base,
             floor: self.floor,
             acked: self.acked,
-            whole: self.whole(),
+            whole: self.whole() || broken(Sabotage::GapCounts),
             lease_left_us: self.lease_owed_us(now),
             owed_to: self.owed_to,
         }

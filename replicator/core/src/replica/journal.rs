@@ -6,6 +6,7 @@ use crate::durable::LogBase;
 use crate::ids::{Seq, Tick};
 use crate::limits::JOURNAL_PORTION_BYTES;
 use crate::message::Body;
+use crate::sabotage::{Sabotage, broken};
 
 impl Replica {
     pub(super) fn persist_meta(&mut self) {
@@ -134,7 +135,7 @@ impl Replica {
                     let incarnation = self.d.incarnation;
                     self.send(to, Body::ConfigOk { epoch, incarnation, version }, fx);
                 }
-                Then::Elected { epoch } if epoch == self.d.promised => {
+                Then::Elected { epoch } if epoch == self.d.promised || broken(Sabotage::LowerEpochAccepted) => {
                     let (incarnation, durable, applied) = (self.d.incarnation, self.durable, self.applied);
                     if let Some(following) = self.following.as_mut().filter(|f| f.epoch == epoch) {
                         following.synced = true;
@@ -146,6 +147,7 @@ impl Replica {
                 Then::Promised { .. } | Then::ConfigStored { .. } | Then::Elected { .. } => {}
                 Then::Forked { lineage, to } if lineage == self.d.lineage => self.send(to, Body::ForkOk, fx),
                 Then::Forked { .. } => {}
+                Then::Based { .. } if broken(Sabotage::TrimEarly) => fx.push(Effect::Trim { checkpoint: self.applied }),
                 Then::Based { seq } => fx.push(Effect::Trim { checkpoint: seq }),
                 Then::Installing { seq } => fx.push(Effect::InstallImage { seq }),
                 Then::Ended { epoch, tell, command } => {
@@ -195,11 +197,12 @@ impl Replica {
         if !f.synced {
             return;
         }
+        let durable = if broken(Sabotage::AckBeforeSync) { self.end() } else { self.durable.min(self.end()) };
         let body = Body::Ack {
             epoch: f.epoch,
             incarnation: self.d.incarnation,
             appended: self.end(),
-            durable: self.durable.min(self.end()),
+            durable,
             applied: self.applied,
             echo: f.echo,
         };
@@ -207,7 +210,7 @@ impl Replica {
     }
 
     pub(super) fn maybe_apply(&mut self, fx: &mut Effects) {
-        let upto = self.acked.min(self.durable);
+        let upto = if broken(Sabotage::UnackedApplied) { self.durable } else { self.acked.min(self.durable) };
         if self.applying.is_none() && upto > self.applied && self.whole() {
             self.applying = Some(upto);
             fx.push(Effect::Apply { upto });

@@ -6,6 +6,7 @@ use crate::durable::{Installing, LogBase};
 use crate::history::History;
 use crate::ids::{Epoch, LineageId, MemberId, Tick};
 use crate::register::Configuration;
+use crate::sabotage::{Sabotage, broken};
 use crate::tail::Tail;
 
 impl Replica {
@@ -20,7 +21,9 @@ impl Replica {
     /// Durably ends an epoch that this node held; only then is the release sent to `tell`, and `command` answered.
     pub fn end_epoch(&mut self, epoch: Epoch, tell: Vec<MemberId>, command: CommandId) {
         self.d.ended = self.d.ended.max(epoch);
-        self.persist_meta();
+        if !broken(Sabotage::ReleaseUnsynced) {
+            self.persist_meta();
+        }
         self.once_durable(Then::Ended { epoch, tell, command });
     }
 
@@ -83,7 +86,8 @@ impl Replica {
         if self.d.installing.is_some() {
             return;
         }
-        if base.seq <= self.end().max(self.applied) || self.failed.is_some() {
+        let late = base.seq <= self.end().max(self.applied) && !broken(Sabotage::LateShipmentInstalled);
+        if late || self.failed.is_some() {
             fx.push(Effect::DropImage);
             return;
         }
@@ -94,7 +98,9 @@ impl Replica {
         self.following = None;
         let seq = base.seq;
         self.d.installing = Some(Installing { base, history });
-        self.persist_meta();
+        if !broken(Sabotage::InstallUnmarked) {
+            self.persist_meta();
+        }
         self.once_durable(Then::Installing { seq });
     }
 

@@ -6,6 +6,7 @@ use crate::ids::{Epoch, MemberId, Seq, Tick};
 use crate::limits::{REORDER_BYTES_MAX, UNDURABLE_BYTES_MAX};
 use crate::message::Body;
 use crate::record::{Record, RecordHash};
+use crate::sabotage::{Sabotage, broken};
 
 impl Replica {
     pub fn on_append(
@@ -16,7 +17,8 @@ impl Replica {
         now: Tick,
         fx: &mut Effects,
     ) {
-        if self.failed.is_some() || self.refuse_lower(epoch, from, fx) {
+        let followed = broken(Sabotage::AckAfterPromise) && self.following.as_ref().is_some_and(|f| f.epoch == epoch);
+        if self.failed.is_some() || (!followed && self.refuse_lower(epoch, from, fx)) {
             return;
         }
         let Some(f) = self.following.as_mut().filter(|f| f.epoch == epoch && f.leader == from) else {
@@ -25,7 +27,9 @@ impl Replica {
         };
         f.leader_acked = f.leader_acked.max(acked);
         f.echo = f.echo.max(sent);
-        self.owe(epoch, now);
+        if !broken(Sabotage::LeaseNotRenewed) {
+            self.owe(epoch, now);
+        }
         self.learn_acked();
         self.maybe_apply(fx);
         let heartbeat = records.is_empty();

@@ -6,6 +6,7 @@ use crate::history::History;
 use crate::ids::{Epoch, MemberId, Seq, Tick};
 use crate::message::Body;
 use crate::register::Configuration;
+use crate::sabotage::{Sabotage, asserts_off, broken};
 
 impl Replica {
     /// Renews what is owed to the epoch's holder: every message accepted from it does.
@@ -15,7 +16,7 @@ impl Replica {
     }
 
     pub(super) fn refuse_lower(&self, epoch: Epoch, from: MemberId, fx: &mut Effects) -> bool {
-        if epoch < self.d.promised {
+        if epoch < self.d.promised && !broken(Sabotage::LowerEpochAccepted) {
             self.send(from, Body::Reject { asked: epoch, promised: self.d.promised }, fx);
             return true;
         }
@@ -26,6 +27,9 @@ impl Replica {
     pub(super) fn raise(&mut self, epoch: Epoch, fx: &mut Effects) {
         if epoch > self.d.promised {
             self.d.promised = epoch;
+            if broken(Sabotage::AckAfterPromise) {
+                return;
+            }
             self.following = None;
             self.reorder.clear();
             self.reorder_bytes = 0;
@@ -58,7 +62,9 @@ impl Replica {
         }
         if epoch > self.d.promised {
             self.raise(epoch, fx);
-            self.persist_meta();
+            if !broken(Sabotage::PromiseUnsynced) {
+                self.persist_meta();
+            }
         }
         self.once_durable(Then::Promised { epoch, to: from });
     }
@@ -96,7 +102,7 @@ impl Replica {
         let (history, end) = leader_log;
         // Once our log has records of this epoch it is a beginning of its holder's, who only appends. The Elect may be
         // a late copy from before we got them: what it does not know of is not cut.
-        let ours = epoch > Epoch::ZERO && self.history.last_epoch() == epoch;
+        let ours = epoch > Epoch::ZERO && self.history.last_epoch() == epoch && !broken(Sabotage::LateElectCuts);
         let common = if ours { self.end() } else { self.history.common_point(self.end(), history, end) };
         if common < self.applied || common < self.acked {
             let text = format!(
@@ -122,7 +128,7 @@ impl Replica {
 
     /// Cuts the log above `to`. Never at or below what was applied (I13).
     pub fn truncate(&mut self, to: Seq) {
-        assert!(to >= self.applied, "I13: truncation to {to} below applied {}", self.applied);
+        assert!(to >= self.applied || asserts_off(), "I13: truncation to {to} below applied {}", self.applied);
         self.tail.truncate(to);
         if to == self.d.base.seq {
             self.tail.know(to, self.d.base.hash);

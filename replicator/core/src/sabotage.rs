@@ -1,0 +1,145 @@
+//! Named ways to break the protocol, for the suite that shows that the simulator's checkers would notice.
+//!
+//! Each is one decision of this crate, taken wrongly. In this package [`broken`] is a constant `false`, of which the
+//! compiler leaves nothing. The suite builds a package of its own from these same sources, and that one alone has the
+//! feature `sabotage`: no package that ships can turn it on.
+
+/// What may be broken. Said is what is done instead of the right thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sabotage {
+    // Promises.
+    /// A restart forgets what was promised.
+    PromiseForgotten,
+    /// A promise is answered before it is durable.
+    PromiseUnsynced,
+    /// Whom one followed is followed on, with acks, after a higher epoch was promised.
+    AckAfterPromise,
+    /// An epoch below the promised one is accepted.
+    LowerEpochAccepted,
+    /// An epoch is its number alone: two attempts may have the same.
+    EpochByNumber,
+
+    // Winning an epoch.
+    /// The longest log is adopted.
+    DonorByLength,
+    /// The log of whoever heard of the highest epoch is adopted, though it has no record of it.
+    DonorByHeardEpoch,
+    /// A majority of votes suffices, whatever the silent may have acknowledged.
+    RecoverySkipped,
+    /// Of the configuration found only the newest terms count, not those that a change has still to leave.
+    PendingIgnored,
+    /// A member counts whatever life of its disk answers.
+    AmnesiacCounts,
+    /// A replica whose log has a gap counts like a whole one.
+    GapCounts,
+    /// Records that cannot be read are taken for records that never were.
+    CorruptAsAbsent,
+    /// The configuration found is in effect before it is written anew.
+    FoundNotRewritten,
+
+    // Opening, reads and leases.
+    /// The epoch opens before its first record is acknowledged and shown.
+    ServeBeforeStart,
+    /// Records of earlier epochs are acknowledged by counting copies.
+    OldEpochsCounted,
+    /// The successor does not wait for the lease of the last holder.
+    OldLeaseIgnored,
+    /// The holder serves reads after its lease.
+    LeaseOutlived,
+    /// The lease counts from the receipt of an answer, not from the sending of what it answers.
+    LeaseFromReceipt,
+    /// A voter owes a lease from the holder's first message alone, not from every one.
+    LeaseNotRenewed,
+    /// A restarted voter owes no lease.
+    OwedForgotten,
+    /// Reads show what is not acknowledged.
+    UnackedRead,
+    /// Memory lets go of bytes that the store does not show yet.
+    OverlayForgotten,
+
+    // Acknowledging.
+    /// A replica acknowledges what it has appended, synced or not.
+    AckBeforeSync,
+    /// A write completes as soon as one replica of the primary's site has it.
+    CompletedByOne,
+    /// The requests that wait when an epoch is lost are never answered.
+    RequestsDropped,
+    /// A flush completes when the writes before it have.
+    FlushBeforeQuorum,
+    /// A witness counts for an acknowledgement.
+    WitnessCounted,
+    /// The store gets what is durable here, acknowledged or not.
+    UnackedApplied,
+
+    // Changing the configuration.
+    /// New terms hold as soon as they are proposed.
+    ShrinkEarly,
+    /// New terms take effect before their members have what was acknowledged.
+    GrowWhileLagging,
+    /// A register value does not hold the terms that it replaces.
+    EarlierNotKept,
+    /// The new voters alone decide that there are new voters.
+    NewVotersAlone,
+    /// The site that was primary before is forgotten when another takes over.
+    OldSiteForgotten,
+
+    // Logs and images.
+    /// The journal is told to forget what the store has not made durable.
+    TrimEarly,
+    /// A shipment that arrives late replaces a log that has gone on.
+    LateShipmentInstalled,
+    /// An image is shown before the mark is durable that says so.
+    InstallUnmarked,
+    /// A late copy of an Elect cuts records of its own epoch.
+    LateElectCuts,
+
+    // Attaching and handing over.
+    /// A volume is attached in another site than the one that was promoted.
+    AttachAnywhere,
+    /// A restarted daemon takes its device back though another session was named since.
+    RestartUnnamed,
+    /// A restarted daemon takes its device back though completed writes are gone.
+    RestartWithLoss,
+    /// The release leaves before the end of the epoch is durable.
+    ReleaseUnsynced,
+}
+
+/// Is this decision to be taken wrongly? Never, in whatever ships.
+#[cfg(not(feature = "sabotage"))]
+#[inline(always)]
+pub const fn broken(_: Sabotage) -> bool {
+    false
+}
+
+/// Do the core's own asserts hold their tongue? The suite wants to know what the outside would see.
+#[cfg(not(feature = "sabotage"))]
+#[inline(always)]
+pub const fn asserts_off() -> bool {
+    false
+}
+
+#[cfg(feature = "sabotage")]
+pub use self::chosen::{asserts_off, broken, choose};
+
+#[cfg(feature = "sabotage")]
+mod chosen {
+    use super::Sabotage;
+    use std::cell::Cell;
+
+    thread_local! {
+        static CHOSEN: Cell<Option<Sabotage>> = const { Cell::new(None) };
+    }
+
+    /// Breaks this, and nothing else, on this thread from now on.
+    pub fn choose(sabotage: Option<Sabotage>) {
+        CHOSEN.set(sabotage);
+    }
+
+    pub fn broken(sabotage: Sabotage) -> bool {
+        CHOSEN.get() == Some(sabotage)
+    }
+
+    pub fn asserts_off() -> bool {
+        CHOSEN.get().is_some()
+    }
+}

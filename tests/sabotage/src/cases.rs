@@ -1,0 +1,70 @@
+//! The list: what is broken, and the stories in which it is looked for first.
+
+use farshore_core::sabotage::Sabotage;
+
+pub struct Case {
+    pub sabotage: Sabotage,
+    pub stories: &'static [&'static str],
+}
+
+const fn case(sabotage: Sabotage, stories: &'static [&'static str]) -> Case {
+    Case { sabotage, stories }
+}
+
+use Sabotage::*;
+
+pub const CASES: &[Case] = &[
+    case(PromiseForgotten, &["between", "duel"]),
+    case(PromiseUnsynced, &["between", "duel"]),
+    case(AckAfterPromise, &["duel", "between"]),
+    case(LowerEpochAccepted, &["between", "relay"]),
+    case(EpochByNumber, &["duel"]),
+    case(DonorByLength, &["long-tail", "relay"]),
+    case(DonorByHeardEpoch, &["hearsay", "relay"]),
+    case(RecoverySkipped, &["shrink"]),
+    case(PendingIgnored, &["grow"]),
+    case(AmnesiacCounts, &["amnesia"]),
+    case(GapCounts, &["amnesia"]),
+    case(CorruptAsAbsent, &["amnesia"]),
+    case(FoundNotRewritten, &["stuck"]),
+    case(ServeBeforeStart, &["slow-store", "handover"]),
+    case(OldEpochsCounted, &["figure-eight", "relay"]),
+    case(OldLeaseIgnored, &["split"]),
+    case(LeaseOutlived, &["split", "sleep"]),
+    case(LeaseFromReceipt, &["sleep"]),
+    case(LeaseNotRenewed, &["split"]),
+    case(OwedForgotten, &["split"]),
+    case(UnackedRead, &["split", "relay"]),
+    case(OverlayForgotten, &["slow-store", "handover"]),
+    case(AckBeforeSync, &["blackout", "duel"]),
+    case(CompletedByOne, &["split", "relay"]),
+    case(RequestsDropped, &["relay", "split"]),
+    case(FlushBeforeQuorum, &["split"]),
+    case(WitnessCounted, &["witness"]),
+    case(UnackedApplied, &["split", "relay"]),
+    case(ShrinkEarly, &["shrink"]),
+    case(GrowWhileLagging, &["grow"]),
+    case(EarlierNotKept, &["grow", "shrink"]),
+    case(NewVotersAlone, &["heavy-joiner"]),
+    case(OldSiteForgotten, &["move"]),
+    case(TrimEarly, &["blackout", "duel"]),
+    case(LateShipmentInstalled, &["late-shipment"]),
+    case(InstallUnmarked, &["resync"]),
+    case(LateElectCuts, &["echo"]),
+    case(AttachAnywhere, &["handover"]),
+    case(RestartUnnamed, &["farewell", "handover"]),
+    case(RestartWithLoss, &["neighbour"]),
+    case(ReleaseUnsynced, &["farewell", "handover"]),
+];
+
+/// `PromiseForgotten` is called `promise-forgotten`.
+pub fn name(sabotage: Sabotage) -> String {
+    let mut name = String::new();
+    for c in format!("{sabotage:?}").chars() {
+        if c.is_uppercase() && !name.is_empty() {
+            name.push('-');
+        }
+        name.push(c.to_ascii_lowercase());
+    }
+    name
+}
