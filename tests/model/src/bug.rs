@@ -29,6 +29,7 @@ bugs! {
     ShrinkEarly "shrink-early" "a change is acked under before the control quorum has it"
     GrowOldSet "grow-old-set" "after the sync set has grown, the old set alone still acknowledges"
     ChangeUncopied "change-uncopied" "a change takes effect before what was acked is on its data quorum"
+    SiteForgotten "site-forgotten" "the value that an epoch writes first keeps no terms of the old primary's site"
     NewMajorityOnly "new-majority-only" "a voter change takes effect by a majority of the new votes alone"
     PendingIgnored "pending-ignored" "a candidate asks only the newest terms, not the earlier ones that a pending change keeps"
     DropEarlier "drop-earlier" "a replacing change does not keep the earlier terms"

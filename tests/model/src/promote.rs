@@ -100,7 +100,7 @@ impl Model {
         self.take_over(&mut next, epoch, log, with);
         let a = next.attempt_mut(epoch);
         let current = self.at_site(found.current, a.node);
-        let earlier = found.all();
+        let earlier = if self.is(Bug::SiteForgotten) { found.earlier } else { found.all() };
         (a.found, a.k) = (version, 1);
         a.values[0] = Value { current, earlier: earlier.without(current) };
         if self.is(Bug::FoundTrusted) {

@@ -73,6 +73,7 @@ pub const SEARCHES: &[Search] = &[
     larger("majority-3", "lease, 3 epochs", Bounds { epochs: 3, writes: 0, leases: true, ..B }),
     larger("majority-3", "two forces", Bounds { epochs: 3, forces: 2, forced: 0b11, ..B }),
     larger("nearest-remote-weighted", "promote, 3 epochs", Bounds { epochs: 3, ..B }),
+    larger("nearest-remote-weighted", "promote, steps split, 3 epochs", Bounds { epochs: 3, split: true, ..B }),
     larger("pair-witness", "wipe and shrink", Bounds { changes: 1, wipes: 1, menu: 0b110, ..B }),
     larger("pair-witness", "change, 3 epochs", Bounds { epochs: 3, changes: 1, menu: 0b110, ..B }),
     larger("pair-witness", "change and back, steps split", Bounds { changes: 2, menu: 0b111, split: true, ..B }),
@@ -103,6 +104,7 @@ impl Bug {
         let (layout, bounds) = match self {
             Bug::ServeEarly | Bug::DonorByHistory | Bug::EpochByNumber | Bug::LateElectCuts => ("majority-3", three),
             Bug::LongestLog => ("majority-3", Bounds { writes: 2, ..three }),
+            Bug::SiteForgotten => ("nearest-remote-weighted", Bounds { split: true, ..three }),
             Bug::OwnSite => ("nearest-remote-weighted", B),
             Bug::VotesSuffice | Bug::ShrinkEarly | Bug::ConfigAfterPromise => {
                 ("pair-witness", Bounds { changes: 1, menu: 0b110, ..B })
