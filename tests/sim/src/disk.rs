@@ -1,19 +1,26 @@
-//! One node's disk: a journal of which a prefix is durable, and a store that falls back at a crash.
+//! One node's disk: a journal in sectors, and a store that falls back at a crash.
 //!
-//! The journal survives a crash up to a random operation at or after its last sync; a torn last one counts as absent.
-//! The store survives as of its last checkpoint, or of some record applied since. Not here: latencies (world).
+//! The store is a table of who wrote each block last; it survives as of its last checkpoint, or of some record applied
+//! since. Not here: the journal's bytes (medium), latencies (effects, store).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use farshore_core::api::{JournalOp, Token};
 use farshore_core::durable::{Durable, LogBase};
-use farshore_core::ids::{BLOCK_BYTES, Epoch, Seq};
+use farshore_core::ids::{BLOCK_BYTES, Seq};
+use farshore_core::journal::found::{RecoveredVolume, plan};
+use farshore_core::journal::recovery::Rule;
 use farshore_core::record::{Kind, Record};
+use farshore_core::register::MemberKind;
 use farshore_core::replica::Recovered;
 
 use crate::dice::Dice;
+use crate::journal::{Asker, Journal};
 use crate::layout::VOLUME_BLOCKS;
+use crate::neighbour::NEIGHBOUR;
+use crate::opening::{self, Shape, Unopened};
+use crate::world::VOLUME;
 
 /// Who wrote a block last: the request's id (0 = never written), and the record's place in the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,134 +71,6 @@ impl Image {
     }
 }
 
-#[derive(Debug, Default)]
-pub struct Journal {
-    ops: Vec<JournalOp>,
-    durable: usize,
-    syncing: Option<usize>,
-    tokens: VecDeque<(Token, usize)>,
-    /// The log as the ops leave it, from `floor` on.
-    log: BTreeMap<Seq, Record>,
-    floor: Seq,
-    checkpoint: Seq,
-}
-
-impl Journal {
-    fn starting_with(durable: &Durable) -> Journal {
-        Journal {
-            ops: vec![JournalOp::Meta(durable.encode())],
-            durable: 1,
-            floor: durable.base.seq.next(),
-            checkpoint: durable.base.seq,
-            ..Journal::default()
-        }
-    }
-
-    pub fn append(&mut self, token: Token, ops: Vec<JournalOp>) {
-        for op in ops {
-            replay(&mut self.log, &op);
-            self.ops.push(op);
-        }
-        self.tokens.push_back((token, self.ops.len()));
-    }
-
-    /// Starts a sync of everything appended. False when one is running or nothing waits.
-    pub fn begin_sync(&mut self) -> bool {
-        if self.syncing.is_some() || self.durable == self.ops.len() {
-            return false;
-        }
-        self.syncing = Some(self.ops.len());
-        true
-    }
-
-    /// The running sync is over: the tokens it covers.
-    pub fn end_sync(&mut self) -> Vec<Token> {
-        let mut done = Vec::new();
-        let Some(end) = self.syncing.take() else { return done };
-        self.durable = end;
-        while self.tokens.front().is_some_and(|(_, end)| *end <= self.durable) {
-            done.extend(self.tokens.pop_front().map(|(token, _)| token));
-        }
-        done
-    }
-
-    pub fn record(&self, seq: Seq) -> Option<&Record> {
-        self.log.get(&seq)
-    }
-
-    fn first(&self) -> Seq {
-        self.log.keys().next().copied().unwrap_or_else(|| self.floor.max(self.checkpoint.next()))
-    }
-
-    /// Records from `from` on, at least one if there is any, and the first seq that can be read.
-    pub fn read(&self, from: Seq, max_bytes: usize) -> (Seq, Vec<Record>) {
-        let mut records: Vec<Record> = Vec::new();
-        let mut bytes = 0;
-        let mut next = from;
-        for record in self.log.range(from..).map(|(_, r)| r) {
-            bytes += record.encoded_len();
-            if record.seq != next || (bytes > max_bytes && !records.is_empty()) {
-                break;
-            }
-            next = next.next();
-            records.push(record.clone());
-        }
-        (self.first(), records)
-    }
-
-    /// Records at or below `checkpoint` may go; all but the newest `keep` of them do.
-    pub fn trim(&mut self, checkpoint: Seq, keep: u64) {
-        self.checkpoint = self.checkpoint.max(checkpoint);
-        let floor = Seq((self.checkpoint.0 + 1).saturating_sub(keep));
-        if floor > self.floor {
-            self.floor = floor;
-            self.log = self.log.split_off(&floor);
-        }
-    }
-
-    fn crash(&mut self, dice: &mut Dice) {
-        let keep = dice.range(self.durable as u64, self.ops.len() as u64) as usize;
-        let lost = self.ops.split_off(keep);
-        // State may have passed records that waited for space.
-        let restarts = lost.iter().any(|op| matches!(op, JournalOp::Restart { .. }));
-        if !restarts && dice.chance(300) {
-            let blobs: Vec<&JournalOp> = lost.iter().filter(|op| matches!(op, JournalOp::Meta(_))).collect();
-            self.ops.extend(dice.pick(&blobs).cloned());
-        }
-        let keep = self.ops.len();
-        // Recovery rewrites and syncs the tail before it reports a durable seq.
-        self.durable = keep;
-        self.syncing = None;
-        self.tokens.clear();
-        self.log.clear();
-        for op in &self.ops {
-            replay(&mut self.log, op);
-        }
-        self.log = self.log.split_off(&self.floor);
-    }
-
-    pub fn durable_blob(&self) -> Durable {
-        let blob = self.ops.iter().rev().find_map(|op| match op {
-            JournalOp::Meta(blob) => Some(blob.clone()),
-            _ => None,
-        });
-        Durable::decode(blob.expect("a journal begins with a blob")).expect("our own blob decodes")
-    }
-}
-
-fn replay(log: &mut BTreeMap<Seq, Record>, op: &JournalOp) {
-    match op {
-        JournalOp::Record(record) => {
-            log.insert(record.seq, record.clone());
-        }
-        JournalOp::Truncate { after } => {
-            log.split_off(&after.next());
-        }
-        JournalOp::Restart { .. } => log.clear(),
-        JournalOp::Meta(_) => {}
-    }
-}
-
 /// A shipment that has arrived completely: the source's image, as changes since `since`.
 #[derive(Debug, Clone)]
 pub struct Staged {
@@ -199,32 +78,74 @@ pub struct Staged {
     pub image: Image,
 }
 
+/// What a crash did to the disk, for the tally.
+pub struct Crashed {
+    pub rule: Option<Rule>,
+    /// What had rotted by then.
+    pub rot: Option<&'static str>,
+    /// How often the power failed again while the journal was being opened.
+    pub cuts: u64,
+}
+
 pub struct Disk {
     pub journal: Journal,
+    shape: Shape,
+    /// A witness has no store.
+    stores: bool,
     pub now: Image,
     safe: Image,
     staged: BTreeMap<Seq, Staged>,
-    /// Durable records above the log's end can't be read any more: the last of them.
-    pub lost_upto: Option<Seq>,
+    /// What the last opening found; taken when the daemon starts.
+    recovered: Option<Recovered>,
+    /// What the other volume's log is by the last opening.
+    pub neighbour: Option<RecoveredVolume>,
+    /// Why it can't be used any more: it must be replaced.
+    pub broken: Option<String>,
+    /// Something that was durable has rotted, and the replica has not come back since.
+    pub damaged: bool,
+    /// The newest state that was read from it.
+    known: Durable,
+    /// Tags of zeroing records that this life appended: what was asked for is not in their bytes.
+    pub zeroes: BTreeMap<Seq, u64>,
 }
 
 impl Disk {
-    pub fn fresh(durable: &Durable) -> Disk {
+    pub fn fresh(durable: &Durable, shape: Shape, dice: &mut Dice) -> Disk {
+        let mut journal = opening::create(shape, dice.u128(), dice);
+        journal.append(VOLUME, vec![JournalOp::Meta(durable.encode())], Asker::Core(Token(0)));
+        while journal.begin() {
+            journal.landed();
+        }
+        let (last, epochs) = (LogBase::default(), Vec::new());
+        let recovered =
+            Recovered { durable: durable.clone(), last, epochs, floor: Seq(1), lost_upto: None, applied: Seq::ZERO };
         Disk {
-            journal: Journal::starting_with(durable),
+            journal,
+            shape,
+            stores: durable.config.member(durable.me).is_none_or(|m| m.kind != MemberKind::Witness),
             now: Image::empty(),
             safe: Image::empty(),
             staged: BTreeMap::new(),
-            lost_upto: None,
+            recovered: Some(recovered),
+            neighbour: None,
+            broken: None,
+            damaged: false,
+            known: durable.clone(),
+            zeroes: BTreeMap::new(),
         }
     }
 
+    /// The state of the replica as far as it is durable.
+    pub fn durable_blob(&self) -> Durable {
+        let meta = self.journal.log.volumes.get(&VOLUME).and_then(|log| log.meta.clone());
+        meta.and_then(|meta| Durable::decode(meta).ok()).unwrap_or_else(|| self.known.clone())
+    }
+
+    /// Applies as much of the log up to `upto` as can be read.
     pub fn apply(&mut self, upto: Seq) -> Vec<Record> {
         let mut applied = Vec::new();
         while self.now.base.seq < upto {
-            let seq = self.now.base.seq.next();
-            let record = self.journal.record(seq).cloned();
-            let record = record.unwrap_or_else(|| panic!("the journal dropped record {seq} before it was applied"));
+            let Some(record) = self.journal.record(VOLUME, self.now.base.seq.next()) else { break };
             self.now.apply(&record);
             applied.push(record);
         }
@@ -247,11 +168,12 @@ impl Disk {
         true
     }
 
-    pub fn install(&mut self, seq: Seq) {
+    /// False if the staged image is gone.
+    pub fn install(&mut self, seq: Seq) -> bool {
         if self.now.base.seq >= seq {
-            return;
+            return true;
         }
-        let staged = self.staged.get(&seq).expect("an image is staged before it is installed");
+        let Some(staged) = self.staged.get(&seq) else { return false };
         for (mine, theirs) in self.now.cells.iter_mut().zip(&staged.image.cells) {
             if theirs.seq > staged.since {
                 *mine = *theirs;
@@ -260,55 +182,82 @@ impl Disk {
         self.now.base = staged.image.base;
         self.staged.clear();
         self.checkpoint();
-        self.journal.checkpoint = self.journal.checkpoint.max(seq);
-    }
-
-    /// Power is lost, or the process dies: what was not synced may be gone.
-    pub fn crash(&mut self, dice: &mut Dice) {
-        let reached = self.now.base.seq;
-        let before = std::mem::replace(&mut self.now, self.safe.clone());
-        self.now = self.safe.clone();
-        if dice.chance(300) {
-            // Not all of the store's cache was lost. The journal still has every record above the checkpoint.
-            let upto = dice.range(self.now.base.seq.0, reached.0);
-            self.apply(Seq(upto));
-            if upto == reached.0 {
-                assert_eq!(self.now, before, "redo from the checkpoint gives the same image");
-            }
-        }
-        self.journal.crash(dice);
-    }
-
-    /// A durable record above what the store shows has rotted: it and all after it can't be read. False when there
-    /// is none.
-    pub fn rot(&mut self, dice: &mut Dice) -> bool {
-        let Some((last, _)) = self.journal.log.last_key_value().map(|(s, r)| (*s, r.epoch)) else { return false };
-        if last <= self.now.base.seq {
-            return false;
-        }
-        let after = Seq(dice.range(self.now.base.seq.0, last.0 - 1));
-        let op = JournalOp::Truncate { after };
-        replay(&mut self.journal.log, &op);
-        self.journal.ops.push(op);
-        self.journal.durable = self.journal.ops.len();
-        self.lost_upto = Some(last);
         true
     }
 
-    /// What a daemon finds on this disk when it starts.
-    pub fn recovered(&self) -> Recovered {
-        let durable = self.journal.durable_blob();
-        let mut last = durable.base;
-        let mut epochs: Vec<(Epoch, Seq)> = Vec::new();
-        for record in self.journal.log.values() {
-            if epochs.last().is_none_or(|(epoch, _)| *epoch != record.epoch) {
-                epochs.push((record.epoch, record.seq));
+    /// Power is lost, or the process dies: what was not synced may be gone. With `rot`, something rots that was durable
+    /// and is proven to have been. Then the journal is opened again, which may take several attempts.
+    pub fn crash(&mut self, rot: bool, dice: &mut Dice) -> Crashed {
+        let reached = std::mem::replace(&mut self.now, self.safe.clone());
+        self.zeroes.clear();
+        if dice.chance(150) {
+            self.staged.clear();
+        }
+        let mut crashed = Crashed { rule: None, rot: None, cuts: 0 };
+        if self.broken.is_some() {
+            return crashed;
+        }
+        self.known = self.durable_blob();
+        self.journal.medium.cut(dice);
+        if rot {
+            crashed.rot = self.rot(dice);
+            self.damaged |= crashed.rot.is_some();
+        }
+        let mut medium = std::mem::take(&mut self.journal.medium);
+        let opened = loop {
+            let cut_in = dice.chance(200).then(|| dice.range(0, 5));
+            match opening::open(medium, self.shape, dice, cut_in) {
+                Ok(opened) => break opened,
+                Err((_, Unopened::Refused(reason))) => {
+                    self.broken = Some(reason);
+                    return crashed;
+                }
+                Err((left, Unopened::Cut)) => {
+                    crashed.cuts += 1;
+                    medium = *left;
+                }
             }
-            if record.seq == last.seq.next() {
-                last = LogBase { seq: record.seq, hash: record.hash() };
+        };
+        crashed.rule = Some(opened.rule);
+        self.journal = opened.journal;
+        self.neighbour = opened.volumes.iter().find(|found| found.volume == NEIGHBOUR).cloned();
+        if dice.chance(300) && !self.damaged {
+            // Not all of the store's cache was lost. The journal still has every record above the checkpoint.
+            let upto = dice.range(self.now.base.seq.0, reached.base.seq.0);
+            self.apply(Seq(upto));
+            assert_eq!(self.now.base.seq.0, upto, "the journal has what the store may forget");
+            if upto == reached.base.seq.0 {
+                assert_eq!(self.now, reached, "redo from the checkpoint gives the same image");
             }
         }
-        let floor = self.journal.log.keys().next().copied().unwrap_or(last.seq.next());
-        Recovered { durable, last, epochs, floor, lost_upto: None, applied: self.now.base.seq }
+        let found = opened.volumes.iter().find(|found| found.volume == VOLUME);
+        let planned = match found {
+            Some(found) => plan(found, self.stores.then_some(self.now.base.seq)).map_err(|error| error.to_string()),
+            None => Err("the journal does not know the volume".to_string()),
+        };
+        match planned {
+            Ok(recovered) => {
+                let base = recovered.durable.base.seq;
+                self.journal.mark(VOLUME, base, Seq::ZERO);
+                self.recovered = Some(recovered);
+            }
+            Err(reason) => self.broken = Some(reason),
+        }
+        crashed
+    }
+
+    /// Anything durable but the last group: that one can't be told from one that was never whole.
+    fn rot(&mut self, dice: &mut Dice) -> Option<&'static str> {
+        let newest = self.journal.segments.live.back().map(|segment| segment.number)?;
+        let live: Vec<(u32, u64)> =
+            self.journal.segments.live.iter().map(|segment| (segment.number, segment.used_bytes)).collect();
+        let (number, used) = dice.pick(&live)?;
+        let bytes = if number == newest { self.journal.last_group_at } else { used };
+        (bytes > 0).then(|| self.journal.medium.rot(number, bytes as usize, dice))
+    }
+
+    /// What a daemon finds on this disk when it starts.
+    pub fn recovered(&mut self) -> Option<Recovered> {
+        self.recovered.take()
     }
 }

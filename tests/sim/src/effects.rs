@@ -1,13 +1,16 @@
 //! Carrying out what the core wants: journal, wire, device. The store's part is in store.
 
 use bytes::{Bytes, BytesMut};
-use farshore_core::api::{Effect, Effects, Event, JournalOp, Outcome, RequestId};
-use farshore_core::ids::{Epoch, MemberId};
+use farshore_core::api::{Effect, Effects, Event, JournalOp, Outcome, RequestId, Token};
+use farshore_core::ids::{Epoch, MemberId, Seq};
+use farshore_core::journal::queue::NotTaken;
 use farshore_core::message::{Body, Message};
+use farshore_core::record::Kind;
 
+use crate::journal::Asker;
 use crate::oracle::Violation;
 use crate::schedule::{Happening, Letter};
-use crate::world::World;
+use crate::world::{VOLUME, World};
 
 /// So many of a thousand messages go through the production codec.
 const ENCODED_PER_MILLE: u32 = 30;
@@ -30,7 +33,7 @@ impl World {
             {
                 if *left == 0 {
                     self.fault("crash-between-effects", || format!("{id}"));
-                    self.crash(id);
+                    self.crash(id, false);
                     return;
                 }
                 *left -= 1;
@@ -46,24 +49,13 @@ impl World {
 
     fn effect(&mut self, id: MemberId, life: u32, epoch: Epoch, effect: Effect) {
         match effect {
-            Effect::Journal { token, ops } => {
-                for op in &ops {
-                    if let JournalOp::Record(record) = op {
-                        let verdict = self.oracle.journalled(id, record);
-                        self.check(verdict);
-                    }
-                }
-                if let Some(node) = self.nodes.get_mut(&id) {
-                    node.disk.journal.append(token, ops);
-                }
-                self.start_sync(id, life);
-            }
+            Effect::Journal { token, ops } => self.journal(id, life, token, ops),
             Effect::Send(message) => self.send(id, message),
             Effect::ReadLog { to, from, max_bytes } => {
                 let delay = self.disk_delay(id, self.knobs.read_us);
-                let Some(node) = self.nodes.get(&id) else { return };
-                let (floor, mut records) = node.disk.journal.read(from, max_bytes);
-                records.truncate(self.knobs.read_records);
+                let max = self.knobs.read_records;
+                let Some(node) = self.nodes.get_mut(&id) else { return };
+                let (floor, records) = node.disk.journal.read(VOLUME, from, max_bytes, max);
                 let event = Box::new(Event::LogRead { to, from, floor, records });
                 self.after(delay, Happening::Feed { node: id, life, event });
             }
@@ -72,10 +64,11 @@ impl World {
                 self.after(delay, Happening::Applied { node: id, life, upto });
             }
             Effect::Trim { checkpoint } => {
-                let keep = self.knobs.journal_keep;
+                let keep = Seq(checkpoint.0.saturating_sub(self.knobs.journal_keep));
                 if let Some(node) = self.nodes.get_mut(&id) {
-                    node.disk.journal.trim(checkpoint, keep);
+                    node.disk.journal.mark(VOLUME, checkpoint, keep);
                 }
+                self.start_write(id, life);
             }
             Effect::Read { id: request, offset, length, hits } => {
                 self.start_read(id, life, request, offset, length, hits)
@@ -136,23 +129,82 @@ impl World {
 
     // ---- the journal ----
 
-    fn start_sync(&mut self, id: MemberId, life: u32) {
+    fn journal(&mut self, id: MemberId, life: u32, token: Token, ops: Vec<JournalOp>) {
+        for op in &ops {
+            if let JournalOp::Record(record) = op {
+                let verdict = self.oracle.journalled(id, record);
+                self.check(verdict);
+            }
+        }
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        for op in &ops {
+            if let JournalOp::Record(record) = op
+                && matches!(record.kind, Kind::Discard | Kind::WriteZeroes)
+            {
+                node.disk.zeroes.insert(record.seq, record.origin.tag);
+            }
+        }
+        node.disk.journal.append(VOLUME, ops, Asker::Core(token));
+        self.start_write(id, life);
+    }
+
+    /// The journal's thread: goes on if it can.
+    pub fn start_write(&mut self, id: MemberId, life: u32) {
         let delay = self.disk_delay(id, self.knobs.sync_us);
-        if self.nodes.get_mut(&id).is_some_and(|n| n.disk.journal.begin_sync()) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if node.disk.journal.begin() {
             self.after(delay, Happening::Synced { node: id, life });
+        }
+        self.tell_refused(id, life);
+    }
+
+    fn tell_refused(&mut self, id: MemberId, life: u32) {
+        let refused = self.nodes.get_mut(&id).map(|n| n.disk.journal.refused()).unwrap_or_default();
+        for (asker, why) in refused {
+            let Asker::Core(token) = asker else { continue };
+            let event = match why {
+                // A record that was truncated while it waited for space is as good as never asked for.
+                NotTaken::Superseded { .. } => Event::JournalDone { token },
+                other => {
+                    let text = format!("{id}: the journal does not take what the core appends: {other:?}");
+                    self.check(Err(Violation { checker: "journal", text }));
+                    return;
+                }
+            };
+            self.after(0, Happening::Feed { node: id, life, event: Box::new(event) });
         }
     }
 
+    /// A write's sync has returned: with success, or not.
     pub fn synced(&mut self, id: MemberId, life: u32) {
         if self.life(id) != Some(life) {
             return;
         }
-        let tokens = self.nodes.get_mut(&id).map(|n| n.disk.journal.end_sync()).unwrap_or_default();
-        for token in tokens {
-            let event = Box::new(Event::JournalDone { token });
-            self.after(0, Happening::Feed { node: id, life, event });
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        match &mut node.dies_at_sync {
+            Some((0, before)) => {
+                if !*before {
+                    node.disk.journal.landed();
+                }
+                self.fault("crash-at-sync", || format!("{id}"));
+                return self.crash(id, false);
+            }
+            Some((left, _)) => *left -= 1,
+            None => {}
         }
-        self.start_sync(id, life);
+        if std::mem::take(&mut node.fails_sync) {
+            return self.journal_fails(id);
+        }
+        for asker in node.disk.journal.landed() {
+            match asker {
+                Asker::Core(token) => {
+                    let event = Box::new(Event::JournalDone { token });
+                    self.after(0, Happening::Feed { node: id, life, event });
+                }
+                Asker::Neighbour(seq) => self.neighbour_is_durable(id, seq),
+            }
+        }
+        self.start_write(id, life);
     }
 
     // ---- the wire ----

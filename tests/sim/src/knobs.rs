@@ -2,7 +2,9 @@
 
 use farshore_core::ids::Tick;
 
+use crate::clients::IN_FLIGHT_MAX;
 use crate::dice::Dice;
+use crate::opening::Shape;
 
 /// What a seed fixes about speed and habits of the nodes.
 pub struct Knobs {
@@ -22,6 +24,9 @@ pub struct Knobs {
     /// Requests in flight before only reads are made.
     pub in_flight: usize,
     pub think_us: u64,
+    /// Mean time between records of the other volume in the journal.
+    pub neighbour_us: u64,
+    pub journal: Shape,
     /// Mean times between faults and between orders.
     pub calm_us: u64,
     pub patience_us: u64,
@@ -30,9 +35,11 @@ pub struct Knobs {
 }
 
 impl Knobs {
-    pub fn draw(dice: &mut Dice) -> Knobs {
+    pub fn draw(dice: &mut Dice, flush_class: bool) -> Knobs {
         Knobs {
-            lease_us: dice.pick(&[400_000, 1_000_000, 4_000_000]).unwrap_or(1_000_000),
+            lease_us: dice
+                .pick(if flush_class { &[400_000, 1_000_000] } else { &[400_000, 1_000_000, 4_000_000] })
+                .unwrap_or(400_000),
             sync_us: dice.skewed(50, 8_000),
             apply_us: dice.skewed(20, 20_000),
             read_us: dice.skewed(20, 10_000),
@@ -41,9 +48,11 @@ impl Knobs {
             ship_us: dice.skewed(1_000, 1_000_000),
             journal_keep: dice.skewed(0, 400),
             lazy_flush_per_mille: if dice.chance(500) { 0 } else { 300 },
-            clients: dice.range(1, 6),
-            in_flight: dice.skewed(2, 24) as usize,
+            clients: dice.range(1, if flush_class { 3 } else { 6 }),
+            in_flight: dice.skewed(2, IN_FLIGHT_MAX) as usize,
             think_us: dice.skewed(8_000, 100_000),
+            neighbour_us: dice.skewed(20_000, 2_000_000),
+            journal: Shape::draw(dice, flush_class),
             calm_us: dice.range(100_000, 1_200_000),
             patience_us: dice.range(60_000, 800_000),
             drama_per_mille: dice.range(0, 500) as u32,
@@ -65,6 +74,10 @@ impl Clock {
 
     pub fn at(&self, now: u64) -> Tick {
         Tick(self.offset + (i128::from(now) * (1_000_000 + i128::from(self.drift_ppm)) / 1_000_000) as u64)
+    }
+
+    pub fn jump(&mut self, by_us: u64) {
+        self.offset += by_us;
     }
 
     /// When this clock will show `tick`.

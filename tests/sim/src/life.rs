@@ -1,18 +1,33 @@
 //! Life and death of nodes and their disks.
 
-use farshore_core::api::Effects;
+use farshore_core::api::{Effects, Event};
 use farshore_core::durable::Durable;
 use farshore_core::ids::{Epoch, Incarnation, MemberId};
-use farshore_core::register::Configuration;
+use farshore_core::journal::recovery::Rule;
 use farshore_core::volume::Volume;
 
 use crate::disk::Disk;
 use crate::knobs::Clock;
-use crate::schedule::Happening;
-use crate::world::{LINEAGE, VOLUME, World};
+use crate::neighbour::Neighbour;
+use crate::oracle::Violation;
+use crate::schedule::{Happening, Order};
+use crate::world::{VOLUME, World};
+
+fn name_of(rule: Rule) -> &'static str {
+    match rule {
+        Rule::Fresh => "journal-fresh",
+        Rule::Gone => "journal-gone",
+        Rule::Clean => "journal-clean",
+        Rule::TornTail => "journal-torn-tail",
+        Rule::TornHead => "journal-torn-head",
+        Rule::DamagedMiddle => "journal-damaged-middle",
+        Rule::DamagedStart => "journal-damaged-start",
+    }
+}
 
 impl World {
-    pub fn crash(&mut self, id: MemberId) {
+    /// The node dies, and power with it. With `rot`, something on its disk is not what it was afterwards.
+    pub fn crash(&mut self, id: MemberId, rot: bool) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         if node.volume.take().is_none() {
             return;
@@ -20,21 +35,46 @@ impl World {
         node.life += 1;
         node.device = None;
         node.dies_after = None;
+        node.dies_at_sync = None;
+        node.fails_sync = false;
         node.timer_at = None;
-        node.disk.crash(&mut self.dice);
+        let crashed = node.disk.crash(rot, &mut self.dice);
         let verdict = self.oracle.image(id, &node.disk.now);
         self.check(verdict);
+        if let Some(rot) = crashed.rot {
+            self.fault(rot, || format!("{id}"));
+        }
+        if crashed.cuts > 0 {
+            self.fault("crash-in-recovery", || format!("{id}, {} times", crashed.cuts));
+        }
+        if let Some(rule) = crashed.rule {
+            *self.tally.edges.entry(name_of(rule)).or_default() += 1;
+            self.say(|| format!("{id}: {}", name_of(rule)));
+        }
+        self.neighbour_looks(id);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if let Some(reason) = node.disk.broken.clone() {
+            if !node.disk.damaged {
+                let text = format!("{id} does not come back from a disk that is well: {reason}");
+                self.check(Err(Violation { checker: "journal", text }));
+                return;
+            }
+            node.burnt = true;
+            self.fault("disk-broken", || format!("{id}: {reason}"));
+        }
         let delay = self.dice.skewed(1_000, 6_000_000);
         self.after(delay, Happening::Restart { node: id });
     }
 
     /// The disk is lost with all it held: a new incarnation joins empty, knowing what some other member knows.
-    pub fn wipe(&mut self, id: MemberId, config: Configuration) {
-        self.crash(id);
+    pub fn wipe(&mut self, id: MemberId, teacher: &Durable) {
+        self.crash(id, false);
         let incarnation = Incarnation(self.dice.u128());
         if let Some(node) = self.nodes.get_mut(&id) {
             node.burnt = false;
-            node.disk = Disk::fresh(&Durable::first(id, incarnation, LINEAGE, config));
+            let first = Durable::first(id, incarnation, teacher.lineage, teacher.config.clone());
+            node.disk = Disk::fresh(&first, self.knobs.journal, &mut self.dice);
+            node.neighbour = Neighbour::default();
             node.last_session = None;
             node.wiped = true;
         }
@@ -47,9 +87,8 @@ impl World {
         }
         let buried = self.buried.contains(&id);
         let Some(node) = self.nodes.get_mut(&id).filter(|n| n.volume.is_none() && !buried) else { return };
-        let mut recovered = node.disk.recovered();
-        recovered.lost_upto = node.disk.lost_upto.take();
-        let damaged = recovered.lost_upto.is_some();
+        let Some(recovered) = node.disk.recovered() else { return };
+        let damaged = std::mem::take(&mut node.disk.damaged);
         let verdict = self.oracle.words.came_back(id, &recovered, damaged);
         self.check(verdict);
         let Some(node) = self.nodes.get_mut(&id) else { return };
@@ -65,5 +104,22 @@ impl World {
         self.flush(id);
         let delay = self.dice.range(1, self.knobs.checkpoint_us);
         self.after(delay, Happening::Checkpoint { node: id, life });
+        let delay = self.dice.range(1, self.knobs.neighbour_us);
+        self.after(delay, Happening::Neighbour { node: id, life });
+    }
+
+    /// A sync failed: nothing is written any more in this life of the daemon, and nobody is told anything by it. It
+    /// comes back after a restart, or its disk is exchanged.
+    pub fn journal_fails(&mut self, id: MemberId) {
+        let Some(node) = self.nodes.get_mut(&id).filter(|n| n.volume.is_some()) else { return };
+        node.disk.journal.poisoned = true;
+        self.fault("journal-failed", || format!("{id}"));
+        self.feed(id, Event::JournalFailed { reason: "fsync: I/O error".to_string() });
+        let exchanged = self.is_settled() && self.may_lose(id) && self.dice.chance(500);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.burnt |= exchanged;
+        }
+        let delay = self.dice.skewed(1_000, 3_000_000);
+        self.after(delay, Happening::Order { node: id, order: Order::Replace });
     }
 }

@@ -8,7 +8,7 @@ use farshore_core::ids::{Incarnation, MemberId};
 use farshore_core::register::{Configuration, Terms};
 
 use crate::network::Weather;
-use crate::schedule::{Happening, Order};
+use crate::schedule::Happening;
 use crate::world::World;
 
 impl World {
@@ -28,38 +28,48 @@ impl World {
         match self.dice.range(0, 99) {
             0..20 => {
                 self.fault("crash", || format!("{id}"));
-                self.crash(id);
+                self.crash(id, false);
             }
-            20..30 => {
+            20..27 => {
                 let left = self.dice.skewed(0, 60);
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.dies_after = Some(left);
                 }
             }
-            30..34 => {
+            27..31 => {
+                let at = (self.dice.skewed(0, 60), self.dice.chance(500));
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.dies_at_sync = Some(at);
+                }
+            }
+            31..34 => {
                 self.fault("crash-all", String::new);
                 for id in ids {
-                    self.crash(id);
+                    self.crash(id, false);
                 }
             }
             34..44 => self.isolate(id, &ids),
             44..54 => self.cut_one_way(id, &ids),
-            54..72 => self.heal_links(),
-            72..80 => {
+            54..68 => self.heal_links(),
+            68..71 => self.flap(id, &ids),
+            71..74 => self.lack_room(id),
+            74..76 => self.fail_io(id),
+            76..78 => self.jump_clock(),
+            78..82 => {
                 let until = self.now + self.dice.skewed(10_000, self.knobs.lease_us * 3);
                 self.fault("pause", || format!("{id} until {until}"));
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.paused_until = until;
                 }
             }
-            80..86 => {
+            82..86 => {
                 let slowness = self.dice.skewed(1, 200);
                 self.fault("slow-disk", || format!("{id} × {slowness}"));
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.slowness = slowness;
                 }
             }
-            86..92 => {
+            86..90 => {
                 self.network.weather = Weather::draw(&mut self.dice);
                 self.fault("weather", String::new);
             }
@@ -123,51 +133,33 @@ impl World {
     }
 
     fn lose_disk(&mut self, id: MemberId) {
-        // A register value that is still on its way may make this disk indispensable.
-        let settled = self.now > self.register_written_at + self.network.weather.late_us + 1_000_000;
-        if !settled || !self.may_lose(id) {
+        if !self.is_settled() || !self.may_lose(id) {
             return;
         }
-        match self.dice.range(0, 3) {
-            0 => return self.rot(id),
-            1 => return self.fail_journal(id),
-            _ => {}
+        if self.dice.chance(700) {
+            return self.crash(id, true);
         }
         self.replace_disk(id);
     }
 
-    /// The node dies, and comes back with a journal that has a hole.
-    pub fn rot(&mut self, id: MemberId) {
-        self.crash(id);
-        let rotten = self.nodes.get_mut(&id).is_some_and(|n| n.disk.rot(&mut self.dice));
-        if rotten {
-            self.fault("bit-rot", || format!("{id}"));
-        }
-    }
-
-    /// A sync fails: this incarnation is burnt, the node says nothing more until it comes back with a new one.
-    fn fail_journal(&mut self, id: MemberId) {
-        let Some(node) = self.nodes.get_mut(&id).filter(|n| n.volume.is_some()) else { return };
-        node.burnt = true;
-        self.fault("journal-failed", || format!("{id}"));
-        self.feed(id, Event::JournalFailed { reason: "fsync: I/O error".to_string() });
-        let delay = self.dice.skewed(1_000, 5_000_000);
-        self.after(delay, Happening::Order { node: id, order: Order::Replace });
+    /// A register value that is still on its way may make a disk indispensable.
+    pub fn is_settled(&self) -> bool {
+        self.now > self.register_written_at + self.network.weather.late_us + 1_000_000
     }
 
     pub fn replace_disk(&mut self, id: MemberId) {
         let others: Vec<MemberId> = self.nodes.keys().copied().filter(|n| *n != id).collect();
         let Some(teacher) = self.dice.pick(&others).and_then(|t| self.nodes.get(&t)) else { return };
-        let config = teacher.disk.journal.durable_blob().config;
+        let teacher = teacher.disk.durable_blob();
         self.fault("disk-lost", || format!("{id}"));
-        self.wipe(id, config);
+        self.wipe(id, &teacher);
     }
 
     /// Every register value that anyone may still act on.
     fn known_configurations(&self) -> Vec<Configuration> {
         let mut known = Vec::new();
         for node in self.nodes.values() {
-            known.push(node.disk.journal.durable_blob().config);
+            known.push(node.disk.durable_blob().config);
             if let Some(volume) = &node.volume {
                 known.push(volume.replica().d.config.clone());
                 known.extend(volume.primary().map(|p| p.config().clone()));
@@ -179,9 +171,9 @@ impl World {
     /// Is what this member holds under this incarnation there and complete?
     fn holds(&self, member: MemberId, incarnation: Incarnation) -> bool {
         self.nodes.get(&member).is_some_and(|n| {
-            let blob = n.disk.journal.durable_blob();
+            let blob = n.disk.durable_blob();
             let installing = n.volume.as_ref().is_some_and(|v| v.replica().d.installing.is_some());
-            let lost = n.burnt || n.disk.lost_upto.is_some() || n.volume.as_ref().is_some_and(|v| !v.replica().whole());
+            let lost = n.burnt || n.disk.damaged || n.volume.as_ref().is_some_and(|v| !v.replica().whole());
             !lost && blob.incarnation == incarnation && blob.installing.is_none() && !installing && blob.holed.is_none()
         })
     }
@@ -201,8 +193,72 @@ impl World {
         let Some(id) = self.dice.pick(&ids).filter(|id| settled && self.may_lose(*id)) else { return };
         if self.dice.chance(500) {
             self.fault("gone-for-good", || format!("{id}"));
-            self.crash(id);
+            self.crash(id, false);
             self.buried.insert(id);
         }
+    }
+
+    /// A link that goes down and comes up again, many times.
+    fn flap(&mut self, id: MemberId, ids: &[MemberId]) {
+        let Some(other) = self.dice.pick(ids).filter(|o| *o != id) else { return };
+        self.fault("flapping", || format!("{id} and {other}"));
+        let mut at = 0;
+        for turn in 0..self.dice.range(4, 16) {
+            self.after(at, Happening::Line { between: (id, other), up: turn % 2 == 1 });
+            at += self.dice.skewed(1_000, 400_000);
+        }
+        self.after(at, Happening::Line { between: (id, other), up: true });
+    }
+
+    pub fn line(&mut self, (a, b): (MemberId, MemberId), up: bool) {
+        if !self.turmoil {
+            return;
+        }
+        for (from, to) in [(a, b), (b, a)] {
+            if up {
+                self.network.mend(from, to);
+            } else {
+                self.network.cut(from, to);
+            }
+        }
+        self.tell_links(&[a, b], up);
+    }
+
+    /// The store has no room for a while, or the journal can't grow and must make do with what it has.
+    fn lack_room(&mut self, id: MemberId) {
+        let until = self.now + self.dice.skewed(100_000, 6_000_000);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if self.dice.chance(700) {
+            node.store_full_until = until;
+            self.fault("store-full", || format!("{id} until {until}"));
+        } else {
+            node.disk.journal.segments.allocation_error = Some("No space left on device".to_string());
+            self.fault("journal-full", || format!("{id}"));
+        }
+    }
+
+    /// The next sync of the journal fails, or reads of the store do.
+    fn fail_io(&mut self, id: MemberId) {
+        let reads = self.dice.range(1, 20);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        if self.dice.chance(500) {
+            node.fails_sync = true;
+        } else {
+            node.reads_fail = reads;
+            self.fault("read-error", || format!("{id}: the next {reads} reads"));
+        }
+    }
+
+    /// The clock of who holds the epoch jumps ahead. Its own lease ends early then; that of a member which owes one
+    /// must not, by the assumption that leases rest on.
+    fn jump_clock(&mut self) {
+        let holders = self.holders();
+        let Some(id) = self.dice.pick(&holders) else { return };
+        let by = self.dice.skewed(1_000, 3_600_000_000);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.clock.jump(by);
+        node.timer_at = None;
+        self.fault("clock-jump", || format!("{id} by {by} µs"));
+        self.set_timer(id);
     }
 }

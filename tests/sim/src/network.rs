@@ -50,6 +50,10 @@ impl Network {
         self.cuts.insert((from, to), ());
     }
 
+    pub fn mend(&mut self, from: MemberId, to: MemberId) {
+        self.cuts.remove(&(from, to));
+    }
+
     pub fn heal(&mut self) {
         self.cuts.clear();
     }

@@ -132,7 +132,7 @@ impl World {
         match self.dice.range(0, 9) {
             0..3 => {
                 self.fault("crash-holder", || format!("{holder}"));
-                self.crash(holder);
+                self.crash(holder, false);
             }
             3..6 => self.isolate(holder, &ids),
             6..8 => {
@@ -218,17 +218,18 @@ impl World {
             }
             Order::Crash => {
                 self.fault("crash-candidate", || format!("{id}"));
-                self.crash(id);
+                self.crash(id, false);
             }
             Order::Heal => self.heal_links(),
             Order::Replace => {
-                if self.nodes.get(&id).is_some_and(|n| n.burnt) {
-                    self.replace_disk(id);
+                // Either way it dies first; a burnt disk is exchanged when it comes back.
+                if self.nodes.get(&id).is_some_and(|n| n.burnt || n.disk.journal.poisoned) {
+                    self.crash(id, false);
                 }
             }
             Order::Relieve => {
                 self.fault("relieve", || format!("{id}"));
-                self.crash(id);
+                self.crash(id, false);
                 self.heal_links();
             }
             Order::Isolate => {
@@ -268,7 +269,7 @@ impl World {
             for id in self.primaries() {
                 let Some(config) = self.config_of(id) else { continue };
                 let Some(node) = self.nodes.get_mut(&member) else { continue };
-                let incarnation = node.disk.journal.durable_blob().incarnation;
+                let incarnation = node.disk.durable_blob().incarnation;
                 let voted = config.current.has_vote(member, incarnation);
                 // While the value is joint it may still be taken back.
                 if config.member(member).is_none() || (voted && config.earlier.is_empty()) {
@@ -298,7 +299,8 @@ impl World {
                 let incarnation = Incarnation(self.dice.u128());
                 let sites = ["a", "b", "c", "x"];
                 let site = self.dice.pick(&sites).unwrap_or("x").to_string();
-                self.add_node(member, incarnation, config.clone());
+                let Some(lineage) = self.nodes.get(&id).map(|n| n.disk.durable_blob().lineage) else { return };
+                self.add_node(member, incarnation, lineage, config.clone());
                 let votes = if self.dice.chance(800) { 1 } else { 0 };
                 let member = Member { id: member, site, node: format!("n{next}"), kind: MemberKind::Data };
                 Change::Add { member, incarnation, votes }

@@ -27,6 +27,10 @@ pub const EDGES: &[&str] = &[
     "truncate-divergence",
 ];
 
+/// Rules by which a journal is opened again after a crash.
+pub const RECOVERY: &[&str] =
+    &["journal-clean", "journal-torn-tail", "journal-torn-head", "journal-damaged-middle", "journal-damaged-start"];
+
 /// Refusals: why the core says no to a command.
 pub const REFUSALS: &[&str] = &[
     "attach-busy",

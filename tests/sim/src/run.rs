@@ -9,7 +9,7 @@ use crate::clients::READ;
 use crate::layout::{Layout, VOLUME_BLOCKS};
 use crate::network::Weather;
 use crate::oracle::Violation;
-use crate::world::{Tally, World};
+use crate::world::{Node, Tally, World};
 
 /// Virtual time of the turmoil, at most.
 const TURMOIL_US: u64 = 10_000_000;
@@ -85,6 +85,17 @@ fn stuck(world: &World, what: &str) -> Result<(), Violation> {
                 r.d.config.version,
                 volume.status(node.clock_at(world.now)).state,
             );
+            let journal = &node.disk.journal;
+            let segments = &journal.segments;
+            text += &format!(
+                "; journal: {} of {} segments live, {} free, {} bytes needed, {} appends wait{}",
+                segments.live.len(),
+                segments.max,
+                segments.free.len(),
+                journal.needed.values().sum::<u64>(),
+                journal.queue.len(),
+                if segments.allocation_error.is_some() { ", it can't grow" } else { "" },
+            );
         }
     }
     if let Some(config) =
@@ -108,6 +119,15 @@ fn converge(world: &mut World) -> Result<(), Violation> {
             node.paused_until = 0;
             node.slowness = 1;
             node.dies_after = None;
+            node.dies_at_sync = None;
+            node.fails_sync = false;
+            node.reads_fail = 0;
+            node.store_full_until = 0;
+            node.disk.journal.segments.allocation_error = None;
+        }
+        let failed = |n: &Node| n.volume.as_ref().is_some_and(|v| v.replica().failed.is_some());
+        if world.nodes.get(id).is_some_and(failed) {
+            world.crash(*id, false);
         }
         world.boot(*id);
     }

@@ -19,21 +19,78 @@ pub enum Letter {
 }
 
 pub enum Happening {
-    Deliver { to: MemberId, letter: Letter },
-    Synced { node: MemberId, life: u32 },
-    Applied { node: MemberId, life: u32, upto: Seq },
-    Checkpoint { node: MemberId, life: u32 },
-    StoreRead { node: MemberId, life: u32, id: RequestId, blocks: std::ops::Range<usize>, over: Vec<(usize, u64)> },
-    Feed { node: MemberId, life: u32, event: Box<Event> },
-    Flush { node: MemberId, life: u32 },
-    Timer { node: MemberId, life: u32, at: u64 },
-    Shipment { from: (MemberId, u32), to: MemberId, staged: Box<Staged>, history: History },
-    Installed { node: MemberId, life: u32, seq: Seq },
-    Restart { node: MemberId },
-    Client { node: MemberId, life: u32, session: SessionId },
+    Deliver {
+        to: MemberId,
+        letter: Letter,
+    },
+    Synced {
+        node: MemberId,
+        life: u32,
+    },
+    Applied {
+        node: MemberId,
+        life: u32,
+        upto: Seq,
+    },
+    Checkpoint {
+        node: MemberId,
+        life: u32,
+    },
+    StoreRead {
+        node: MemberId,
+        life: u32,
+        id: RequestId,
+        blocks: std::ops::Range<usize>,
+        over: Vec<(usize, u64)>,
+    },
+    Feed {
+        node: MemberId,
+        life: u32,
+        event: Box<Event>,
+    },
+    Flush {
+        node: MemberId,
+        life: u32,
+    },
+    Timer {
+        node: MemberId,
+        life: u32,
+        at: u64,
+    },
+    Shipment {
+        from: (MemberId, u32),
+        to: MemberId,
+        staged: Box<Staged>,
+        history: History,
+    },
+    Installed {
+        node: MemberId,
+        life: u32,
+        seq: Seq,
+    },
+    Restart {
+        node: MemberId,
+    },
+    Client {
+        node: MemberId,
+        life: u32,
+        session: SessionId,
+    },
+    Neighbour {
+        node: MemberId,
+        life: u32,
+    },
     Operator,
     Fault,
-    Order { node: MemberId, order: Order },
+    Order {
+        node: MemberId,
+        order: Order,
+    },
+    /// A flapping link goes down or comes up.
+    Line {
+        between: (MemberId, MemberId),
+        up: bool,
+    },
 }
 
 /// What a drama's later scenes ask for.
@@ -43,7 +100,7 @@ pub enum Order {
     Attach,
     Crash,
     Heal,
-    /// A burnt disk is exchanged.
+    /// A node whose journal failed is restarted, a burnt disk exchanged.
     Replace,
     /// The node falls and the links heal in one moment: who was cut off meets who was left.
     Relieve,
@@ -66,6 +123,8 @@ impl Happening {
             Happening::Installed { .. } => "installed",
             Happening::Restart { .. } => "restart",
             Happening::Client { .. } => "client",
+            Happening::Neighbour { .. } => "neighbour",
+            Happening::Line { .. } => "line",
             Happening::Operator => "operator",
             Happening::Fault => "fault",
             Happening::Order { .. } => "order",

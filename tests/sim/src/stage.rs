@@ -141,7 +141,7 @@ impl World {
 
     pub fn fall(&mut self, id: MemberId) {
         self.fault("crash", || format!("{id}"));
-        self.crash(id);
+        self.crash(id, false);
     }
 
     pub fn slow_down(&mut self, id: MemberId, slowness: u64) {

@@ -5,21 +5,32 @@ use farshore_core::api::{Event, RequestId};
 use farshore_core::history::History;
 use farshore_core::ids::{BLOCK_BYTES, MemberId, Seq};
 use farshore_core::overlay::{Content, Hit};
-use farshore_core::record::Record;
 
 use crate::disk::{Staged, stamp_in};
 use crate::schedule::Happening;
 use crate::world::World;
 
+/// Pause before a batch that failed is tried again.
+const APPLY_RETRY_US: u64 = 100_000;
+
 impl World {
     pub fn apply(&mut self, id: MemberId, upto: Seq) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        let applied = node.disk.apply(upto);
+        let full = node.store_full_until > self.now;
+        let (upto_now, life) = (if full { node.disk.now.base.seq } else { upto }, node.life);
+        let applied = node.disk.apply(upto_now);
+        let reached = node.disk.now.base.seq;
         for record in &applied {
             let verdict = self.oracle.applied(id, record);
             self.check(verdict);
         }
-        self.feed(id, Event::Applied { seq: upto });
+        if !applied.is_empty() {
+            self.feed(id, Event::Applied { seq: reached });
+        }
+        if reached < upto {
+            // The store is full, or a record can't be read yet: tried again, as the daemon does.
+            self.after(APPLY_RETRY_US, Happening::Applied { node: id, life, upto });
+        }
     }
 
     pub fn checkpoint(&mut self, id: MemberId) {
@@ -50,7 +61,7 @@ impl World {
             for i in 0..(hit.length / BLOCK_BYTES) as usize {
                 let stamp = match &hit.content {
                     Content::Data(bytes) => stamp_in(&bytes.slice(i * BLOCK_BYTES as usize..)),
-                    Content::Zeroes => node.disk.journal.record(hit.seq).map_or(u64::MAX, |r: &Record| r.origin.tag),
+                    Content::Zeroes => node.disk.zeroes.get(&hit.seq).copied().unwrap_or(u64::MAX),
                 };
                 over.push((first + i, stamp));
             }
@@ -68,7 +79,7 @@ impl World {
         blocks: std::ops::Range<usize>,
         over: Vec<(usize, u64)>,
     ) {
-        let Some(node) = self.nodes.get(&id) else { return };
+        let Some(node) = self.nodes.get_mut(&id) else { return };
         let mut data = BytesMut::zeroed(blocks.len() * 8);
         for block in blocks.clone() {
             let laid = over.iter().find(|(b, _)| *b == block).map(|(_, stamp)| *stamp);
@@ -76,7 +87,14 @@ impl World {
             let at = (block - blocks.start) * 8;
             data[at..at + 8].copy_from_slice(&stamp.to_le_bytes());
         }
-        self.feed(id, Event::ReadDone { id: request, result: Ok(data.freeze()) });
+        let result = match &mut node.reads_fail {
+            0 => Ok(data.freeze()),
+            left => {
+                *left -= 1;
+                Err("I/O error".to_string())
+            }
+        };
+        self.feed(id, Event::ReadDone { id: request, result });
     }
     pub fn ship(&mut self, from: (MemberId, u32), to: MemberId, since: Seq, history: History) {
         let delay = 1000 + self.dice.range(0, self.knobs.ship_us);
@@ -104,9 +122,9 @@ impl World {
 
     pub fn installed(&mut self, id: MemberId, seq: Seq) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        node.disk.install(seq);
+        let visible = node.disk.install(seq);
         let verdict = self.oracle.image(id, &node.disk.now);
         self.check(verdict);
-        self.feed(id, Event::ImageVisible);
+        self.feed(id, if visible { Event::ImageVisible } else { Event::ImageLost });
     }
 }

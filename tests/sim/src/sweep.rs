@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 use crate::layout::{self, Layout};
-use crate::rules::{CHANGES, EDGES, REFUSALS};
+use crate::rules::{CHANGES, EDGES, RECOVERY, REFUSALS};
 use crate::run::{Outcome, run};
 
 thread_local! {
@@ -164,7 +164,7 @@ impl Sum {
     /// Names of the core's edges and refusals that no seed reached.
     pub fn never_reached(&self) -> Vec<&'static str> {
         let reached: BTreeSet<&str> = self.edges.keys().chain(self.refusals.keys()).copied().collect();
-        let all: BTreeSet<&'static str> = EDGES.iter().chain(REFUSALS).copied().collect();
+        let all: BTreeSet<&'static str> = EDGES.iter().chain(REFUSALS).chain(RECOVERY).copied().collect();
         all.into_iter().filter(|name| !reached.contains(name)).collect()
     }
 

@@ -16,6 +16,7 @@ use crate::dice::Dice;
 use crate::disk::Disk;
 use crate::knobs::{Clock, Knobs};
 use crate::layout::Layout;
+use crate::neighbour::Neighbour;
 use crate::network::{Network, Weather};
 use crate::oracle::{Oracle, Violation};
 use crate::rules;
@@ -39,6 +40,15 @@ pub struct Node {
     pub device: Option<SessionId>,
     /// The last session that was open here; a restarted daemon tries to take it back.
     pub last_session: Option<SessionId>,
+    /// Dies when this many more writes of its journal are done; before the last lands, or right after.
+    pub dies_at_sync: Option<(u64, bool)>,
+    /// The next sync of its journal fails.
+    pub fails_sync: bool,
+    /// So many reads of its store will fail.
+    pub reads_fail: u64,
+    /// Its store has no room until then.
+    pub store_full_until: u64,
+    pub neighbour: Neighbour,
     /// Dies after carrying out this many more effects.
     pub dies_after: Option<u64>,
     pub wiped: bool,
@@ -98,7 +108,7 @@ impl World {
     /// A world in which `habit` has changed what the seed draws.
     pub fn with(seed: u64, layout: &'static Layout, verbose: bool, habit: impl FnOnce(&mut Knobs)) -> World {
         let mut dice = Dice::seeded(seed);
-        let mut knobs = Knobs::draw(&mut dice);
+        let mut knobs = Knobs::draw(&mut dice, layout.durability == Durability::Flush);
         habit(&mut knobs);
         let on_quorum_loss = if dice.chance(500) {
             OnQuorumLoss::Freeze
@@ -134,14 +144,15 @@ impl World {
         let ids: Vec<MemberId> = world.initial.members.iter().map(|m| m.id).collect();
         for id in ids {
             let config = world.initial.clone();
-            world.add_node(id, Incarnation(u128::from(id.0)), config);
+            world.add_node(id, Incarnation(u128::from(id.0)), LINEAGE, config);
         }
         world
     }
 
     /// A node with an empty disk that knows `config`.
-    pub fn add_node(&mut self, id: MemberId, incarnation: Incarnation, config: Configuration) {
-        let disk = Disk::fresh(&Durable::first(id, incarnation, LINEAGE, config));
+    pub fn add_node(&mut self, id: MemberId, incarnation: Incarnation, lineage: LineageId, config: Configuration) {
+        let first = Durable::first(id, incarnation, lineage, config);
+        let disk = Disk::fresh(&first, self.knobs.journal, &mut self.dice);
         let clock = Clock::draw(&mut self.dice);
         let node = Node {
             id,
@@ -153,6 +164,11 @@ impl World {
             slowness: 1,
             device: None,
             last_session: None,
+            dies_at_sync: None,
+            fails_sync: false,
+            reads_fail: 0,
+            store_full_until: 0,
+            neighbour: Neighbour::default(),
             dies_after: None,
             wiped: false,
             burnt: false,
@@ -226,6 +242,7 @@ impl World {
             | Happening::Flush { node, life }
             | Happening::Timer { node, life, .. }
             | Happening::Installed { node, life, .. }
+            | Happening::Neighbour { node, life }
             | Happening::Client { node, life, .. } => (*node, Some(*life)),
             // The disk works on while its node is paused; the node learns of it later.
             Happening::Synced { node, life } => return self.synced(*node, *life),
@@ -233,6 +250,7 @@ impl World {
             Happening::Operator => return self.operate(),
             Happening::Fault => return self.misbehave(),
             Happening::Order { node, order } => return self.obey(*node, *order),
+            Happening::Line { between, up } => return self.line(*between, *up),
         };
         let Some(node) = self.nodes.get(&id) else { return };
         if node.volume.is_none() || life.is_some_and(|l| l != node.life) {
@@ -270,10 +288,12 @@ impl World {
             Happening::Shipment { from, staged, history, .. } => self.arrive(from, id, *staged, history),
             Happening::Installed { seq, .. } => self.installed(id, seq),
             Happening::Client { session, .. } => self.client(id, session),
+            Happening::Neighbour { life, .. } => self.neighbour_writes(id, life),
             Happening::Synced { .. }
             | Happening::Restart { .. }
             | Happening::Operator
             | Happening::Fault
+            | Happening::Line { .. }
             | Happening::Order { .. } => {}
         }
     }
@@ -309,7 +329,7 @@ impl World {
         self.set_timer(id);
     }
 
-    fn set_timer(&mut self, id: MemberId) {
+    pub fn set_timer(&mut self, id: MemberId) {
         let late = if self.dice.chance(50) { self.dice.range(0, 50_000) } else { 0 };
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Some(volume) = &node.volume else { return };

@@ -5,7 +5,7 @@ use farshore_core::ids::{Incarnation, MemberId};
 use farshore_core::register::{Member, MemberKind};
 
 use crate::stage::PATIENCE_US;
-use crate::world::World;
+use crate::world::{LINEAGE, World};
 
 /// The holder goes on by itself, or would like to; then the others, without it.
 pub fn shrink(world: &mut World) {
@@ -106,7 +106,7 @@ pub fn heavy_joiner(world: &mut World) {
     let others: Vec<MemberId> = world.copies().into_iter().filter(|id| *id != holder).collect();
     let (joiner, incarnation) = (MemberId(7), Incarnation(world.dice.u128()));
     let config = world.initial.clone();
-    world.add_node(joiner, incarnation, config);
+    world.add_node(joiner, incarnation, LINEAGE, config);
     world.part(&[holder, joiner]);
     let member = Member { id: joiner, site: "x".into(), node: "n7".into(), kind: MemberKind::Data };
     world.command(holder, Command::Change(Change::Add { member, incarnation, votes: 3 }));

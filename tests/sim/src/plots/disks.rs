@@ -16,7 +16,7 @@ pub fn amnesia(world: &mut World) {
         return;
     }
     if world.dice.chance(500) {
-        world.rot(struck);
+        world.crash(struck, true);
     } else {
         world.replace_disk(struck);
     }

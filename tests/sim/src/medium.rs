@@ -1,0 +1,171 @@
+//! The bytes of a node's journal, in sectors, and what happens to them that should not.
+//!
+//! A write lands when its sync has returned. Power that fails before leaves each of its sectors as it was, as it should
+//! be, or (a sector is not written in no time) half of each.
+
+use bytes::Bytes;
+use farshore_core::journal::group::GROUP_ALIGN_BYTES;
+use farshore_core::journal::scan::Blocks;
+use farshore_core::journal::superblock::SUPER_FILE_BYTES;
+
+use crate::dice::Dice;
+
+const SECTOR_BYTES: usize = 512;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Super,
+    /// The copy of the last group, which recovery makes before it rewrites that.
+    TailCopy,
+    Segment(u32),
+}
+
+#[derive(Debug)]
+struct Write {
+    place: Place,
+    offset: usize,
+    data: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+pub struct Medium {
+    superblock: Vec<u8>,
+    tail_copy: Vec<u8>,
+    segments: Vec<Vec<u8>>,
+    unsynced: Option<Write>,
+}
+
+impl Medium {
+    pub fn blank() -> Medium {
+        Medium { superblock: vec![0; SUPER_FILE_BYTES], ..Medium::default() }
+    }
+
+    pub fn superblock(&self) -> &[u8] {
+        &self.superblock
+    }
+
+    pub fn tail_copy(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.tail_copy)
+    }
+
+    pub fn segments(&self) -> u32 {
+        self.segments.len() as u32
+    }
+
+    /// A new segment file, whole at once: it gets its name only then.
+    pub fn add_segment(&mut self, bytes: usize) {
+        self.segments.push(vec![0; bytes]);
+    }
+
+    pub fn read(&self, segment: u32, offset: usize, len: usize) -> Option<Bytes> {
+        let bytes = self.segments.get(segment as usize)?.get(offset..offset.checked_add(len)?)?;
+        Some(Bytes::copy_from_slice(bytes))
+    }
+
+    pub fn blocks(&self, segment: u32) -> SegmentBlocks<'_> {
+        SegmentBlocks(&self.segments[segment as usize])
+    }
+
+    pub fn is_writing(&self) -> bool {
+        self.unsynced.is_some()
+    }
+
+    /// Begins a write; nothing of it is sure until [`Medium::sync`].
+    pub fn write(&mut self, place: Place, offset: usize, data: Vec<u8>) {
+        assert!(self.unsynced.is_none(), "one write at a time");
+        self.unsynced = Some(Write { place, offset, data });
+    }
+
+    /// The write under way is durable; gives its buffer back.
+    pub fn sync(&mut self) -> Vec<u8> {
+        let Some(write) = self.unsynced.take() else { return Vec::new() };
+        let end = write.offset + write.data.len();
+        let file = self.file(write.place, end);
+        file[write.offset..end].copy_from_slice(&write.data);
+        write.data
+    }
+
+    fn file(&mut self, place: Place, end: usize) -> &mut Vec<u8> {
+        let file = match place {
+            Place::Super => &mut self.superblock,
+            Place::TailCopy => &mut self.tail_copy,
+            Place::Segment(number) => &mut self.segments[number as usize],
+        };
+        if file.len() < end {
+            file.resize(end, 0);
+        }
+        file
+    }
+
+    /// The power fails, or the disk does: of the write under way some sectors are there.
+    pub fn cut(&mut self, dice: &mut Dice) -> &'static str {
+        let Some(write) = self.unsynced.take() else { return "nothing was under way" };
+        let sectors = write.data.len().div_ceil(SECTOR_BYTES);
+        let (what, kept): (_, Vec<bool>) = match dice.range(0, 3) {
+            0 => ("dropped", vec![false; sectors]),
+            1 => ("kept", vec![true; sectors]),
+            2 => {
+                let upto = dice.range(0, sectors as u64) as usize;
+                ("kept in front", (0..sectors).map(|i| i < upto).collect())
+            }
+            _ => ("kept here and there", (0..sectors).map(|_| dice.chance(500)).collect()),
+        };
+        let torn = dice.chance(100).then(|| dice.range(0, sectors as u64 - 1) as usize);
+        let file = self.file(write.place, write.offset + write.data.len());
+        for (i, part) in write.data.chunks(SECTOR_BYTES).enumerate() {
+            let len = if torn == Some(i) {
+                part.len() / 2
+            } else if kept[i] {
+                part.len()
+            } else {
+                0
+            };
+            let at = write.offset + i * SECTOR_BYTES;
+            file[at..at + len].copy_from_slice(&part[..len]);
+        }
+        what
+    }
+
+    /// Something that was durable rots: within the first `bytes` of this segment.
+    pub fn rot(&mut self, segment: u32, bytes: usize, dice: &mut Dice) -> &'static str {
+        let blocks = (bytes / GROUP_ALIGN_BYTES) as u64;
+        let Some(last) = blocks.checked_sub(1) else { return "nothing" };
+        let at = dice.range(0, last) as usize * GROUP_ALIGN_BYTES;
+        let other = dice.range(0, last) as usize * GROUP_ALIGN_BYTES;
+        let file = &mut self.segments[segment as usize];
+        match dice.range(0, 3) {
+            0 => {
+                let bit = dice.range(0, 8 * GROUP_ALIGN_BYTES as u64 - 1) as usize;
+                file[at + bit / 8] ^= 1 << (bit % 8);
+                "bit-rot"
+            }
+            1 => {
+                let sector = at + SECTOR_BYTES * dice.range(0, (GROUP_ALIGN_BYTES / SECTOR_BYTES) as u64 - 1) as usize;
+                file[sector..sector + SECTOR_BYTES].fill(0);
+                "sector-lost"
+            }
+            2 => {
+                file.copy_within(other..other + GROUP_ALIGN_BYTES, at);
+                "misdirected-write"
+            }
+            _ => {
+                file[at..at + GROUP_ALIGN_BYTES].fill(0);
+                "write-lost"
+            }
+        }
+    }
+}
+
+pub struct SegmentBlocks<'a>(&'a [u8]);
+
+impl Blocks for SegmentBlocks<'_> {
+    fn len_bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&mut self, offset: u64, len: usize) -> Option<Bytes> {
+        let start = usize::try_from(offset).ok()?;
+        let bytes = self.0.get(start..start.checked_add(len)?)?;
+        Some(Bytes::copy_from_slice(bytes))
+    }
+}
