@@ -5,7 +5,6 @@
 
 use bytes::Bytes;
 use farshore_core::journal::group::GROUP_ALIGN_BYTES;
-use farshore_core::journal::scan::Blocks;
 use farshore_core::journal::superblock::SUPER_FILE_BYTES;
 
 use crate::dice::Dice;
@@ -62,12 +61,14 @@ impl Medium {
         Some(Bytes::copy_from_slice(bytes))
     }
 
-    pub fn blocks(&self, segment: u32) -> SegmentBlocks<'_> {
-        SegmentBlocks(&self.segments[segment as usize])
+    /// All segments as they are, not copied; given back by [`Medium::put_back`].
+    pub fn take_segments(&mut self) -> Vec<Bytes> {
+        self.segments.drain(..).map(Bytes::from).collect()
     }
 
-    pub fn is_writing(&self) -> bool {
-        self.unsynced.is_some()
+    /// Nobody else may hold on to a part of them any more, else they are copied.
+    pub fn put_back(&mut self, segments: Vec<Bytes>) {
+        self.segments = segments.into_iter().map(Vec::from).collect();
     }
 
     /// Begins a write; nothing of it is sure until [`Medium::sync`].
@@ -153,19 +154,5 @@ impl Medium {
                 "write-lost"
             }
         }
-    }
-}
-
-pub struct SegmentBlocks<'a>(&'a [u8]);
-
-impl Blocks for SegmentBlocks<'_> {
-    fn len_bytes(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read(&mut self, offset: u64, len: usize) -> Option<Bytes> {
-        let start = usize::try_from(offset).ok()?;
-        let bytes = self.0.get(start..start.checked_add(len)?)?;
-        Some(Bytes::copy_from_slice(bytes))
     }
 }

@@ -12,7 +12,7 @@ use farshore_core::journal::log::Log;
 use farshore_core::journal::queue::Queue;
 use farshore_core::journal::recovery::{Plan, Rule, Step, decide};
 use farshore_core::journal::replay::Replay;
-use farshore_core::journal::scan::{SegmentScan, heal_with_copy, scan};
+use farshore_core::journal::scan::{Blocks, SegmentScan, heal_with_copy, scan};
 use farshore_core::journal::segments::Segments;
 use farshore_core::journal::superblock::Superblock;
 use farshore_core::limits::JOURNAL_PORTION_BYTES;
@@ -144,12 +144,11 @@ fn refused(error: impl std::fmt::Display) -> Unopened {
 
 fn try_open(medium: &mut Medium, shape: Shape, writes: &mut Writes) -> Result<Opened, Unopened> {
     let mut superblock = Superblock::choose(medium.superblock()).map_err(refused)?;
-    let mut findings = find(medium, &superblock)?;
-    if findings.rule == Rule::Gone {
-        return Err(refused("it was in use and no group of it can be read"));
-    }
-    let (log, recap) = replay(medium, &findings)?;
-    settle_tail(medium, &findings, writes)?;
+    let segments = medium.take_segments();
+    let read = read(&segments, medium.tail_copy(), &superblock);
+    medium.put_back(segments);
+    let (mut findings, log, recap, tail) = read?;
+    settle_tail(medium, &findings, tail, writes)?;
     while medium.segments() > superblock.segments || superblock.segments < SEGMENTS_AT_START {
         if medium.segments() == superblock.segments {
             medium.add_segment(superblock.segment_bytes as usize);
@@ -207,12 +206,31 @@ fn finish(opened: &mut Opened, writes: &mut Writes) -> Result<(), Unopened> {
     Ok(())
 }
 
-fn find(medium: &Medium, superblock: &Superblock) -> Result<Findings, Unopened> {
-    let mut scans = Vec::new();
-    for number in 0..superblock.segments {
-        scans.push(scan(superblock.journal, number, &mut medium.blocks(number)).map_err(refused)?);
+type Read = (Findings, Log, Option<Vec<RecapItem>>, Option<Vec<u8>>);
+
+/// Everything that is read before anything is changed; with the bytes of the last group that counts.
+fn read(segments: &[Bytes], tail_copy: Bytes, superblock: &Superblock) -> Result<Read, Unopened> {
+    let findings = find(segments, tail_copy, superblock)?;
+    if findings.rule == Rule::Gone {
+        return Err(refused("it was in use and no group of it can be read"));
     }
-    let tail_copy = read_tail_copy(medium, superblock.journal);
+    let (mut log, recap) = replay(segments, &findings)?;
+    for log in log.volumes.values_mut() {
+        log.meta = log.meta.as_ref().map(|meta| Bytes::copy_from_slice(meta));
+    }
+    let tail = match &findings.plan.tail {
+        Some(tail) => Some(group(segments, &findings, tail)?.to_vec()),
+        None => None,
+    };
+    Ok((findings, log, recap, tail))
+}
+
+fn find(segments: &[Bytes], tail_copy: Bytes, superblock: &Superblock) -> Result<Findings, Unopened> {
+    let mut scans = Vec::new();
+    for (number, bytes) in segments.iter().enumerate().take(superblock.segments as usize) {
+        scans.push(scan(superblock.journal, number as u32, &mut bytes.clone()).map_err(refused)?);
+    }
+    let tail_copy = read_tail_copy(tail_copy, superblock.journal);
     if let Some((header, _)) = &tail_copy {
         heal_with_copy(&mut scans, *header);
     }
@@ -220,8 +238,7 @@ fn find(medium: &Medium, superblock: &Superblock) -> Result<Findings, Unopened> 
     Ok(Findings { scans, rule, plan, tail_copy })
 }
 
-fn read_tail_copy(medium: &Medium, journal: u128) -> Option<(GroupHeader, Bytes)> {
-    let bytes = medium.tail_copy();
+fn read_tail_copy(bytes: Bytes, journal: u128) -> Option<(GroupHeader, Bytes)> {
     let header = GroupHeader::decode(&bytes).ok()?;
     let body = header.body(&bytes).ok()?;
     decode_items(body, header.entries).ok()?;
@@ -230,8 +247,9 @@ fn read_tail_copy(medium: &Medium, journal: u128) -> Option<(GroupHeader, Bytes)
 }
 
 /// A whole group's bytes, from its place or from the copy.
-fn group(medium: &Medium, findings: &Findings, header: &GroupHeader) -> Result<Bytes, Unopened> {
-    let read = medium.read(header.segment, header.offset as usize, header.padded_len());
+fn group(segments: &[Bytes], findings: &Findings, header: &GroupHeader) -> Result<Bytes, Unopened> {
+    let read = segments.get(header.segment as usize);
+    let read = read.and_then(|segment| Blocks::read(&mut segment.clone(), header.offset, header.padded_len()));
     let in_place = read.filter(|bytes| GroupHeader::decode(bytes).as_ref() == Ok(header) && header.body(bytes).is_ok());
     match (in_place, &findings.tail_copy) {
         (Some(bytes), _) => Ok(bytes),
@@ -240,14 +258,14 @@ fn group(medium: &Medium, findings: &Findings, header: &GroupHeader) -> Result<B
     }
 }
 
-fn replay(medium: &Medium, findings: &Findings) -> Result<(Log, Option<Vec<RecapItem>>), Unopened> {
+fn replay(segments: &[Bytes], findings: &Findings) -> Result<(Log, Option<Vec<RecapItem>>), Unopened> {
     let mut replay = Replay::default();
     for step in &findings.plan.steps {
         match step {
             Step::StartLost => replay.start_is_lost(),
             Step::Lost(count) => replay.groups_lost(*count),
             Step::Replay(header) => {
-                let bytes = group(medium, findings, header)?;
+                let bytes = group(segments, findings, header)?;
                 let items = header.body(&bytes).and_then(|body| decode_items(body, header.entries));
                 replay.group(header, &items.map_err(refused)?);
             }
@@ -257,9 +275,13 @@ fn replay(medium: &Medium, findings: &Findings) -> Result<(Log, Option<Vec<Recap
 }
 
 /// Rewrites and syncs the last group that counts, and wipes the headers of those that do not.
-fn settle_tail(medium: &mut Medium, findings: &Findings, writes: &mut Writes) -> Result<(), Unopened> {
-    if let Some(tail) = &findings.plan.tail {
-        let bytes = group(medium, findings, tail)?;
+fn settle_tail(
+    medium: &mut Medium,
+    findings: &Findings,
+    bytes: Option<Vec<u8>>,
+    writes: &mut Writes,
+) -> Result<(), Unopened> {
+    if let (Some(tail), Some(bytes)) = (&findings.plan.tail, bytes) {
         if findings.tail_copy.as_ref().is_none_or(|(copy, _)| copy != tail) {
             writes.put(medium, Place::TailCopy, 0, &bytes)?;
         }
