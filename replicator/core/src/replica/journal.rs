@@ -147,7 +147,6 @@ impl Replica {
                 Then::Promised { .. } | Then::ConfigStored { .. } | Then::Elected { .. } => {}
                 Then::Forked { lineage, to } if lineage == self.d.lineage => self.send(to, Body::ForkOk, fx),
                 Then::Forked { .. } => {}
-                Then::Based { .. } if broken(Sabotage::TrimEarly) => fx.push(Effect::Trim { checkpoint: self.applied }),
                 Then::Based { seq } => fx.push(Effect::Trim { checkpoint: seq }),
                 Then::Installing { seq } => fx.push(Effect::InstallImage { seq }),
                 Then::Ended { epoch, tell, command } => {
@@ -219,6 +218,9 @@ impl Replica {
 
     pub fn on_applied(&mut self, seq: Seq, fx: &mut Effects) {
         self.applied = self.applied.max(seq);
+        if broken(Sabotage::TrimEarly) {
+            fx.push(Effect::Trim { checkpoint: self.applied });
+        }
         if self.applying.is_some_and(|upto| upto <= self.applied) {
             self.applying = None;
         }
