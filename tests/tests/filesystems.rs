@@ -64,6 +64,8 @@ fn fio_finds_every_block_as_it_wrote_it_while_sites_die_and_sleep() {
         .args(["--name=verified", "--rw=randwrite", "--bs=4k", "--ioengine=libaio", "--iodepth=8", "--direct=1"])
         .args(["--size=32m", "--loops=2", "--verify=crc32c", "--verify_fatal=1", "--rate=4m"])
         .arg(format!("--filename={}", device.display()))
+        // It notes there how far it has verified.
+        .current_dir(cluster.dir())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();

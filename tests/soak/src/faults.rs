@@ -40,7 +40,7 @@ pub enum Fault {
 
 /// By weight: the issue of the day comes up more often.
 const DECK: &[(Fault, u32)] = &[
-    (Fault::Kill, 8),
+    (Fault::Kill, 12),
     (Fault::Cut, 8),
     (Fault::CutTwice, 2),
     (Fault::Stop, 3),
@@ -211,7 +211,7 @@ fn failover(fault: Fault, stage: &mut Stage, dice: &mut StdRng) {
         stage.site(from).end();
         Tally::add(&stage.tally.kills, 1);
     }
-    stage.insist(to, &[&["failover", "--from", &lost][..], more].concat());
+    stage.fail_over(&lost, to, more, &moved);
     moved.iter().for_each(|volume| stage.follow(*volume, to));
     if fault == Fault::Failover {
         // Without the lost one.

@@ -17,7 +17,7 @@ use super::tally::Tally;
 const BLOCKS: usize = 1024;
 const WRITERS: usize = 3;
 /// Small, so that whoever is away for some seconds needs a shipment.
-const JOURNAL: Options = Options { journal_budget: "16MiB", journal_segment: "4MiB", one_way: false, more: "" };
+const JOURNAL: Options = Options { journal_budget: "32MiB", journal_segment: "4MiB", one_way: false, more: "" };
 /// Beyond it something hangs. Generous: the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Writes that each volume must get through after a fault.
@@ -108,6 +108,23 @@ impl Stage {
     pub fn insist(&self, at: usize, verb: &[&str]) {
         let site = self.site(at);
         until(&format!("{verb:?} at {}", site.name), PATIENCE, || site.try_run(verb).map_err(|refusal| refusal.text));
+    }
+
+    /// Until the volumes' primaries are there. A site that has just come back may not know yet which volumes the lost one
+    /// had, so it is asked again.
+    pub fn fail_over(&self, lost: &str, to: usize, more: &[&str], volumes: &[usize]) {
+        let site = self.site(to);
+        until(&format!("{} to take over from {lost}", site.name), PATIENCE, || {
+            let asked = site.try_run(&[&["failover", "--from", lost][..], more].concat());
+            let elsewhere = volumes.iter().find(|volume| {
+                let shown = site.try_run(&["volume", "show", self.volumes[**volume].name]);
+                !shown.is_ok_and(|shown| shown["primary"]["site"] == site.name.as_str())
+            });
+            match elsewhere {
+                None => Ok(()),
+                Some(volume) => Err(format!("{} is not here: {asked:?}", self.volumes[*volume].name)),
+            }
+        });
     }
 
     /// The volume's device and its writers are at another site from now on.
