@@ -79,6 +79,13 @@ pub enum Verb {
     },
     /// Bring replicas back that fell out or diverged
     Resync(ResyncArgs),
+    /// Verify this site's copy now, and repair what is damaged from the other sites
+    Scrub {
+        volume: String,
+        /// Wait until it is done
+        #[arg(long)]
+        wait: bool,
+    },
     /// The sites this one knows
     #[command(subcommand)]
     Site(SiteVerb),

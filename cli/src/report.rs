@@ -5,8 +5,8 @@ use std::fmt::Write;
 use crate::output::View;
 use crate::table::{NONE, Table, bytes, or_none, time_ms, time_us};
 use crate::views::{
-    AttachView, ConditionView, DeletedView, ForcePlanView, LossView, MemberView, PlaceView, ResultsView, SitesView,
-    StatusView, VolumeListView, VolumeView,
+    AttachView, ConditionView, DeletedView, ForcePlanView, LossView, MemberView, PlaceView, ResultsView, ScrubView,
+    SitesView, StatusView, VolumeListView, VolumeView,
 };
 
 impl std::fmt::Display for PlaceView {
@@ -79,10 +79,29 @@ impl View for VolumeView {
             self.applied_seq
         );
         line!(out, "  attached  {}", attached(self));
+        if let Some(scrub) = &self.scrub {
+            line!(out, "  scrub     {}", scrubbed(scrub));
+        }
         out += &members(&self.members);
         out += &losses(&self.loss);
         conditions(&mut out, &self.conditions, "  ");
         out
+    }
+}
+
+fn scrubbed(scrub: &ScrubView) -> String {
+    let found = match (scrub.damaged_blocks, scrub.lost_blocks) {
+        (0, 0) => "no damage".to_string(),
+        (damaged, lost) => {
+            format!("{damaged} blocks damaged, {} repaired, {lost} beyond repair", scrub.repaired_blocks)
+        }
+    };
+    match (scrub.running, scrub.finished_unix_s) {
+        (true, _) => {
+            format!("{:.0} % verified ({}), {found}", scrub.progress * 100.0, bytes(scrub.checked_bytes))
+        }
+        (false, 0) => "not yet".into(),
+        (false, at) => format!("{} verified on {}, {found}", bytes(scrub.checked_bytes), day(at)),
     }
 }
 

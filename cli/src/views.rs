@@ -34,6 +34,21 @@ pub struct VolumeView {
     pub attached: Option<AttachmentView>,
     pub labels: BTreeMap<String, String>,
     pub reporter: PlaceView,
+    /// Of the reporter's copy.
+    pub scrub: Option<ScrubView>,
+}
+
+/// The figures are of the pass that runs, else of the last one.
+#[derive(Debug, Clone, Serialize)]
+pub struct ScrubView {
+    pub running: bool,
+    pub progress: f64,
+    pub checked_bytes: u64,
+    pub damaged_blocks: u64,
+    pub repaired_blocks: u64,
+    pub lost_blocks: u64,
+    pub started_unix_s: i64,
+    pub finished_unix_s: i64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -267,6 +282,22 @@ impl From<api::VolumeStatus> for VolumeView {
             attached: v.attached.map(Into::into),
             labels: v.labels,
             reporter: PlaceView { site: v.reporter_site, node: v.reporter_node },
+            scrub: v.scrub.map(Into::into),
+        }
+    }
+}
+
+impl From<api::ScrubStatus> for ScrubView {
+    fn from(s: api::ScrubStatus) -> Self {
+        ScrubView {
+            running: s.running,
+            progress: s.progress,
+            checked_bytes: s.checked_bytes,
+            damaged_blocks: s.damaged_blocks,
+            repaired_blocks: s.repaired_blocks,
+            lost_blocks: s.lost_blocks,
+            started_unix_s: s.started_unix_s,
+            finished_unix_s: s.finished_unix_s,
         }
     }
 }

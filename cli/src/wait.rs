@@ -1,4 +1,4 @@
-//! Waiting for a member to be in the sync set, with a bar where somebody watches.
+//! Waiting for a member to be in the sync set, or for a scrub's end, with a bar where somebody watches.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -45,6 +45,23 @@ pub async fn until_in_sync(
         bar.set_message(format!("{}/{} {}", slowest.site, slowest.node, slowest.state));
         tokio::time::sleep(POLL_INTERVAL).await;
     }
+}
+
+/// Polls until no scrub of the copy is under way.
+pub async fn until_scrubbed(
+    replicator: &Replicator,
+    mut volume: api::VolumeStatus,
+) -> Result<api::VolumeStatus, Failure> {
+    let bar = bar(&volume.name);
+    while let Some(scrub) = volume.scrub.as_ref().filter(|scrub| scrub.running) {
+        bar.set_position((scrub.progress.clamp(0.0, 1.0) * 1_000.0) as u64);
+        bar.set_message(format!("{} blocks damaged, {} repaired", scrub.damaged_blocks, scrub.repaired_blocks));
+        tokio::time::sleep(POLL_INTERVAL).await;
+        let request = api::GetVolumeRequest { volume: volume.id.clone() };
+        volume = present(replicator.volumes().get(request).await?.into_inner().volume)?;
+    }
+    bar.finish_and_clear();
+    Ok(volume)
 }
 
 fn named(m: &api::MemberStatus, place: Option<&Place>) -> bool {

@@ -285,6 +285,16 @@ fn resync_waits_and_refuses_to_discard_unasked() {
 }
 
 #[test]
+fn a_scrub_says_what_it_found() {
+    let site = site();
+    site.create("pg");
+    assert_eq!(site.json(&["scrub", "pg", "--wait"])["scrub"]["running"], false);
+    let shown = site.ok(&["volume", "show", "pg"]);
+    assert!(shown.contains("verified on 2023-11-14, no damage"), "{shown}");
+    site.fails(3, &["scrub", "nothing"]);
+}
+
+#[test]
 fn every_error_has_its_exit_code() {
     let site = site();
     let codes = [

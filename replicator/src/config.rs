@@ -29,6 +29,8 @@ const SEGMENTS_MIN: u64 = 4;
 /// Keep-alives are sent six times as often; below this they would be traffic.
 const IDLE_TIMEOUT_MS_MIN: u64 = 500;
 const IDLE_TIMEOUT_MS_MAX: u64 = 300_000;
+/// Slower, a copy would never be done.
+const SCRUB_RATE_MIN: u64 = 64 << 10;
 const PLACE_LEN_MAX: usize = 63;
 
 #[derive(Debug, thiserror::Error)]
@@ -223,13 +225,24 @@ impl Default for Journal {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
     /// What the replicas of this node may take. Left out: what the file system has, less a reserve.
     pub capacity_bytes: Option<ByteSize>,
     /// Where the extents go, if not into a file in data_dir: a raw device, or a file elsewhere.
     pub slab: Option<PathBuf>,
+    /// Every copy is verified once in so many seconds; 0: only when asked for.
+    pub scrub_interval_s: u64,
+    /// What verifying may read of this node's disks.
+    pub scrub_bytes_per_second: ByteSize,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        let (scrub_interval_s, scrub_bytes_per_second) = (7 * 24 * 3600, ByteSize(16 << 20));
+        Self { capacity_bytes: None, slab: None, scrub_interval_s, scrub_bytes_per_second }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
@@ -275,7 +288,7 @@ const KEYS: [(&str, &[&str]); 9] = [
     ("control", &["socket"]),
     ("http", &["listen"]),
     ("journal", &["engine", "budget_bytes", "segment_bytes"]),
-    ("store", &["capacity_bytes", "slab"]),
+    ("store", &["capacity_bytes", "slab", "scrub_interval_s", "scrub_bytes_per_second"]),
     ("nbd", &["socket", "tcp", "ca", "cert", "key"]),
     ("log", &["filter", "format"]),
 ];
@@ -352,6 +365,12 @@ impl Config {
             ensure(slab.is_absolute(), "store.slab", slab.display(), "give an absolute path")?;
         }
         self.check_nbd()?;
+        ensure(
+            self.store.scrub_bytes_per_second.0 >= SCRUB_RATE_MIN,
+            "store.scrub_bytes_per_second",
+            self.store.scrub_bytes_per_second,
+            format!("give at least {}; scrub_interval_s = 0 turns it off", ByteSize(SCRUB_RATE_MIN)),
+        )?;
         let idle = self.transport.idle_timeout_ms;
         ensure(
             (IDLE_TIMEOUT_MS_MIN..=IDLE_TIMEOUT_MS_MAX).contains(&idle),

@@ -136,7 +136,7 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
-fn rot_in_the_store_is_an_error_or_repaired_and_never_returned() {
+fn rot_in_the_store_is_repaired_and_never_returned() {
     let cluster = Cluster::start(&["east", "west", "north"]);
     let [east, west] = ["east", "west"].map(|s| cluster.site(s));
     east.run(&CREATE);
@@ -157,15 +157,8 @@ fn rot_in_the_store_is_an_error_or_repaired_and_never_returned() {
     cluster.wait_in_sync("east", "pg");
     east.run(&["switchover", "pg", "--to", "west"]);
     drop(west.attach("pg"));
-    let mut refused = 0;
-    for block in 0..BLOCKS {
-        // Wrong bytes would end the test here.
-        if ledger.check(&mut west.connect("pg"), block).is_err() {
-            refused += 1;
-        }
-    }
-    println!("{refused} of {BLOCKS} blocks were refused");
-    assert!(refused <= 16, "only the damaged blocks may be refused");
+    // Wrong bytes would end the test here; right ones come from the others.
+    ledger.check_all(&mut west.connect("pg"));
     // A copy that is made anew has them all.
     west.run(&["volume", "detach", "pg"]);
     west.run(&["switchover", "pg", "--to", "east"]);

@@ -1,4 +1,4 @@
-//! `promote`, `demote`, `switchover`, `failover`, `resync`.
+//! `promote`, `demote`, `switchover`, `failover`, `resync`, `scrub`.
 
 use farshore_proto::v1 as api;
 use farshore_replicator::control::OpError;
@@ -125,4 +125,20 @@ pub async fn resync(format: Format, replicator: &Replicator, args: ResyncArgs) -
         volume = wait::until_in_sync(replicator, &volume.id, member.as_ref()).await?;
     }
     output::print(format, &VolumeView::from(volume))
+}
+
+pub async fn scrub(format: Format, replicator: &Replicator, volume: String, wait: bool) -> Result<(), Failure> {
+    let begun = replicator.replication().scrub(api::ScrubRequest { volume }).await?.into_inner();
+    let mut volume = present(begun.volume)?;
+    if wait {
+        volume = wait::until_scrubbed(replicator, volume).await?;
+    }
+    let lost = volume.scrub.as_ref().map_or(0, |scrub| scrub.lost_blocks);
+    let name = volume.name.clone();
+    output::print(format, &VolumeView::from(volume))?;
+    if wait && lost > 0 {
+        let message = format!("{lost} damaged blocks of volume {name:?} could not be repaired");
+        return Err(Failure::new(Exit::Failed, message, "see the conditions above"));
+    }
+    Ok(())
 }

@@ -32,6 +32,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             replication::failover(format, &replicator, from, volumes, reduce).await
         }
         Verb::Resync(args) => replication::resync(format, &replicator, args).await,
+        Verb::Scrub { volume, wait } => replication::scrub(format, &replicator, volume, wait).await,
         Verb::Site(SiteVerb::List) => {
             let peers = replicator.node().peers(farshore_proto::v1::PeersRequest {}).await?.into_inner();
             output::print(format, &views::SitesView::from(peers))

@@ -281,6 +281,10 @@ pub struct Status {
     pub state: String,
     pub epoch: Epoch,
     pub lineage: crate::ids::LineageId,
+    /// This life of the replica's disk.
+    pub incarnation: crate::ids::Incarnation,
+    /// No resync under way, no hole in the log: the image is the volume's at `applied`.
+    pub whole: bool,
     /// The lineages that it forked from, with the last seq kept of each.
     pub parents: Vec<(crate::ids::LineageId, Seq)>,
     /// Which epoch each stretch of the log here belongs to.

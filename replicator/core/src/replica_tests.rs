@@ -9,9 +9,11 @@ use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, Tick, VolumeId};
 use crate::message::{Body, Message};
 use crate::record::{Kind, Origin, Record, RecordHash};
 use crate::register::{
-    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, Terms,
+    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
+    Terms, Vote,
 };
 use crate::replica::{Recovered, Replica};
+use crate::volume::Volume;
 
 const ME: MemberId = MemberId(1);
 const LEADER: MemberId = MemberId(0);
@@ -292,4 +294,29 @@ fn what_the_store_lacks_is_remembered_as_acked() {
         _ => None,
     });
     assert_eq!(remembered, Some(Seq(5)));
+}
+
+#[test]
+fn a_copy_in_a_new_life_says_so_and_how_to_readmit_it() {
+    for life in [1, 2] {
+        let mut durable = durable(EPOCH);
+        let member = ME;
+        durable.config.current.votes = vec![Vote { member, incarnation: Incarnation(1), votes: 1 }];
+        durable.config.current.sync = vec![SyncMember { member, incarnation: Incarnation(1), site: "s1".into() }];
+        durable.incarnation = Incarnation(life);
+        let recovered = Recovered {
+            durable,
+            last: LogBase::default(),
+            epochs: Vec::new(),
+            floor: Seq(1),
+            lost_upto: None,
+            applied: Seq::ZERO,
+        };
+        let status = Volume::recover(VOLUME, recovered, Tick(0), &mut Effects::new()).status(Tick(0));
+        let own = status.members.iter().find(|m| m.id == ME).unwrap();
+        assert_eq!(own.in_sync_set, life == 1);
+        let said = status.conditions.iter().find(|c| c.name == "not-readmitted");
+        assert_eq!(said.is_some(), life == 2);
+        assert!(said.is_none_or(|c| c.remedy.contains("farshore member replace v s1")), "{said:?}");
+    }
 }

@@ -31,6 +31,8 @@ impl Volume {
             state,
             epoch: self.role_epoch().max(replica.d.promised),
             lineage: replica.d.lineage,
+            incarnation: replica.d.incarnation,
+            whole: replica.whole(),
             parents: replica.d.parents.clone(),
             history: replica.history().clone(),
             config: config.clone(),
@@ -99,6 +101,7 @@ impl Volume {
         let config = self.primary().map_or(&replica.d.config, Primary::config);
         status.in_sync_set = voted.is_some_and(|inc| config.current.in_sync(id, inc));
         if id == replica.me() {
+            status.in_sync_set &= voted == Some(replica.d.incarnation);
             status.durable = replica.durable;
             status.applied = replica.applied;
             status.heard_us_ago = Some(0);
@@ -107,8 +110,10 @@ impl Volume {
             status.durable = peer.durable;
             status.applied = peer.applied;
             status.heard_us_ago = peer.heard.map(|at| now.since(at));
+            status.in_sync_set &= peer.incarnation.is_none() || peer.incarnation == voted;
             status.state = match peer.feed {
                 Feed::Silent => "unreachable",
+                _ if is_unknown(voted, peer.incarnation) => "not-readmitted",
                 Feed::Shipping => "resyncing",
                 _ if kind == MemberKind::Witness => "voting",
                 _ if peer.heard.is_none_or(|at| now.since(at) > config.volume.lease_us) => "unreachable",
@@ -160,7 +165,32 @@ impl Volume {
                 "a peer repairs it once connected",
             );
         }
+        let voted = replica.d.config.vote_of(replica.me()).map(|v| v.incarnation);
+        if is_unknown(voted, Some(replica.d.incarnation)) && replica.failed.is_none() {
+            let (volume, config) = (&replica.d.config.volume.name, &replica.d.config);
+            let text = format!(
+                "this copy began a new life ({}) after a failed sync or the loss of its disk: it has no vote and \
+                 counts for nothing until it is readmitted",
+                replica.d.incarnation
+            );
+            let site = config.site_of(replica.me());
+            let remedy = format!(
+                "at the primary: `farshore member replace {volume} {site}`; if no site can be promoted: \
+                 `farshore promote {volume} --force --members ...`"
+            );
+            add("not-readmitted", text, &remedy);
+        }
         if let Some(primary) = self.primary() {
+            let config = primary.config();
+            for (id, peer) in &primary.peers {
+                let voted = config.vote_of(*id).map(|v| v.incarnation);
+                if is_unknown(voted, peer.incarnation) {
+                    let site = config.site_of(*id);
+                    let text = format!("the copy in {site} began a new life: it has no vote and counts for nothing");
+                    let remedy = format!("`farshore member replace {} {site}`", config.volume.name);
+                    add("member-not-readmitted", text, &remedy);
+                }
+            }
             if let Some(since) = primary.lease_lost_at() {
                 let text = format!("no data quorum since {} ms; I/O waits", now.since(since) / 1000);
                 add("quorum-lost", text, "restore contact with the unreachable members");
@@ -170,6 +200,11 @@ impl Volume {
         }
         out
     }
+}
+
+/// It is there, under another incarnation than the one that the configuration counts.
+fn is_unknown(voted: Option<Incarnation>, found: Option<Incarnation>) -> bool {
+    voted.is_some() && found.is_some() && voted != found
 }
 
 /// A member this far behind is called catching up, not replicating.

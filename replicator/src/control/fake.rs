@@ -462,6 +462,16 @@ impl Operations for FakeOperations {
         })
     }
 
+    fn scrub(&self, volume: String) -> OpFuture<'_, api::VolumeStatus> {
+        self.change(&volume, |_, volume| {
+            let checked_bytes = volume.size_bytes;
+            let finished_unix_s = 1_700_000_000;
+            volume.scrub =
+                Some(api::ScrubStatus { progress: 1.0, checked_bytes, finished_unix_s, ..Default::default() });
+            Ok(())
+        })
+    }
+
     fn resync(&self, request: api::ResyncRequest) -> OpFuture<'_, api::VolumeStatus> {
         self.change(&request.volume, |_, volume| {
             if !request.site.is_empty() {

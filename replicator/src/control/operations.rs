@@ -38,6 +38,8 @@ pub trait Operations: Send + Sync + 'static {
     /// One result per volume; an error of the whole only when not even the list could be made.
     fn failover(&self, request: api::FailoverRequest) -> OpFuture<'_, Vec<api::VolumeResult>>;
     fn resync(&self, request: api::ResyncRequest) -> OpFuture<'_, api::VolumeStatus>;
+    /// Begins to verify the copy that is held here.
+    fn scrub(&self, volume: String) -> OpFuture<'_, api::VolumeStatus>;
 
     // The node.
     fn info(&self) -> OpFuture<'_, api::InfoResponse>;

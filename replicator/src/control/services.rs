@@ -131,6 +131,13 @@ impl Replication for Services {
         let volume = self.operations.resync(request).await?;
         Ok(Response::new(api::ResyncResponse { volume: Some(volume) }))
     }
+
+    async fn scrub(&self, request: Request<api::ScrubRequest>) -> Reply<api::ScrubResponse> {
+        let volume = request.into_inner().volume;
+        validate::volume_ref(&volume)?;
+        let volume = self.operations.scrub(volume).await?;
+        Ok(Response::new(api::ScrubResponse { volume: Some(volume) }))
+    }
 }
 
 #[tonic::async_trait]

@@ -37,6 +37,8 @@ pub mod member {
     pub const PAUSED: &str = "paused";
     pub const DIVERGED: &str = "diverged";
     pub const DAMAGED: &str = "damaged";
+    /// Back under another incarnation than the one that counts; `member replace` readmits it.
+    pub const NOT_READMITTED: &str = "not-readmitted";
     pub const UNREACHABLE: &str = "unreachable";
     /// A witness that is reached.
     pub const VOTING: &str = "voting";

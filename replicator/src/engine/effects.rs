@@ -9,9 +9,11 @@ use farshore_core::message::Message;
 use farshore_core::overlay::{Content, Hit};
 
 use super::driver::{DeviceState, Driver, lock};
+use super::repair;
 use super::rpc;
 use super::ship;
 use crate::journal::{Entry, JournalError, LogEnd, ReadError};
+use crate::store::ErrorClass;
 use crate::transport::{Lane, SendError};
 
 /// Attempts at a record that the medium does not give back at once.
@@ -34,13 +36,21 @@ impl Driver {
                         inbox.event(Event::ReadDone { id, result: Ok(data) });
                         continue;
                     }
+                    let copies = self.copies();
                     tokio::task::spawn_blocking(move || {
-                        let result = shared
-                            .store
-                            .read(volume, offset, length as usize)
-                            .map(|stored| overlaid(Some(stored), offset, length as usize, &hits))
-                            .map_err(|error| error.to_string());
-                        inbox.event(Event::ReadDone { id, result });
+                        let len = length as usize;
+                        let answer = move |stored: Result<Bytes, String>| {
+                            let result = stored.map(|stored| overlaid(Some(stored), offset, len, &hits));
+                            inbox.event(Event::ReadDone { id, result });
+                        };
+                        match shared.store.read(volume, offset, len) {
+                            Err(error) if error.class() == ErrorClass::Repair => {
+                                tokio::spawn(async move {
+                                    answer(repair::read(shared, copies, None, offset, len).await);
+                                });
+                            }
+                            read => answer(read.map_err(|error| error.to_string())),
+                        }
                     });
                 }
                 Effect::Complete { id, outcome } => {
@@ -68,7 +78,7 @@ impl Driver {
                     ship::send(
                         self.shared.clone(),
                         self.inbox.clone(),
-                        self.volume.id(),
+                        self.copies(),
                         self.address(to),
                         to,
                         base,

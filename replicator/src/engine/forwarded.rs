@@ -38,7 +38,8 @@ about_volume!(
     ReplaceMemberRequest,
     PromoteRequest,
     SwitchoverRequest,
-    ResyncRequest
+    ResyncRequest,
+    ScrubRequest
 );
 
 fn undecodable(error: prost::DecodeError) -> OpError {
@@ -120,6 +121,11 @@ pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, reque
         "resync" => {
             let view = verbs.resync(decode(node, peer, request)?).await?;
             api::ResyncResponse { volume: Some(view) }.encode_to_vec()
+        }
+        "scrub" => {
+            let request: api::ScrubRequest = decode(node, peer, request)?;
+            let view = verbs.scrub(request.volume).await?;
+            api::ScrubResponse { volume: Some(view) }.encode_to_vec()
         }
         other => {
             return Err(OpError::unsupported(

@@ -138,6 +138,9 @@ impl Node {
             }
             return self.remove_member(handle, &member.site, &member.node).await;
         }
+        if self.readmit_as_it_is(handle, &member).await? {
+            return Ok(());
+        }
         self.readmit(handle, &member).await
     }
 

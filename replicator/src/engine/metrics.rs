@@ -1,5 +1,7 @@
 //! What `/metrics`, `/healthz` and `/readyz` read from the engine.
 
+use std::sync::atomic::Ordering;
+
 use farshore_proto::v1 as api;
 use futures_util::future::BoxFuture;
 
@@ -27,7 +29,9 @@ impl MetricsSource for Node {
                     store: StoreReading {
                         capacity_bytes: space.capacity_bytes,
                         used_bytes: space.used_bytes,
-                        ..StoreReading::default()
+                        checksum_errors_total: self.shared.repairs.damaged_total.load(Ordering::Relaxed),
+                        repaired_blocks_total: self.shared.repairs.repaired_total.load(Ordering::Relaxed),
+                        scrubbed_bytes_total: self.scrubs.checked_total.load(Ordering::Relaxed),
                     },
                     conditions: self.node_conditions(),
                 },

@@ -17,9 +17,11 @@ use super::catalog::Catalog;
 use super::clock;
 use super::diverged::DivergedCopies;
 use super::driver::{VolumeHandle, lock};
+use super::repair::Repairs;
 use super::rpc::{self, Arrival, Call, Calls};
+use super::scrub::Scrubs;
 use super::ship::Incoming;
-use super::{checkpointer, recovery, ship};
+use super::{checkpointer, readmit, rebirth, recovery, repair, scrub, ship};
 use crate::config::{Config, JournalEngine};
 use crate::control::OpError;
 use crate::disk::file::create_dirs;
@@ -65,6 +67,7 @@ pub struct Shared {
     pub diverged: DivergedCopies,
     /// Images being received.
     pub incoming: Mutex<Vec<Incoming>>,
+    pub repairs: Repairs,
 }
 
 pub struct Node {
@@ -82,6 +85,7 @@ pub struct Node {
     connected: Mutex<BTreeSet<PeerName>>,
     /// One at a time may begin or end to hold a member of a volume.
     pub(super) holding: Mutex<BTreeMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
+    pub(super) scrubs: Scrubs,
     /// For verbs, which run in tasks of their own.
     pub(super) myself: Weak<Node>,
 }
@@ -106,7 +110,9 @@ impl Node {
         for dir in [&config.node.data_dir, &config.node.runtime_dir] {
             create_dirs(dir).map_err(|source| NodeError::Io { what: "creating", path: dir.clone(), source })?;
         }
-        let (journal, found, store) = open_disks(&config, &me, engine).await?;
+        let (journal, mut found, store) = open_disks(&config, &me, engine).await?;
+        // Before anything is said to anybody.
+        rebirth::renew(&journal, &mut found).await?;
         let (sender, events) = mpsc::channel(TRANSPORT_EVENTS_MAX);
         let transport = Transport::start(transport_config(&config, &me)?, sender).await?;
         let dir = config.node.data_dir.join("diverged");
@@ -115,9 +121,10 @@ impl Node {
             path: dir,
             source,
         })?;
-        let (calls, incoming) = (Calls::default(), Mutex::default());
-        let shared = Arc::new(Shared { me, journal, store, transport, calls, diverged, incoming });
+        let (calls, incoming, repairs) = (Calls::default(), Mutex::default(), Repairs::default());
+        let shared = Arc::new(Shared { me, journal, store, transport, calls, diverged, incoming, repairs });
         let attachments = Attachments::start(&config, &shared).await?;
+        let scrubs = Scrubs::load(&config.node.data_dir);
         let node = Arc::new_cyclic(|myself| Node {
             myself: myself.clone(),
             shared: shared.clone(),
@@ -130,6 +137,7 @@ impl Node {
             refusals: Mutex::default(),
             holding: Mutex::default(),
             connected: Mutex::default(),
+            scrubs,
         });
         let stored = shared.store.volumes();
         recovery::drop_what_shipments_left(&shared).await?;
@@ -150,6 +158,7 @@ impl Node {
         }
         tokio::spawn(node.clone().route(events));
         tokio::spawn(checkpointer::run(node.clone()));
+        tokio::spawn(scrub::run(node.clone()));
         tokio::spawn(node.clone().take_devices_back());
         Ok(node)
     }
@@ -322,15 +331,20 @@ impl Node {
             | Call::ShipBasisChanges { volume, .. }
             | Call::ShipPage { volume, .. }
             | Call::ShipEnd { volume, .. } => {
-                let handle = self.catalog.get(volume).filter(|h| is_member(h, peer, None)).ok_or_else(|| {
-                    OpError::not_found(
-                        format!("volume {volume} is not held here for {peer}"),
-                        "see `farshore volume show`",
-                    )
-                })?;
-                ship::receive(self.shared.clone(), handle, call).await
+                ship::receive(self.shared.clone(), self.held_for(peer, volume)?, call).await
             }
+            Call::Blocks { volume, lineage, wanted } => {
+                repair::serve(&self.shared, &*self.held_for(peer, volume)?, peer, lineage, wanted).await
+            }
+            Call::Holding { volume } => readmit::describe(&*self.held_for(peer, volume)?).await,
         }
+    }
+
+    /// The replica here, for a peer that is a member of its volume.
+    fn held_for(&self, peer: &PeerName, volume: VolumeId) -> Result<Arc<VolumeHandle>, OpError> {
+        self.catalog.get(volume).filter(|h| is_member(h, peer, None)).ok_or_else(|| {
+            OpError::not_found(format!("volume {volume} is not held here for {peer}"), "see `farshore volume show`")
+        })
     }
 }
 
@@ -351,6 +365,8 @@ async fn open_disks(
     let journal_config = JournalConfig {
         segment_bytes: config.journal.segment_bytes.0,
         budget_bytes: config.journal.budget_bytes.0,
+        // The last one is often another file system, and survives all but a restart of the machine.
+        burnt_dirs: vec![config.node.data_dir.join("store"), config.node.runtime_dir.clone()],
         ..JournalConfig::at(config.node.data_dir.join("journal"))
     };
     let store_config = StoreConfig::new(

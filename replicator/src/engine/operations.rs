@@ -317,6 +317,18 @@ impl Operations for Node {
         })
     }
 
+    fn scrub(&self, volume: String) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, node, async move {
+            let request = api::ScrubRequest { volume: volume.clone() };
+            if let Some(answer) = node.by_neighbour::<api::ScrubResponse>(&volume, "scrub", &request).await? {
+                return found(answer.volume);
+            }
+            let handle = node.find(&volume)?;
+            node.scrub_now(&handle)?;
+            node.view(&handle).await
+        })
+    }
+
     fn info(&self) -> OpFuture<'_, api::InfoResponse> {
         verb!(self, node, async move { Ok(node.describe()) })
     }

@@ -92,6 +92,24 @@ pub enum Call {
         volume: VolumeId,
         ship: u128,
     },
+    /// Blocks that are damaged here; see [`super::repair`].
+    Blocks {
+        volume: VolumeId,
+        lineage: LineageId,
+        wanted: Vec<Wanted>,
+    },
+    /// Which life of which replica of the volume is held there; see [`super::readmit`].
+    Holding {
+        volume: VolumeId,
+    },
+}
+
+/// A block as it was at every seq of a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    pub offset: u64,
+    pub from: Seq,
+    pub upto: Seq,
 }
 
 /// What arrived, sorted by its first byte.
@@ -221,6 +239,20 @@ fn encode_call(nonce: u64, call: &Call) -> Bytes {
             w.u128(volume.0);
             w.u128(*ship);
         }
+        Call::Blocks { volume, lineage, wanted } => {
+            w.u8(20);
+            w.u128(volume.0);
+            w.lineage(*lineage);
+            w.list(wanted, |w, block| {
+                w.u64(block.offset);
+                w.seq(block.from);
+                w.seq(block.upto);
+            });
+        }
+        Call::Holding { volume } => {
+            w.u8(21);
+            w.u128(volume.0);
+        }
     }
     w.finish()
 }
@@ -267,6 +299,12 @@ fn decode_call(mut r: Reader) -> Result<Call, DecodeError> {
             since: r.seq()?,
             cursor: get_cursor(&mut r)?,
         },
+        20 => Call::Blocks {
+            volume: r.volume()?,
+            lineage: r.lineage()?,
+            wanted: r.list(|r| Ok(Wanted { offset: r.u64()?, from: r.seq()?, upto: r.seq()? }))?,
+        },
+        21 => Call::Holding { volume: r.volume()? },
         found => return Err(r.unknown(found.into())),
     };
     r.end()?;

@@ -22,6 +22,7 @@ use super::clock::random_u128;
 use super::driver::{VolumeHandle, lock};
 use super::inbox::Inbox;
 use super::node::Shared;
+use super::repair::{self, Copies};
 use super::rpc::{self, Call, ShippedRun};
 use crate::control::{OpError, OpKind};
 use crate::store::{BLOCKS_PER_EXTENT, ChangedExtent, Cursor, EXTENT_BYTES, StageData, StoreError};
@@ -52,18 +53,19 @@ pub struct Incoming {
 pub fn send(
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
-    volume: VolumeId,
+    copies: Copies,
     peer: Option<PeerName>,
     to: MemberId,
     base: Seq,
     history: History,
 ) {
+    let volume = copies.volume;
     tokio::spawn(async move {
         let ship = random_u128();
         let pin = format!("{SHIP_PIN_PREFIX}{ship:032x}");
         if let Some(peer) = peer {
             let started = Instant::now();
-            match ship_pinned(&shared, volume, &peer, ship, &pin, base, history).await {
+            match ship_pinned(&shared, &copies, &peer, ship, &pin, base, history).await {
                 Ok(bytes) => {
                     let ms = started.elapsed().as_millis() as u64;
                     tracing::info!(%volume, %peer, bytes, ms, "resync: image shipped");
@@ -89,13 +91,14 @@ async fn blocking<T: Send + 'static>(
 
 async fn ship_pinned(
     shared: &Arc<Shared>,
-    volume: VolumeId,
+    copies: &Copies,
     peer: &PeerName,
     ship: u128,
     pin: &str,
     base: Seq,
     mut history: History,
 ) -> Result<u64, OpError> {
+    let volume = copies.volume;
     let (store, name) = (shared.clone(), pin.to_string());
     let seq = blocking(move || store.store.pin(volume, &name)).await?;
     let image = base_at(shared, volume, seq, &history)?;
@@ -119,16 +122,16 @@ async fn ship_pinned(
     shared.calls.call(&shared.transport, peer, &begin, PAGE_PATIENCE).await?;
     let mut sent_bytes = 0;
     if let (Some(since), Some(basis)) = (base, basis) {
-        sent_bytes += ship_what_it_changed(shared, volume, peer, ship, pin, (basis, since)).await?;
+        sent_bytes += ship_what_it_changed(shared, copies, peer, ship, pin, (basis, since)).await?;
     }
     let mut cursor = Some(Cursor::default());
     while let Some(at) = cursor {
-        let (store, name) = (shared.clone(), pin.to_string());
-        let (runs, next) = blocking(move || {
-            let page = store.store.changed_since(volume, base, &name, at, PAGE_EXTENTS)?;
+        let pinned = pin.to_string();
+        let (runs, next) = on_whole(shared, copies, pin, move |shared| {
+            let page = shared.store.changed_since(volume, base, &pinned, at, PAGE_EXTENTS)?;
             let mut runs = Vec::new();
             for extent in &page.extents {
-                read_runs(&store, volume, &name, extent, &mut runs)?;
+                read_runs(shared, volume, &pinned, extent, &mut runs)?;
             }
             Ok((runs, page.next))
         })
@@ -191,24 +194,25 @@ async fn basis_of(
 /// Ships what the target's own copy changed since the histories parted, as it is here.
 async fn ship_what_it_changed(
     shared: &Arc<Shared>,
-    volume: VolumeId,
+    copies: &Copies,
     peer: &PeerName,
     ship: u128,
     pin: &str,
     (basis, since): (String, Seq),
 ) -> Result<u64, OpError> {
+    let volume = copies.volume;
     let mut sent_bytes = 0;
     let mut cursor = Some(Cursor::default());
     while let Some(at) = cursor {
         let ask = Call::ShipBasisChanges { volume, basis: basis.clone(), since, cursor: at };
         let answer = shared.calls.call(&shared.transport, peer, &ask, PAGE_PATIENCE).await?;
         let page = rpc::decode_changes(answer).map_err(undecodable)?;
-        let (store, name) = (shared.clone(), pin.to_string());
-        let runs = blocking(move || {
+        let (pinned, extents) = (pin.to_string(), page.extents);
+        let runs = on_whole(shared, copies, pin, move |shared| {
             let mut runs = Vec::new();
-            for theirs in page.extents {
-                let here = store.store.extent_at(volume, &name, theirs.extent)?;
-                read_runs(&store, volume, &name, &ChangedExtent { changed: theirs.changed, ..here }, &mut runs)?;
+            for theirs in &extents {
+                let here = shared.store.extent_at(volume, &pinned, theirs.extent)?;
+                read_runs(shared, volume, &pinned, &ChangedExtent { changed: theirs.changed, ..here }, &mut runs)?;
             }
             Ok(runs)
         });
@@ -220,6 +224,32 @@ async fn ship_what_it_changed(
 
 fn undecodable(error: DecodeError) -> OpError {
     OpError::unavailable("the target's answer does not decode", "run the same version on all nodes").because(error)
+}
+
+/// Work on a pinned image. What it finds damaged is repaired from other members, and then it is done again.
+async fn on_whole<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    copies: &Copies,
+    pin: &str,
+    work: impl Fn(&Shared) -> Result<T, StoreError> + Send + Sync + 'static,
+) -> Result<T, OpError> {
+    let work = Arc::new(work);
+    loop {
+        let (shared, work) = (shared.clone(), work.clone());
+        let done = blocking({
+            let shared = shared.clone();
+            move || match work(&shared) {
+                Err(StoreError::Corrupt { offset, .. }) => Ok(Err(offset)),
+                other => other.map(Ok),
+            }
+        });
+        match done.await? {
+            Ok(done) => return Ok(done),
+            Err(offset) => repair::pinned_extent(shared, copies.clone(), pin.to_string(), offset)
+                .await
+                .map_err(|text| OpError::unavailable(text, "renew the damaged copy"))?,
+        }
+    }
 }
 
 /// The record at the pinned seq, from our own journal: the log goes on after it. The history was taken when the

@@ -76,6 +76,10 @@ impl Node {
                 remedy: "free space on this node, or replace the member".into(),
             });
         }
+        if handle.applier.has_store() {
+            view.scrub = Some(self.scrub_view(handle.id, view.size_bytes));
+            view.conditions.extend(self.damage_condition(handle));
+        }
         if let Some(attached) = &mut view.attached
             && let Some((_, device)) = self.attachments.describe(handle.id).await
         {
@@ -297,6 +301,9 @@ fn member_view(status: &Status, id: MemberId) -> Option<api::MemberStatus> {
     })
 }
 
+/// Members in these states don't help when a site is lost.
+const NOT_THERE: [&str; 3] = ["unreachable", "unknown", "not-readmitted"];
+
 /// What the loss of each site would cost, as this node knows it. Exact only at the primary.
 fn losses(status: &Status) -> Vec<api::SiteLoss> {
     let config = &status.config;
@@ -312,7 +319,7 @@ fn site_loss(status: &Status, site: &str, exact: bool) -> api::SiteLoss {
     let terms = &config.current;
     let lives = |id: MemberId| {
         config.site_of(id) != site
-            && status.members.iter().any(|m| m.id == id && (m.state != "unreachable" && m.state != "unknown" || !exact))
+            && status.members.iter().any(|m| m.id == id && (!NOT_THERE.contains(&m.state) || !exact))
     };
     let control = terms.control_quorum(|id, _| lives(id));
     let recovers = terms.recovery(|m| lives(m.member));

@@ -31,6 +31,8 @@ pub struct JournalConfig {
     /// What all segments together may take.
     pub budget_bytes: u64,
     pub engine: EngineChoice,
+    /// Where else a failed write or sync is noted, for the next start; best on another disk.
+    pub burnt_dirs: Vec<PathBuf>,
 }
 
 impl JournalConfig {
@@ -40,6 +42,7 @@ impl JournalConfig {
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             budget_bytes: BUDGET_BYTES_DEFAULT,
             engine: EngineChoice::Auto,
+            burnt_dirs: Vec::new(),
         }
     }
 

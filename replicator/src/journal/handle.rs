@@ -15,6 +15,7 @@ use farshore_core::journal::recovery::Rule;
 use farshore_core::journal::segments::Segments;
 use farshore_core::record::{Record, RecordHash};
 
+use super::burnt::Marks;
 use super::cache::Cache;
 use super::config::{JournalConfig, JournalStatus};
 use super::error::JournalError;
@@ -45,6 +46,9 @@ pub(super) struct Shared {
     queue: Mutex<Queue<Done>>,
     wake: Condvar,
     index: Mutex<Index>,
+    pub(super) marks: Marks,
+    /// What was noted of an earlier failure, when it was opened.
+    burnt: Option<String>,
     /// Held until the last user of the directory is gone.
     _lock: File,
 }
@@ -109,6 +113,7 @@ impl Shared {
         index: Index,
     ) -> Shared {
         let queue = Queue::new(index.log.clone(), segment_bytes);
+        let marks = Marks::new(config, journal);
         Shared {
             dir: config.dir.clone(),
             journal,
@@ -117,6 +122,8 @@ impl Shared {
             queue: Mutex::new(queue),
             wake: Condvar::new(),
             index: Mutex::new(index),
+            burnt: marks.found(),
+            marks,
             _lock: lock,
         }
     }
@@ -253,6 +260,17 @@ impl Journal {
             recovery_rule: format!("{:?}", index.rule),
             ..index.status.clone()
         }
+    }
+
+    /// Why the replicas in this journal must begin a new life before they answer anything: a write or sync failed when
+    /// it was last used.
+    pub fn burnt(&self) -> Option<&str> {
+        self.shared().burnt.as_deref()
+    }
+
+    /// They have begun it, durably.
+    pub fn reborn(&self) -> std::io::Result<()> {
+        self.shared().marks.clear()
     }
 
     /// Writes what is queued and can be written, fails the rest with [`JournalError::Closed`], and stops the thread.

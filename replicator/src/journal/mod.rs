@@ -7,6 +7,7 @@
 //!                                       └ rotate: recycle the oldest, write a head         read
 //! ```
 
+mod burnt;
 mod cache;
 mod config;
 mod error;

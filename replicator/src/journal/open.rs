@@ -21,6 +21,7 @@ use farshore_core::journal::scan::{Blocks, SegmentScan, heal_with_copy, scan};
 use farshore_core::journal::segments::Segments;
 use farshore_core::journal::superblock::Superblock;
 
+use super::burnt::Marks;
 use super::cache::Cache;
 use super::config::{CACHE_BYTES_MAX, JournalConfig, JournalStatus};
 use super::error::JournalError;
@@ -179,7 +180,8 @@ pub(super) fn open(
         return Err(JournalError::Gone { dir: dir.clone() });
     }
     let (log, recap) = findings.replay()?;
-    settle_tail(dir, &findings, engine.as_ref())?;
+    let marks = Marks::new(config, super_file.now.journal);
+    settle_tail(dir, &findings, engine.as_ref(), &marks)?;
     add_segments(dir, &mut findings, &mut super_file, engine.as_ref())?;
 
     let volumes: Vec<RecoveredVolume> = log.volumes.iter().map(|(&id, log)| RecoveredVolume::of(id, log)).collect();
@@ -207,7 +209,8 @@ pub(super) fn open(
         writer.rotate()?;
         writer.super_file.update(|now| now.in_use = true)?;
     } else {
-        writer.write_bare()?;
+        let burn = |error: &JournalError| marks.burn(&error.to_string());
+        writer.write_bare().inspect_err(burn)?;
     }
     Ok((writer, volumes))
 }
@@ -241,10 +244,12 @@ fn create_superblock(config: &JournalConfig) -> Result<SuperFile, JournalError> 
 }
 
 /// Rewrites and syncs the last group that counts, and wipes the headers of those that do not.
-fn settle_tail(dir: &Path, findings: &Findings, engine: &dyn DiskEngine) -> Result<(), JournalError> {
+fn settle_tail(dir: &Path, findings: &Findings, engine: &dyn DiskEngine, marks: &Marks) -> Result<(), JournalError> {
     let write = |segment: u32, offset: u64, data: &[u8]| {
         let file = &findings.files[segment as usize];
-        engine.write_sync(file, offset, data).map_err(JournalError::io("settle the end of segment", &file.path))
+        let written = engine.write_sync(file, offset, data);
+        let written = written.map_err(JournalError::io("settle the end of segment", &file.path));
+        written.inspect_err(|error| marks.burn(&error.to_string()))
     };
     if let Some(tail) = &findings.plan.tail {
         let group = findings.group(tail)?;

@@ -116,7 +116,11 @@ impl Writer {
 
     fn poison(&self, error: JournalError) {
         tracing::error!(%error, "the journal takes no more writes");
-        self.shared.index().poisoned.get_or_insert(error.to_string());
+        let reason = error.to_string();
+        let first = self.shared.index().poisoned.replace(reason.clone()).is_none();
+        if first {
+            self.shared.marks.burn(&reason);
+        }
     }
 
     /// Forms and writes one group. Returns whether there was anything to write.
@@ -412,6 +416,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.shared.index().poisoned.get_or_insert("the journal's thread panicked".to_owned());
+            self.shared.marks.burn("the journal's thread panicked");
         }
         self.shared.queue().ended = true;
         self.refuse();

@@ -23,7 +23,10 @@ pub enum ErrorClass {
 pub enum StoreError {
     #[error("{op} {path}: {source}")]
     Io { op: &'static str, path: PathBuf, source: io::Error },
-    #[error("{op} the store's index: {reason}; if it repeats, inspect the directory and re-create this replica")]
+    #[error(
+        "{op} the store's index: {reason}; its rows can't be repaired one by one: stop the replicator, remove the \
+         store's directory, start it, and run `farshore member replace` for each volume of this node"
+    )]
     Index { op: &'static str, reason: String },
     #[error("{object}: {source}")]
     Format { object: String, source: DecodeError },
@@ -59,7 +62,8 @@ pub enum StoreError {
     #[error("volume {volume} is not receiving shipment {ship_id:032x}")]
     NoStage { volume: VolumeId, ship_id: u128 },
     #[error(
-        "the store stopped after an earlier failure ({reason}); restart the replicator, which re-creates this replica"
+        "the store stopped after an earlier failure ({reason}); see its disk, then restart the replicator: what the \
+         store lacks is redone from the journal"
     )]
     Poisoned { reason: String },
 }

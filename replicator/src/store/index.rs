@@ -220,8 +220,12 @@ fn failed(op: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
     move |error| StoreError::Index { op, reason: error.into_string() }
 }
 
-fn unreadable(source: DecodeError) -> StoreError {
-    StoreError::Format { object: "the store's index".into(), source }
+pub(super) fn unreadable(source: DecodeError) -> StoreError {
+    match source {
+        // Not damage: another program's, and whole.
+        DecodeError::Newer { .. } => StoreError::Format { object: "the store's index".into(), source },
+        damage => StoreError::Index { op: "decode", reason: damage.to_string() },
+    }
 }
 
 /// A row that does not decode, for `Index::rows`.

@@ -28,6 +28,7 @@ mod inspect;
 mod open;
 mod pin;
 mod read;
+mod repair;
 mod root;
 mod scrub;
 mod slab;
@@ -44,6 +45,8 @@ mod tests_fixture;
 #[cfg(test)]
 mod tests_oracle;
 #[cfg(test)]
+mod tests_repair;
+#[cfg(test)]
 mod tests_store;
 
 pub use changed::{ChangedExtent, ChangedPage, PAGE_EXTENTS_MAX};
@@ -54,7 +57,8 @@ pub use inspect::{InspectReport, InspectedVolume, inspect};
 pub use open::StoreConfig;
 pub use pin::Pin;
 pub use read::{ImageDigest, READ_BYTES_MAX};
+pub use repair::{DAMAGE_MAX, Damage, Held};
 pub use root::{Space, Store, StoredVolume};
-pub use scrub::{Damage, ScrubCursor, ScrubPage};
+pub use scrub::{ScrubCursor, ScrubPage};
 pub use stage::{STAGE_DATA_BYTES_MAX, STAGE_HOLE_BYTES_MAX, StageData, StageInfo};
 pub use superblock::NodeIdentity;

@@ -138,7 +138,7 @@ fn load(index: &Index) -> Result<Loaded, StoreError> {
     let mut group: Option<(VolumeId, u64)> = None;
     let mut versions = Versions::new();
     index.all_extents(|Found { volume, extent, version, entry }| {
-        let entry = entry.map_err(|source| StoreError::Format { object: "the store's index".into(), source })?;
+        let entry = entry.map_err(index::unreadable)?;
         if group != Some((volume, extent)) {
             note_garbage(&mut states, group, &versions);
             versions.clear();
@@ -219,5 +219,5 @@ fn capacity_bytes(config: &StoreConfig, slab: &Slab) -> Result<u64, StoreError> 
 }
 
 fn damaged(reason: &'static str) -> StoreError {
-    StoreError::Format { object: "the store's index".into(), source: DecodeError::Invalid { what: "index", reason } }
+    index::unreadable(DecodeError::Invalid { what: "index", reason })
 }

@@ -26,7 +26,7 @@ pub struct ImageDigest {
 
 /// Which image is read.
 #[derive(Clone, Copy)]
-enum Image<'a> {
+pub(super) enum Image<'a> {
     Current,
     Pinned(&'a str),
 }
@@ -206,7 +206,7 @@ impl Store {
     }
 }
 
-fn resolve(volume: &Volume, state: &State, image: Image) -> Result<(View, u64), StoreError> {
+pub(super) fn resolve(volume: &Volume, state: &State, image: Image) -> Result<(View, u64), StoreError> {
     if state.removing {
         return Err(StoreError::NoVolume { volume: volume.id });
     }

@@ -193,37 +193,6 @@ fn a_freed_place_is_not_used_before_a_checkpoint() {
 }
 
 #[test]
-fn rot_is_named_and_repaired_from_a_peer() {
-    let mut rig = Rig::with_volume(16, 8 * EXTENT);
-    rig.apply(VOL, &[write(1, 0, 4, 0x11), write(2, 20, 1, 0x22)]).unwrap();
-    rig.pin(VOL, "snap").unwrap();
-    rig.rot(0x22);
-    // Copied on write, the damage goes along and stays damage.
-    rig.apply(VOL, &[write(3, 21, 1, 0x33)]).unwrap();
-    rig.checkpoint().unwrap();
-    let offset = 20 * BLOCK as u64;
-    for found in [rig.read_all(VOL), rig.read_at(VOL, "snap", 0, 8 * EXTENT)] {
-        assert!(matches!(found, Err(StoreError::Corrupt { offset: found, .. }) if found == offset), "{found:?}");
-    }
-    assert_eq!(rig.read(VOL, 21 * BLOCK as u64, BLOCK).unwrap()[0], 0x33);
-    assert!(matches!(rig.digest(VOL), Err(StoreError::Corrupt { .. })));
-    let page = rig.scrub(VOL, ScrubCursor::default(), 1 << 20).unwrap();
-    assert_eq!(page.damaged.len(), 2, "{page:?}");
-    assert!(page.damaged.iter().all(|damage| damage.offset == offset && damage.seq == Seq(2)));
-    assert_eq!(page.checked_bytes, (4 + 1 + 2) * BLOCK as u64);
-    assert!(page.next.is_none());
-    let wrong = Bytes::from(vec![0x23; BLOCK]);
-    assert!(matches!(rig.repair_block(VOL, offset, &wrong), Err(StoreError::RepairMismatch { .. })));
-    let right = Bytes::from(vec![0x22; BLOCK]);
-    assert_eq!(rig.repair_block(VOL, offset, &right).unwrap(), 2);
-    assert_eq!(rig.repair_block(VOL, offset, &right).unwrap(), 0);
-    assert_eq!(rig.read_at(VOL, "snap", offset, BLOCK).unwrap(), right);
-    rig.restart();
-    assert_eq!(rig.read(VOL, offset, BLOCK).unwrap(), right);
-    assert!(rig.scrub(VOL, ScrubCursor::default(), 1 << 20).unwrap().damaged.is_empty());
-}
-
-#[test]
 fn changed_since_names_data_and_holes_and_refuses_below_the_floor() {
     let rig = Rig::with_volume(16, 8 * EXTENT);
     rig.apply(VOL, &[write(1, 0, 2, 1), write(2, 16, 1, 2), write(3, 40, 1, 3)]).unwrap();

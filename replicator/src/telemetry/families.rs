@@ -116,6 +116,8 @@ impl Families<'_> {
         self.counters(("store_checksum_errors", None, "Blocks whose checksum did not match"), [(none(), errors)])?;
         let repaired = node.store.repaired_blocks_total;
         self.counters(("store_repaired_blocks", None, "Blocks repaired from a peer"), [(none(), repaired)])?;
+        let scrubbed = node.store.scrubbed_bytes_total;
+        self.counters(("store_scrubbed", bytes, "Bytes verified by scrubs"), [(none(), scrubbed)])?;
         let conditions = node.conditions.iter().map(|c| ([("condition", c.name.as_str())], 1u64));
         self.gauges(("node_condition", None, "Conditions of the node that hold; always 1"), conditions)
     }
@@ -155,6 +157,7 @@ impl Families<'_> {
             (volume(v), ms as f64 / 1e3)
         });
         self.gauges(("volume_lease_remaining", seconds, "How long the lease still holds"), remaining)?;
+        self.scrubs(volumes)?;
         let attached = |v: &api::VolumeStatus| v.attached.is_some().into();
         self.gauges(("volume_attached", None, "1 while a device is attached somewhere"), each(attached))?;
         let conditions = volumes.iter().flat_map(|v| {
@@ -162,6 +165,22 @@ impl Families<'_> {
             v.status.conditions.iter().map(move |c| ([("volume", name), ("condition", c.name.as_str())], 1u64))
         });
         self.gauges(("volume_condition", None, "Conditions of the volume that hold; always 1"), conditions)
+    }
+
+    fn scrubs(&mut self, volumes: &[VolumeReading]) -> fmt::Result {
+        let each = |value: fn(&api::ScrubStatus) -> f64| {
+            volumes.iter().filter_map(move |v| Some((volume(v), value(v.status.scrub.as_ref()?))))
+        };
+        self.gauges(("volume_scrub_running", None, "1 while the local copy is verified"), each(|s| flag(s.running)))?;
+        self.gauges(("volume_scrub_progress_ratio", None, "Of the pass under way"), each(|s| s.progress))?;
+        let finished = each(|s| s.finished_unix_s as f64);
+        let seconds = Some(&Unit::Seconds);
+        self.gauges(
+            ("volume_scrub_finished_timestamp", seconds, "When the last pass ended, since 1970; 0: never"),
+            finished,
+        )?;
+        let lost = each(|s| s.lost_blocks as f64);
+        self.gauges(("volume_lost_blocks", None, "Damaged blocks here that no member could repair"), lost)
     }
 
     fn members(&mut self, volumes: &[VolumeReading]) -> fmt::Result {

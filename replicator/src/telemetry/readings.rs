@@ -55,6 +55,7 @@ pub struct StoreReading {
     pub used_bytes: u64,
     pub checksum_errors_total: u64,
     pub repaired_blocks_total: u64,
+    pub scrubbed_bytes_total: u64,
 }
 
 #[derive(Debug, Clone, Default)]

@@ -51,7 +51,8 @@ fn after_a_failed_write_or_sync_nothing_is_done_any_more() {
         assert!(journal.status().poisoned.is_some());
         assert_eq!(journal.read(a.volume, Seq(1), 1).unwrap().len(), 1, "reads go on");
         drop(journal);
-        let (_journal, found) = Journal::open(small(&dir, 8)).unwrap();
+        let (journal, found) = Journal::open(small(&dir, 8)).unwrap();
+        assert!(journal.burnt().is_some_and(|reason| reason.contains("segment")), "{fault:?}: the failure is noted");
         let may_be_there = [durable, a.end];
         let end = may_be_there.iter().find(|end| end.seq == found[0].last).unwrap();
         assert_eq!((found[0].last_hash, found[0].damaged), (end.hash, None), "{fault:?}");
@@ -252,4 +253,55 @@ fn a_rotation_that_breaks_off_anywhere_loses_no_metadata() {
         let (_journal, found) = Journal::open(config()).unwrap();
         assert_eq!((found[0].last, found[0].damaged, found.len()), (a.end.seq, None, 14), "write {skip}");
     }
+}
+
+#[test]
+fn a_failure_is_noted_wherever_that_works_until_the_replicas_began_a_new_life() {
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let gone = dir.path().join("gone");
+    let config = JournalConfig { burnt_dirs: vec![gone, elsewhere.path().to_owned()], ..small(&dir, 8) };
+    let engine = faulty();
+    let (journal, _) = Journal::open_on(config.clone(), Arc::new(engine.clone())).unwrap();
+    assert_eq!(journal.burnt(), None);
+    let mut a = Chain::new(1);
+    engine.plan(0, Fault::SyncFails);
+    append(&journal, vec![a.entry(1)]).unwrap_err();
+    drop(journal);
+    let open = |config: &JournalConfig| loop {
+        match Journal::open(config.clone()) {
+            // A child that another test is just starting has our lock until it runs its own program.
+            Err(JournalError::Locked { .. }) => std::thread::yield_now(),
+            opened => break opened.unwrap().0,
+        }
+    };
+    let own = dir.path().join("journal").join("journal.burnt");
+    let other = elsewhere.path().join("journal.burnt");
+    // Either place alone is enough, also when what is there is damaged.
+    std::fs::remove_file(&own).unwrap();
+    assert!(open(&config).burnt().is_some());
+    std::fs::rename(&other, &own).unwrap();
+    assert!(open(&config).burnt().is_some());
+    std::fs::write(&own, "nonsense").unwrap();
+    assert!(open(&config).burnt().is_some());
+    let journal = open(&config);
+    journal.reborn().unwrap();
+    drop(journal);
+    assert_eq!(open(&config).burnt(), None);
+    // What is noted of another journal says nothing of this one.
+    std::fs::write(&other, format!("farshore burnt 1\njournal {:032x}\nreason  x\n", 7)).unwrap();
+    assert_eq!(open(&config).burnt(), None);
+}
+
+#[test]
+fn a_tail_that_can_not_be_rewritten_at_the_start_is_a_failure_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(small(&dir, 8)).unwrap();
+    append(&journal, vec![Chain::new(1).entry(1)]).unwrap();
+    drop(journal);
+    let engine = faulty();
+    engine.plan(0, Fault::SyncFails);
+    assert!(Journal::open_on(small(&dir, 8), Arc::new(engine)).is_err());
+    let (journal, _) = Journal::open(small(&dir, 8)).unwrap();
+    assert!(journal.burnt().is_some());
 }

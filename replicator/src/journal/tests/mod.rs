@@ -68,6 +68,7 @@ pub(super) fn small(dir: &tempfile::TempDir, segments: u64) -> JournalConfig {
         segment_bytes: 4 * MIB,
         budget_bytes: segments * 4 * MIB,
         engine: EngineChoice::Threads,
+        burnt_dirs: Vec::new(),
     }
 }
 
