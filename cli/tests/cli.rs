@@ -672,6 +672,7 @@ fn degraded() -> api::VolumeStatus {
         }),
         labels: [("pvc".to_string(), "prod/pg".to_string())].into(),
         allocated_bytes: 1 << 30,
+        scrub: None,
         reporter_site: "east".into(),
         reporter_node: "east-1".into(),
     }

@@ -84,7 +84,7 @@ fn copies_that_were_shipped_repair_each_other() {
     let source = Rig::with_volume(16, 8 * EXTENT);
     source.apply(VOL, &[write(1, 0, 1, 0x11), write(2, 1, 1, 0x22), write(3, 2, 1, 0x33)]).unwrap();
     let mut copy = Rig::with_volume(16, 8 * EXTENT);
-    copy.stage_begin(VOL, 5, None, Seq(3)).unwrap();
+    copy.stage_begin(VOL, 5, None, None, Seq(3)).unwrap();
     for (block, fill) in [(0, 0x11), (1, 0x22), (2, 0x33)] {
         let data = Bytes::from(vec![fill; BLOCK]);
         copy.stage_write(VOL, 5, (block * BLOCK) as u64, StageData::Data(data)).unwrap();
