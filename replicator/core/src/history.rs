@@ -62,6 +62,8 @@ impl History {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// One log's history and end, the other's, and where they part.
@@ -95,5 +97,57 @@ mod tests {
         assert_eq!(history.last_epoch().n, 4);
         history.truncate(Seq(4));
         assert_eq!(history.last_epoch().n, 1, "a truncated EpochStart leaves nothing behind");
+    }
+
+    /// A log as naive as can be: the epoch of each record, the first at seq 1.
+    type Naive = Vec<u64>;
+
+    fn derived(log: &Naive) -> History {
+        let mut history = History::default();
+        for (at, n) in log.iter().enumerate() {
+            history.note(Epoch { n: *n, writer: 0 }, Seq(at as u64 + 1));
+        }
+        history
+    }
+
+    /// Two replicas' logs, as the protocol makes them: whoever wins an epoch cuts its own log somewhere and writes on;
+    /// the other adopts some of that. So a record is known by its epoch and seq (I4).
+    fn logs() -> impl Strategy<Value = [Naive; 2]> {
+        let step = (0_usize..2, 0_usize..30, 0_usize..5, prop::option::of(0_usize..40));
+        prop::collection::vec(step, 0..12).prop_map(|steps| {
+            let mut logs: [Naive; 2] = Default::default();
+            for (n, (winner, cut, len, adopted)) in steps.into_iter().enumerate() {
+                logs[winner].truncate(cut);
+                logs[winner].extend(std::iter::repeat_n(n as u64 + 1, len));
+                if let Some(adopted) = adopted {
+                    logs[1 - winner] = logs[winner][..adopted.min(logs[winner].len())].to_vec();
+                }
+            }
+            logs
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn logs_agree_as_far_as_their_records_do([a, b] in logs()) {
+            let same = a.iter().zip(&b).take_while(|(x, y)| x == y).count() as u64;
+            let (end_a, end_b) = (Seq(a.len() as u64), Seq(b.len() as u64));
+            prop_assert_eq!(derived(&a).common_point(end_a, &derived(&b), end_b), Seq(same));
+            prop_assert_eq!(derived(&b).common_point(end_b, &derived(&a), end_a), Seq(same));
+        }
+
+        #[test]
+        fn a_history_is_that_of_the_records([a, _] in logs(), cut in 0_usize..40) {
+            let mut history = derived(&a);
+            prop_assert!(history.is_ordered());
+            let kept = a[..cut.min(a.len())].to_vec();
+            history.truncate(Seq(kept.len() as u64));
+            prop_assert_eq!(&history, &derived(&kept));
+            prop_assert_eq!(history.last_epoch().n, kept.last().copied().unwrap_or_default());
+            for (at, n) in kept.iter().enumerate() {
+                prop_assert_eq!(history.epoch_of(Seq(at as u64 + 1)).map(|epoch| epoch.n), Some(*n));
+            }
+            prop_assert_eq!(history.epoch_of(Seq::ZERO), None);
+        }
     }
 }

@@ -20,6 +20,8 @@ pub mod message;
 pub mod overlay;
 mod peers;
 mod pipeline;
+#[cfg(test)]
+mod pipeline_tests;
 pub mod primary;
 pub mod quorum;
 pub mod record;

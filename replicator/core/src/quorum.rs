@@ -69,6 +69,10 @@ impl Terms {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::register::{DataRule, Vote};
 
@@ -140,5 +144,62 @@ mod tests {
         t.votes[0].votes = 2;
         assert!(t.control_quorum(|m, _| m.0 == 0));
         assert!(!t.control_quorum(|m, _| m.0 == 1));
+    }
+
+    fn any_terms() -> impl Strategy<Value = Terms> {
+        let member = (0_usize..4, 0_u8..4);
+        let rule = (0_u8..5, 0_u8..3, any::<bool>());
+        (prop::collection::vec(member, 0..6), rule, 0_usize..4).prop_map(
+            |(members, (w, min_remote, local), primary)| {
+                let site = |site: usize| ["a", "b", "c", "d"][site];
+                let sites: Vec<&str> = members.iter().map(|(at, _)| site(*at)).collect();
+                let mut terms = terms(&sites, DataRule { w, min_remote, local }, site(primary));
+                for (vote, (_, votes)) in terms.votes.iter_mut().zip(&members) {
+                    vote.votes = *votes;
+                }
+                terms
+            },
+        )
+    }
+
+    /// Every set of members, as numbers into the list.
+    fn sets(terms: &Terms) -> impl Iterator<Item = BTreeSet<u16>> {
+        let n = terms.sync.len() as u16;
+        (0..1_u32 << n).map(move |bits| (0..n).filter(|i| bits >> i & 1 == 1).collect())
+    }
+
+    /// The policy in the words of the design, over sets.
+    fn is_data_quorum(terms: &Terms, set: &BTreeSet<u16>) -> bool {
+        let sites: BTreeSet<&str> = set.iter().map(|i| terms.sync[usize::from(*i)].site.as_str()).collect();
+        let remote = sites.iter().filter(|site| **site != terms.primary_site).count();
+        let local = sites.contains(terms.primary_site.as_str());
+        set.len() >= terms.rule.w.into() && remote >= terms.rule.min_remote.into() && (local || !terms.rule.local)
+    }
+
+    proptest! {
+        /// Against the same words, and every set tried.
+        #[test]
+        fn quorums_are_what_the_policy_says(
+            terms in any_terms(), values in prop::collection::vec(prop::option::of(0_u64..6), 6),
+        ) {
+            let mut reached = None;
+            for set in sets(&terms) {
+                let quorum = is_data_quorum(&terms, &set);
+                prop_assert_eq!(terms.data_quorum(|m| set.contains(&m.member.0)), quorum);
+                let others: BTreeSet<u16> = (0..terms.sync.len() as u16).filter(|i| !set.contains(i)).collect();
+                prop_assert_eq!(terms.recovery(|m| set.contains(&m.member.0)), !is_data_quorum(&terms, &others));
+                let votes = |set: &BTreeSet<u16>| -> u32 {
+                    set.iter().map(|i| u32::from(terms.votes[usize::from(*i)].votes)).sum()
+                };
+                prop_assert_eq!(terms.control_quorum(|m, _| set.contains(&m.0)), votes(&set) > votes(&others));
+                // What the slowest of a quorum has, the quorum has. Without any member there is no value.
+                let slowest: Option<Option<u64>> = set.iter().map(|i| values[usize::from(*i)]).min();
+                if quorum && let Some(slowest) = slowest {
+                    reached = reached.max(slowest);
+                }
+            }
+            // A rule that nobody has to meet is met by whoever is furthest.
+            prop_assert_eq!(terms.quorum_value(|m| values[usize::from(m.member.0)]), reached);
+        }
     }
 }

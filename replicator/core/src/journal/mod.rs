@@ -5,6 +5,8 @@ pub mod entry;
 pub mod found;
 pub mod group;
 pub mod log;
+#[cfg(test)]
+mod log_oracle_tests;
 pub mod queue;
 pub mod recovery;
 #[cfg(test)]

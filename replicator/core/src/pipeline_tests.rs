@@ -1,0 +1,209 @@
+//! The pipeline against a volume of cells: which bytes a read may see, and when requests complete.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use crate::api::{Effect, Effects, Io, Outcome, Request, RequestId};
+use crate::ids::{BLOCK_BYTES, Seq};
+use crate::overlay::Content;
+use crate::pipeline::{Pipeline, Reached};
+use crate::record::Origin;
+
+const BLOCKS: usize = 8;
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Write {
+        block: usize,
+        blocks: usize,
+        zeroes: bool,
+        fua: bool,
+    },
+    Read {
+        block: usize,
+        blocks: usize,
+    },
+    Flush,
+    /// So many more records are durable here, and on the data quorum.
+    Advance {
+        completed: u64,
+        acked: u64,
+        lease_valid: bool,
+    },
+    Apply(u64),
+    /// The store answers the reads that it was asked.
+    StoreAnswers,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let range = (0..BLOCKS, 1..4_usize).prop_map(|(block, blocks)| (block, blocks.min(BLOCKS - block)));
+    prop_oneof![
+        4 => (range.clone(), any::<bool>(), any::<bool>())
+            .prop_map(|((block, blocks), zeroes, fua)| Step::Write { block, blocks, zeroes, fua }),
+        3 => range.prop_map(|(block, blocks)| Step::Read { block, blocks }),
+        1 => Just(Step::Flush),
+        3 => (0_u64..4, 0_u64..4, any::<bool>())
+            .prop_map(|(completed, acked, lease_valid)| Step::Advance { completed, acked, lease_valid }),
+        2 => (0_u64..4).prop_map(Step::Apply),
+        2 => Just(Step::StoreAnswers),
+    ]
+}
+
+/// What is in each block.
+type Cells = [u8; BLOCKS];
+
+#[derive(Default)]
+struct World {
+    pipeline: Pipeline,
+    /// The contents after each record; the first are those before any.
+    images: Vec<Cells>,
+    acked: u64,
+    completed: u64,
+    applied: u64,
+    lease_valid: bool,
+    asked: u64,
+    /// What requests wait for: the seq, and whether the data quorum must have it.
+    writes: BTreeMap<RequestId, (u64, bool)>,
+    flushes: BTreeMap<RequestId, u64>,
+    reads: BTreeMap<RequestId, (usize, usize)>,
+    at_store: Vec<(RequestId, Bytes)>,
+    last_done: u64,
+}
+
+impl World {
+    fn reached(&self) -> Reached {
+        Reached { acked: Seq(self.acked), completed: Seq(self.completed), lease_valid: self.lease_valid }
+    }
+
+    fn appended(&self) -> u64 {
+        self.images.len() as u64 - 1
+    }
+
+    fn step(&mut self, step: Step) {
+        let range = |block: usize, blocks: usize| (block as u64 * BLOCK_BYTES, blocks as u64 * BLOCK_BYTES);
+        match step {
+            Step::Write { block, blocks, zeroes, fua } => {
+                let (offset, length) = range(block, blocks);
+                let fill = if zeroes { 0 } else { self.images.len() as u8 };
+                let io = match zeroes {
+                    true => Io::WriteZeroes { offset, length, fua },
+                    false => Io::Write { offset, data: vec![fill; length as usize].into(), fua },
+                };
+                let mut image = *self.images.last().expect("there is a first");
+                image[block..block + blocks].fill(fill);
+                let id = self.ask(io);
+                self.images.push(image);
+                self.writes.insert(id, (self.appended(), fua));
+            }
+            Step::Read { block, blocks } => {
+                let (offset, length) = range(block, blocks);
+                let id = self.ask(Io::Read { offset, length: length as u32 });
+                self.reads.insert(id, (block, blocks));
+            }
+            Step::Flush => {
+                let id = self.ask(Io::Flush);
+                self.flushes.insert(id, self.last_done);
+            }
+            Step::Advance { completed, acked, lease_valid } => {
+                self.completed = (self.completed + completed).min(self.appended());
+                self.acked = (self.acked + acked).min(self.completed);
+                self.lease_valid = lease_valid;
+            }
+            Step::Apply(more) => {
+                self.applied = (self.applied + more).min(self.acked);
+                self.pipeline.on_applied(Seq(self.applied));
+            }
+            Step::StoreAnswers => {
+                for (id, data) in std::mem::take(&mut self.at_store) {
+                    let (reached, mut fx) = (self.reached(), Effects::new());
+                    self.pipeline.on_read_done(id, Ok(data), reached, &mut fx);
+                    self.take(fx);
+                }
+            }
+        }
+        self.go_on();
+    }
+
+    fn ask(&mut self, io: Io) -> RequestId {
+        self.asked += 1;
+        let (id, mut fx) = (RequestId(self.asked), Effects::new());
+        self.pipeline.submit(Request { id, io, origin: Origin::default() }, BLOCKS as u64 * BLOCK_BYTES, &mut fx);
+        assert!(fx.is_empty(), "a good request is taken");
+        id
+    }
+
+    fn go_on(&mut self) {
+        let (reached, mut fx) = (self.reached(), Effects::new());
+        while let Some(draft) = self.pipeline.next(reached, &mut fx) {
+            let (seq, _) = self.writes[&draft.id];
+            self.pipeline.appended(Seq(seq), &draft);
+        }
+        self.pipeline.advance(reached, &mut fx);
+        self.take(fx);
+    }
+
+    fn take(&mut self, effects: Effects) {
+        for effect in effects {
+            match effect {
+                Effect::Read { id, offset, length, hits } => self.read(id, offset, length, &hits),
+                Effect::Complete { id, outcome } => self.complete(id, outcome),
+                other => panic!("{other:?} is not the pipeline's to ask for"),
+            }
+        }
+    }
+
+    /// A read goes to the store: with the newest bytes laid over the store's, it sees all that has completed, and
+    /// nothing that has not (P5, I11).
+    fn read(&mut self, id: RequestId, offset: u64, length: u32, hits: &[crate::overlay::Hit]) {
+        let (block, blocks) = self.reads[&id];
+        assert_eq!((offset, u64::from(length)), (block as u64 * BLOCK_BYTES, blocks as u64 * BLOCK_BYTES));
+        let mut seen = self.images[self.applied as usize];
+        for hit in hits {
+            assert!(hit.seq.0 <= self.completed, "a read sees what has not completed");
+            for at in (hit.offset..hit.offset + hit.length).step_by(BLOCK_BYTES as usize) {
+                seen[(at / BLOCK_BYTES) as usize] = match &hit.content {
+                    Content::Data(bytes) => bytes[(at - hit.offset) as usize],
+                    Content::Zeroes => 0,
+                };
+            }
+        }
+        let completed = &self.images[self.completed as usize];
+        assert_eq!(seen[block..block + blocks], completed[block..block + blocks], "what a read sees");
+        self.at_store.push((id, Bytes::from(seen[block..block + blocks].to_vec())));
+    }
+
+    fn complete(&mut self, id: RequestId, outcome: Outcome) {
+        if let Some((seq, quorum)) = self.writes.remove(&id) {
+            assert_eq!(seq, self.last_done + 1, "writes complete in the order of their seqs");
+            assert!(seq <= if quorum { self.acked } else { self.completed }, "{seq} completes too early");
+            assert_eq!(outcome, Outcome::Done);
+            self.last_done = seq;
+        } else if let Some(upto) = self.flushes.remove(&id) {
+            assert!(upto <= self.acked, "a flush completes before what it covers is acked");
+        } else {
+            assert!(self.reads.remove(&id).is_some(), "{id:?} completes twice, or was never asked");
+            assert!(self.lease_valid, "a read is answered without a lease");
+            assert!(matches!(outcome, Outcome::Data(_)));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn requests_see_and_complete_as_on_a_plain_disk(steps in prop::collection::vec(step(), 1..80)) {
+        let mut world = World { images: vec![[0; BLOCKS]], ..World::default() };
+        for step in steps {
+            world.step(step);
+        }
+        // With everything reached, everything that was asked is answered, and the memory is given back.
+        let all = world.appended();
+        world.step(Step::Advance { completed: all, acked: all, lease_valid: true });
+        world.step(Step::StoreAnswers);
+        world.step(Step::StoreAnswers);
+        world.step(Step::Apply(all));
+        prop_assert!(world.writes.is_empty() && world.reads.is_empty() && world.flushes.is_empty());
+        prop_assert!(world.pipeline.is_idle());
+    }
+}
