@@ -45,13 +45,19 @@ soak: deps-test ## Real daemons under verified load, killed, cut off, without po
 model: deps-build ## Try every history of the protocol's model within wide bounds (long)
 	cargo run --release $(CARGO_FLAGS) -p farshore-model -- --larger
 
+.PHONY: fuzz
+fuzz: deps-build ## Foreign bytes for every decoder, so long each: SECONDS=60
+	@CARGO_FLAGS='$(CARGO_FLAGS)' fuzz/run $(or $(SECONDS),60)
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 
 .PHONY: fmt-check
 fmt-check: ## Fail where the sources are not formatted
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 .PHONY: lint
 lint: deps-build ## clippy and rustdoc over everything, warnings are errors

@@ -15,12 +15,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use farshore_core::codec::{DecodeError, Reader, Writer};
-use farshore_core::history::History;
-use farshore_core::ids::{LineageId, Seq, VolumeId};
+use farshore_core::ids::{LineageId, VolumeId};
 use futures_util::future::BoxFuture;
 
 use super::create::in_use;
+use super::diverged_note::{DivergedCopy, name_of};
 use super::driver::{VolumeHandle, lock};
 use super::node::{Node, Shared};
 use crate::control::OpError;
@@ -28,81 +27,8 @@ use crate::device::{BlockDevice, Geometry, IoError};
 use crate::journal::{Entry, ReadError};
 use crate::store::{READ_BYTES_MAX, Store};
 
-const MAGIC: u32 = u32::from_le_bytes(*b"FSdv");
-const FORMAT: u16 = 1;
 /// Record bytes of the tail applied in one go.
 const TAIL_BATCH_BYTES: usize = 4 << 20;
-
-/// What is known of a copy that was set aside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DivergedCopy {
-    /// The volume whose history it was part of.
-    pub volume: VolumeId,
-    /// Its own name, and that of the store's pin.
-    pub name: String,
-    pub lineage: LineageId,
-    pub history: History,
-    /// The last seq in it, un-acked tail included.
-    pub end: Seq,
-    pub size_bytes: u64,
-    /// For people only.
-    pub set_aside_unix_s: u64,
-}
-
-impl DivergedCopy {
-    fn encode(&self) -> Bytes {
-        let mut w = Writer::default();
-        w.u32(MAGIC);
-        w.u16(FORMAT);
-        w.u128(self.volume.0);
-        w.string(&self.name);
-        w.lineage(self.lineage);
-        w.list(&self.history.0, |w, (epoch, seq)| {
-            w.epoch(*epoch);
-            w.seq(*seq);
-        });
-        w.seq(self.end);
-        w.u64(self.size_bytes);
-        w.u64(self.set_aside_unix_s);
-        let crc = crc32fast::hash(&w.out);
-        w.u32(crc);
-        w.finish()
-    }
-
-    fn decode(mut bytes: Bytes) -> Result<DivergedCopy, DecodeError> {
-        const WHAT: &str = "note of a diverged copy";
-        if bytes.len() < 4 {
-            return Err(DecodeError::Short { what: WHAT, needed: 4, left: bytes.len() });
-        }
-        let crc = bytes.split_off(bytes.len() - 4);
-        let (found, computed) = (u32::from_le_bytes([crc[0], crc[1], crc[2], crc[3]]), crc32fast::hash(&bytes));
-        if found != computed {
-            return Err(DecodeError::Checksum { what: WHAT, found, computed });
-        }
-        let mut r = Reader::new(WHAT, bytes);
-        if r.u32()? != MAGIC {
-            return Err(DecodeError::Invalid { what: WHAT, reason: "it does not begin as one" });
-        }
-        let format = r.u16()?;
-        if format > FORMAT {
-            return Err(DecodeError::Newer { what: WHAT, found: format.into(), known: FORMAT.into() });
-        }
-        let copy = DivergedCopy {
-            volume: r.volume()?,
-            name: r.string()?,
-            lineage: r.lineage()?,
-            history: History(r.list(|r| Ok((r.epoch()?, r.seq()?)))?),
-            end: r.seq()?,
-            size_bytes: r.u64()?,
-            set_aside_unix_s: r.u64()?,
-        };
-        r.end()?;
-        if !copy.history.is_ordered() {
-            return Err(DecodeError::Invalid { what: WHAT, reason: "its epoch history is out of order" });
-        }
-        Ok(copy)
-    }
-}
 
 /// The copies that this node keeps.
 #[derive(Default)]
@@ -177,11 +103,6 @@ impl DivergedCopies {
 
 fn sync_dir(dir: &Path) -> std::io::Result<()> {
     std::fs::File::open(dir)?.sync_all()
-}
-
-/// What a copy is called: a volume's name may have many, one for each lineage that it lost.
-fn name_of(volume: &str, lineage: LineageId) -> String {
-    format!("diverged-{volume}-{}-{:08x}", lineage.generation, (lineage.uuid >> 96) as u32)
 }
 
 impl Node {
@@ -313,34 +234,5 @@ impl BlockDevice for DivergedDevice {
 
     fn write_zeroes(&self, _: u64, _: u64, _: bool, _: bool) -> BoxFuture<'_, Result<(), IoError>> {
         Box::pin(async { Err(IoError::ReadOnly) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use farshore_core::ids::Epoch;
-
-    use super::*;
-
-    #[test]
-    fn a_note_comes_back_and_a_damaged_one_is_refused() {
-        let copy = DivergedCopy {
-            volume: VolumeId(7),
-            name: name_of("pg", LineageId { generation: 1, uuid: 0xabcd_ef01 << 96 }),
-            lineage: LineageId { generation: 1, uuid: 0xabcd_ef01 << 96 },
-            history: History(vec![(Epoch { n: 1, writer: 2 }, Seq(1)), (Epoch { n: 3, writer: 4 }, Seq(9))]),
-            end: Seq(12),
-            size_bytes: 1 << 20,
-            set_aside_unix_s: 1_700_000_000,
-        };
-        assert_eq!(copy.name, "diverged-pg-1-abcdef01");
-        let bytes = copy.encode();
-        assert_eq!(DivergedCopy::decode(bytes.clone()), Ok(copy));
-        for at in 0..bytes.len() {
-            let mut bad = bytes.to_vec();
-            bad[at] ^= 0x10;
-            assert!(DivergedCopy::decode(bad.into()).is_err(), "byte {at}");
-            assert!(DivergedCopy::decode(bytes.slice(..at)).is_err(), "length {at}");
-        }
     }
 }

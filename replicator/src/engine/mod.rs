@@ -10,6 +10,7 @@ mod checkpointer;
 mod clock;
 mod create;
 mod diverged;
+mod diverged_note;
 mod driver;
 mod effects;
 mod force;

@@ -7,7 +7,7 @@ use farshore_core::ids::{MemberId, Seq};
 use farshore_core::register::{Configuration, Durability, MemberKind, OnQuorumLoss, Terms};
 use farshore_proto::v1 as api;
 
-use super::diverged::DivergedCopy;
+use super::diverged_note::DivergedCopy;
 use super::driver::{VolumeHandle, lock};
 use super::node::Node;
 use crate::control::OpError;

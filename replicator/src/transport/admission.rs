@@ -18,7 +18,8 @@ use super::config::{
 use super::dial::{peer_certificate, peer_certificate_der};
 use super::endpoint::Registry;
 use super::explain::explain;
-use super::hello::{Hello, HelloError, Purpose, read_message};
+use super::hello::{Hello, Purpose};
+use super::hello_stream::{HelloError, read_message};
 use super::name::PeerName;
 use super::node::{Node, Peer, close};
 use super::peer::{Caller, Candidate};

@@ -11,8 +11,6 @@ use super::congestion::Congestion;
 use super::hello::Versions;
 use super::name::PeerName;
 
-/// The longest message. Its length is checked against this before anything is allocated.
-pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 /// Messages waiting in one lane, however small: bounds what the queue itself costs.
 pub const LANE_MESSAGES_MAX: usize = 65_536;
 /// Connections whose peer has not proven itself yet; more are refused.
@@ -36,7 +34,6 @@ pub const RECORD_STREAMS_MAX: u32 = 64;
 
 const _: () = assert!(UNAUTHENTICATED_PER_ADDRESS_MAX <= UNAUTHENTICATED_MAX);
 const _: () = assert!(RETRY_FROM <= UNAUTHENTICATED_MAX && UNAUTHENTICATED_MAX <= INCOMING_MAX);
-const _: () = assert!(MESSAGE_BYTES_MAX < u32::MAX as usize);
 
 /// A node that this one replicates with.
 #[derive(Debug, Clone, PartialEq, Eq)]

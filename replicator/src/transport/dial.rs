@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use super::cert::CertInfo;
 use super::explain::explain;
-use super::hello::{Generation, Hello, HelloError, Purpose, Welcome, read_message, write_message};
+use super::hello::{Generation, Hello, Purpose, Welcome};
+use super::hello_stream::{HelloError, read_message, write_message};
 use super::name::PeerName;
 use super::node::{Node, close, random_u128};
 use super::refusal::{Refusal, RefusalCode};

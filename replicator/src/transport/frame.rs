@@ -1,15 +1,9 @@
 //! Messages on a stream: `length u32 little-endian, bytes`, after one byte that names the stream's lane.
-//!
-//! A length is checked before anything is allocated, and memory grows with what arrived, not with what was announced.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::config::MESSAGE_BYTES_MAX;
+use super::cutter::{Cutter, MESSAGE_BYTES_MAX, PREFIX_BYTES, TooLong};
 use super::queue::message_bytes;
-
-const PREFIX_BYTES: usize = 4;
-/// Allocated at once for an announced message; the rest as it arrives.
-const FIRST_ALLOCATION_BYTES: usize = 64 << 10;
 
 /// Which way a message travels. Control keeps its order; records may overtake each other; bulk has a connection of
 /// its own and keeps its order.
@@ -40,8 +34,8 @@ impl Lane {
 /// Why a stream gave no further message.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FrameError {
-    #[error("a message of {bytes} bytes was announced; the limit is {MESSAGE_BYTES_MAX}")]
-    TooLong { bytes: usize },
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
     #[error("the stream ended inside a message")]
     Truncated,
     #[error(transparent)]
@@ -62,52 +56,6 @@ pub(super) fn frame(batch: &mut Vec<Vec<Bytes>>, out: &mut Vec<Bytes>) -> usize 
         total += bytes;
     }
     total
-}
-
-/// Cuts a sequence of chunks into messages. No I/O: fed by [`FrameReader`], by stripes and by tests.
-#[derive(Default)]
-pub(super) struct Cutter {
-    prefix: [u8; PREFIX_BYTES],
-    prefix_filled: usize,
-    /// The announced length once the prefix is whole.
-    announced: Option<usize>,
-    body: BytesMut,
-}
-
-impl Cutter {
-    /// Takes from the front of `chunk` up to the end of the current message; returns it when it is whole.
-    pub fn feed(&mut self, chunk: &mut Bytes) -> Result<Option<Bytes>, FrameError> {
-        let announced = match self.announced {
-            Some(announced) => announced,
-            None => {
-                let take = chunk.len().min(PREFIX_BYTES - self.prefix_filled);
-                self.prefix[self.prefix_filled..self.prefix_filled + take].copy_from_slice(&chunk.split_to(take));
-                self.prefix_filled += take;
-                if self.prefix_filled < PREFIX_BYTES {
-                    return Ok(None);
-                }
-                let bytes = u32::from_le_bytes(self.prefix) as usize;
-                if bytes > MESSAGE_BYTES_MAX {
-                    return Err(FrameError::TooLong { bytes });
-                }
-                self.announced = Some(bytes);
-                self.body = BytesMut::with_capacity(bytes.min(FIRST_ALLOCATION_BYTES));
-                bytes
-            }
-        };
-        let take = chunk.len().min(announced - self.body.len());
-        self.body.extend_from_slice(&chunk.split_to(take));
-        if self.body.len() < announced {
-            return Ok(None);
-        }
-        self.announced = None;
-        self.prefix_filled = 0;
-        Ok(Some(std::mem::take(&mut self.body).freeze()))
-    }
-
-    pub fn is_between_messages(&self) -> bool {
-        self.announced.is_none() && self.prefix_filled == 0
-    }
 }
 
 pub(super) struct FrameReader {
@@ -155,7 +103,7 @@ mod tests {
     use super::*;
 
     /// Feeds `wire` in pieces of the given sizes; returns the messages.
-    fn cut(wire: &[u8], sizes: &[usize]) -> Result<Vec<Bytes>, FrameError> {
+    fn cut(wire: &[u8], sizes: &[usize]) -> Result<Vec<Bytes>, TooLong> {
         let mut cutter = Cutter::default();
         let (mut out, mut at) = (Vec::new(), 0);
         for size in sizes.iter().copied().cycle() {
@@ -190,16 +138,13 @@ mod tests {
         }
     }
 
+    /// Version 1: a length in four bytes, little-endian, then the message; lanes are 1, 2 and 3.
     #[test]
-    fn an_announced_length_above_the_limit_is_refused_before_it_is_allocated() {
-        let mut cutter = Cutter::default();
-        let mut chunk = Bytes::copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(matches!(cutter.feed(&mut chunk), Err(FrameError::TooLong { .. })));
-        assert_eq!(cutter.body.capacity(), 0);
-        let mut cutter = Cutter::default();
-        let mut chunk = Bytes::copy_from_slice(&(MESSAGE_BYTES_MAX as u32).to_le_bytes());
-        assert!(cutter.feed(&mut chunk).unwrap().is_none());
-        assert!(cutter.body.capacity() <= 2 * FIRST_ALLOCATION_BYTES);
+    fn golden_bytes_of_version_1() {
+        let mut parts = Vec::new();
+        frame(&mut vec![vec![Bytes::from_static(b"ab"), Bytes::from_static(b"c")], Vec::new()], &mut parts);
+        assert_eq!(parts.concat(), [3, 0, 0, 0, b'a', b'b', b'c', 0, 0, 0, 0]);
+        assert_eq!(Lane::ALL.map(Lane::tag), [1, 2, 3]);
     }
 
     #[test]

@@ -11,17 +11,15 @@
 //! ```
 //! Each message is `length u32, magic "FSH1", kind u8, fields…`, little-endian, on one bidirectional stream. Fields may
 //! be added at the end: what a reader does not know it skips. A refusal is the close of the connection, with a code and
-//! a text ([`super::refusal`]). Which side chooses, and what: see `adoption`.
+//! a text (`refusal`). Which side chooses, and what: see `adoption`. Not here: streams (`hello_stream`).
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use farshore_core::codec::{DecodeError, Reader, Writer};
 
 use super::name::PeerName;
 use super::refusal::{Refusal, RefusalCode};
 
 const MAGIC: [u8; 4] = *b"FSH1";
-/// No handshake message is longer; a longer one is refused before it is read.
-pub const HELLO_BYTES_MAX: usize = 4096;
 
 /// The protocol versions that a node speaks, both ends included. Newer nodes keep the previous one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,110 +191,6 @@ impl Start {
     }
 }
 
-/// Why the handshake stream gave no message.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum HelloError {
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    #[error("the handshake stream broke off: {0}")]
-    Read(#[from] quinn::ReadExactError),
-    #[error("the handshake stream broke off: {0}")]
-    Write(#[from] quinn::WriteError),
-}
-
-pub(super) async fn write_message(stream: &mut quinn::SendStream, body: Bytes) -> Result<(), HelloError> {
-    assert!(body.len() <= HELLO_BYTES_MAX, "our own handshake message is {} bytes long", body.len());
-    let mut prefix = BytesMut::with_capacity(4);
-    prefix.put_u32_le(body.len() as u32);
-    stream.write_all_chunks(&mut [prefix.freeze(), body]).await?;
-    Ok(())
-}
-
-pub(super) async fn read_message(stream: &mut quinn::RecvStream) -> Result<Bytes, HelloError> {
-    let mut prefix = [0; 4];
-    stream.read_exact(&mut prefix).await?;
-    let length = u32::from_le_bytes(prefix);
-    if length as usize > HELLO_BYTES_MAX {
-        let limit = HELLO_BYTES_MAX as u64;
-        return Err(DecodeError::Limit { what: "handshake message", found: length.into(), limit }.into());
-    }
-    let mut body = vec![0; length as usize];
-    stream.read_exact(&mut body).await?;
-    Ok(body.into())
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn name() -> PeerName {
-        PeerName::new("east", "n1").unwrap()
-    }
-
-    fn hello() -> Hello {
-        Hello {
-            versions: Versions { min: 1, max: 2 },
-            name: name(),
-            boot: 0x0102_0304,
-            purpose: Purpose::Bulk,
-            known: Generation { boot: 7, count: 9 },
-        }
-    }
-
-    #[test]
-    fn messages_are_read_back_and_unknown_fields_at_the_end_are_skipped() {
-        let mut bytes = hello().encode().to_vec();
-        bytes.extend(b"from the future");
-        assert_eq!(Hello::decode(bytes.into()).unwrap(), hello());
-        for generation in [None, Some(Generation { boot: 1, count: 2 })] {
-            let welcome = Welcome { version: 1, name: name(), boot: 3, generation };
-            assert_eq!(Welcome::decode(welcome.encode()).unwrap(), welcome);
-        }
-        let start = Start { generation: Generation { boot: 1, count: 2 } };
-        assert_eq!(Start::decode(start.encode()).unwrap(), start);
-        assert!(Start::decode(hello().encode()).is_err());
-    }
-
-    #[test]
-    fn golden_bytes_of_version_1() {
-        let hex: String = hello().encode().iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(
-            hex,
-            "465348310101000200040000006561737402000000\
-             6e310403020100000000000000000000000002070000000000000000000000000000000900000000000000"
-        );
-    }
-
-    #[test]
-    fn versions_agree_on_the_newest_common_one() {
-        let (a, b) = (name(), PeerName::new("west", "n2").unwrap());
-        let v = |min, max| Versions { min, max };
-        assert_eq!(v(1, 3).agree(&a, v(2, 5), &b), Ok(3));
-        assert_eq!(v(2, 2).agree(&a, v(1, 2), &b), Ok(2));
-        let refusal = v(1, 1).agree(&a, v(2, 3), &b).unwrap_err();
-        assert!(refusal.text.contains("upgrade east/n1 first"), "{refusal}");
-        let refusal = v(4, 5).agree(&a, v(2, 3), &b).unwrap_err();
-        assert!(refusal.text.contains("upgrade west/n2 first"), "{refusal}");
-        // A peer that states its range upside down speaks nothing.
-        assert!(v(1, 3).agree(&a, v(3, 2), &b).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn foreign_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Hello::decode(bytes.clone().into());
-            let _ = Welcome::decode(bytes.clone().into());
-            let _ = Start::decode(bytes.into());
-        }
-
-        #[test]
-        fn damaged_hellos_never_panic(at in 0usize..80, byte in any::<u8>(), cut in 0usize..90) {
-            let mut bytes = hello().encode().to_vec();
-            if let Some(place) = bytes.get_mut(at) { *place = byte; }
-            bytes.truncate(cut);
-            let _ = Hello::decode(bytes.into());
-        }
-    }
-}
+#[path = "hello_tests.rs"]
+mod tests;

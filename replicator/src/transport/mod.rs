@@ -5,7 +5,7 @@
 //!   ├─ admission ── being dialled ─┐       tls  ── what is trusted, verdicts on certificates
 //!   └─ peer ── one task per peer ◀─┤       hello, adoption ── the first words, and which connection is used
 //!       ├─ dial ── dialling ───────┘       refusal, explain ── reasons an operator can act on
-//!       └─ session ── messages over streams (frame, stripe, queue, congestion, pace)
+//!       └─ session ── messages over streams (frame, cutter, stripe, queue, congestion, pace)
 //! ```
 //! A peer has two connections: control and records share one, bulk has its own. Messages are opaque here, and so are
 //! volumes: a peer's proven name comes with every message, and whether it may speak for a volume is the engine's to say.
@@ -15,11 +15,13 @@ mod adoption;
 pub mod cert;
 mod config;
 mod congestion;
+mod cutter;
 mod dial;
 mod endpoint;
 mod explain;
 mod frame;
 mod hello;
+mod hello_stream;
 mod name;
 mod node;
 mod pace;
@@ -35,8 +37,9 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Limits, MESSAGE_BYTES_MAX, PeerConfig, TransportConfig};
+pub use config::{Limits, PeerConfig, TransportConfig};
 pub use congestion::Congestion;
+pub use cutter::MESSAGE_BYTES_MAX;
 pub use endpoint::{Transport, TransportError};
 pub use frame::Lane;
 pub use hello::Versions;

@@ -26,7 +26,8 @@ use super::config::CANDIDATES_MAX;
 use super::dial::{Backoff, DialledConnection, dial};
 use super::explain::explain;
 use super::frame::Lane;
-use super::hello::{Generation, Purpose, Start, Welcome, read_message, write_message};
+use super::hello::{Generation, Purpose, Start, Welcome};
+use super::hello_stream::{HelloError, read_message, write_message};
 use super::node::{Link, Node, Peer, TransportEvent, close};
 use super::refusal::{Refusal, RefusalCode};
 use super::session;
@@ -303,7 +304,7 @@ impl PeerTask {
         tokio::spawn(async move {
             let start = async {
                 write_message(&mut send, welcome.encode()).await?;
-                Ok::<_, super::hello::HelloError>(Start::decode(read_message(&mut receive).await?)?)
+                Ok::<_, HelloError>(Start::decode(read_message(&mut receive).await?)?)
             };
             match timeout(limit, start).await {
                 Ok(Ok(Start { generation })) => {

@@ -10,7 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::config::{LANE_MESSAGES_MAX, MESSAGE_BYTES_MAX};
+use super::config::LANE_MESSAGES_MAX;
+use super::cutter::MESSAGE_BYTES_MAX;
 
 /// Why a message was not taken. It is then as if it had never been offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{Connection, SendStream, WriteError};
 
-use super::frame::{Cutter, FrameReader, Lane, frame};
+use super::cutter::Cutter;
+use super::frame::{FrameReader, Lane, frame};
 use super::node::{Node, Peer};
 use super::pace::{Pacer, SLICE_BYTES};
 use super::refusal::{Refusal, RefusalCode};
@@ -106,7 +107,7 @@ pub(super) async fn read(node: Arc<Node>, peer: Arc<Peer>, connection: Connectio
                     match cutter.feed(&mut slice) {
                         Ok(Some(message)) => deliver(&node, &peer, Lane::Bulk, message).await?,
                         Ok(None) => {}
-                        Err(error) => return broken(&peer, &error),
+                        Err(error) => return broken(&peer, &error.into()),
                     }
                 }
             }

@@ -6,7 +6,8 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError};
 
 use super::*;
-use crate::transport::hello::{Generation, Hello, Purpose, Welcome, read_message, write_message};
+use crate::transport::hello::{Generation, Hello, Purpose, Welcome};
+use crate::transport::hello_stream::{read_message, write_message};
 use crate::transport::tls::{ALPN, Credentials, SERVER_NAME, Verdict};
 
 /// A bare QUIC client with the certificate of a node.

@@ -1,0 +1,13 @@
+//! The store's bytes: its own files, compiled here without RocksDB.
+
+#[path = "../../../replicator/src/store/error.rs"]
+mod error;
+#[path = "../../../replicator/src/store/extent.rs"]
+mod extent;
+#[path = "../../../replicator/src/store/index_rows.rs"]
+mod index_rows;
+#[path = "../../../replicator/src/store/superblock.rs"]
+mod superblock;
+mod targets;
+
+pub use targets::{index, index_seeds, superblock_seeds, superblocks};
