@@ -23,6 +23,9 @@ pub const GROUP_HEADER_BYTES: usize = 128;
 /// The longest group, header and padding included.
 pub const GROUP_BYTES_MAX: usize = 4 << 20;
 
+/// Far above every index and generation that a journal can reach; below it none of them overflows when it is counted on.
+const COUNT_MAX: u64 = 1 << 62;
+
 /// Part of a segment's head: the state of every volume, so that older segments are not needed to know it.
 pub const FLAG_HEAD: u16 = 1;
 /// The last part of a segment's head.
@@ -132,6 +135,10 @@ impl GroupHeader {
         if header.body_bytes as usize > GROUP_BYTES_MAX - GROUP_HEADER_BYTES {
             let (found, limit) = (header.body_bytes.into(), GROUP_BYTES_MAX as u64);
             return Err(DecodeError::Limit { what: "journal group body", found, limit });
+        }
+        let counted = header.index.max(header.generation).max(header.oldest);
+        if counted > COUNT_MAX {
+            return Err(DecodeError::Limit { what: "journal group's counters", found: counted, limit: COUNT_MAX });
         }
         Ok(header)
     }
@@ -281,5 +288,22 @@ mod tests {
         let crc = crc32fast::hash(&out[..124]);
         out[124..128].copy_from_slice(&crc.to_le_bytes());
         assert!(matches!(GroupHeader::decode(&out), Err(DecodeError::Newer { found: 2, known: 1, .. })));
+    }
+
+    /// As recovery counts on from what it finds.
+    #[test]
+    fn counters_that_could_overflow_are_refused() {
+        let max = u64::MAX;
+        for bad in [
+            GroupHeader { index: max, ..header() },
+            GroupHeader { generation: max, ..header() },
+            GroupHeader { oldest: max, ..header() },
+        ] {
+            let (_, out) = GroupBuilder::new(Vec::new()).finish(bad);
+            assert!(matches!(GroupHeader::decode(&out), Err(DecodeError::Limit { found, .. }) if found == max));
+            let scanned = crate::journal::scan::scan(7, 2, &mut Bytes::from([vec![0; 8192], out].concat()));
+            let (rule, _) = crate::journal::recovery::decide(&[scanned.unwrap()], false);
+            assert_eq!(rule, crate::journal::recovery::Rule::Fresh);
+        }
     }
 }

@@ -7,19 +7,21 @@ use std::path::Path;
 
 const RUN_MIN: usize = 16;
 
-fn to_text(bytes: &[u8]) -> String {
+pub fn to_text(bytes: &[u8]) -> String {
     let mut out = String::new();
     for run in bytes.chunk_by(|a, b| a == b) {
         if run.len() >= RUN_MIN {
             let _ = write!(out, "({:02x}*{})", run[0], run.len());
         } else {
-            run.iter().for_each(|byte| drop(write!(out, "{byte:02x}")));
+            for byte in run {
+                let _ = write!(out, "{byte:02x}");
+            }
         }
     }
     out
 }
 
-fn from_text(mut text: &str) -> Option<Vec<u8>> {
+pub fn from_text(mut text: &str) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     while !text.is_empty() {
         if let Some(run) = text.strip_prefix('(') {
@@ -57,8 +59,7 @@ pub fn hold(path: &Path, samples: &[(&str, Vec<u8>)]) -> Vec<(String, Vec<u8>)> 
         "{}: the bytes of {differ:?} are not what they were.\n\
          A version that was released has them on disks and wires: give the format a new version number, keep this file \
          and the code that reads it, and put the new bytes into a file of their own.\n\
-         Only before the first release of this version: set FARSHORE_BLESS=1 and run this test again, and make the \
-         fixtures anew (tests/fixtures/README.md).",
+         Only before the first release of this version: set FARSHORE_BLESS=1 and run this test again.",
         path.display()
     );
     golden

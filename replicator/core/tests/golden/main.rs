@@ -154,8 +154,7 @@ fn a_change_is_noticed() {
     let good = samples::messages()[2].encode().concat();
     let mut other = good.clone();
     other[20] ^= 1;
-    let all: Vec<(&str, Vec<u8>)> =
-        samples::messages().iter().map(|m| (m.body.name(), m.encode().concat())).collect();
+    let all: Vec<(&str, Vec<u8>)> = samples::messages().iter().map(|m| (m.body.name(), m.encode().concat())).collect();
     let mut bad = all.clone();
     bad[2].1 = other;
     for samples in [&bad[..], &all[1..]] {
