@@ -8,6 +8,7 @@ mod clients;
 pub mod dice;
 pub mod disk;
 mod effects;
+mod fork;
 pub mod journal;
 mod knobs;
 pub mod layout;

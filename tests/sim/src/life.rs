@@ -72,7 +72,9 @@ impl World {
         let incarnation = Incarnation(self.dice.u128());
         if let Some(node) = self.nodes.get_mut(&id) {
             node.burnt = false;
-            let first = Durable::first(id, incarnation, teacher.lineage, teacher.config.clone());
+            // Its log will hold records from before the last fork, too.
+            let parents = teacher.parents.clone();
+            let first = Durable { parents, ..Durable::first(id, incarnation, teacher.lineage, teacher.config.clone()) };
             node.disk = Disk::fresh(&first, self.knobs.journal, &mut self.dice);
             node.neighbour = Neighbour::default();
             node.last_session = None;

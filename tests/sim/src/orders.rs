@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use farshore_core::api::{Change, Command, Promotion};
-use farshore_core::ids::{Incarnation, MemberId, SessionId};
+use farshore_core::ids::{BLOCK_BYTES, Incarnation, MemberId, SessionId};
 use farshore_core::register::{Configuration, DataRule, Member, MemberKind, SyncMember};
 
+use crate::layout::VOLUME_BLOCKS;
 use crate::schedule::{Happening, Order};
 use crate::world::{Node, World};
 
@@ -83,7 +84,8 @@ impl World {
                     self.command(id, Command::Demote);
                 }
             }
-            77..81 => {
+            77..79 => self.slip(any),
+            79..82 => {
                 if let (Some(id), Some(to)) = (self.dice.pick(&open), any) {
                     self.command(id, Command::Handover { to });
                 }
@@ -98,6 +100,32 @@ impl World {
         // Leave room for work between the orders.
         let delay = self.dice.range(10_000, self.knobs.patience_us * 2);
         self.after(delay, Happening::Operator);
+    }
+
+    /// What an operator asks for by mistake, and a device that grows.
+    fn slip(&mut self, any: Option<MemberId>) {
+        let primaries = self.primaries();
+        let Some(anybody) = any else { return };
+        let id = self.dice.pick(&primaries).unwrap_or(anybody);
+        let stranger = MemberId(99);
+        let members = self.nodes.keys().copied().filter(|m| *m != anybody).collect();
+        let config = self.config_of(id);
+        let (writer, uuid) = (self.dice.u128(), self.dice.u128());
+        match self.dice.range(0, 5) {
+            0 => self.command(anybody, Command::Force { writer, uuid, members: vec![stranger] }),
+            1 => self.command(anybody, Command::Force { writer, uuid, members }),
+            2 => self.command(id, Command::Change(Change::Remove { member: stranger })),
+            3 => config.and_then(|c| c.members.first().cloned()).and_then(|member| {
+                let incarnation = Incarnation(writer);
+                self.command(id, Command::Change(Change::Add { member, incarnation, votes: 1 }))
+            }),
+            4 => self.command(anybody, Command::Change(Change::Remove { member: anybody })),
+            _ => config.and_then(|c| {
+                let blocks = self.dice.range(VOLUME_BLOCKS - 1, 2 * VOLUME_BLOCKS);
+                let size_bytes = (blocks * BLOCK_BYTES).max(c.volume.size_bytes - BLOCK_BYTES);
+                self.command(id, Command::Change(Change::Resize { size_bytes }))
+            }),
+        };
     }
 
     /// Somebody wants to work: attaches where the epoch is held, or takes it.

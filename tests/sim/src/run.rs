@@ -6,6 +6,7 @@ use farshore_core::ids::{MemberId, SessionId};
 use farshore_core::register::{Configuration, Member, MemberKind};
 
 use crate::clients::READ;
+use crate::fork::fork;
 use crate::layout::{Layout, VOLUME_BLOCKS};
 use crate::network::Weather;
 use crate::oracle::Violation;
@@ -15,6 +16,8 @@ use crate::world::{Node, Tally, World};
 const TURMOIL_US: u64 = 10_000_000;
 /// Virtual time that a healed world gets to converge.
 const CONVERGE_US: u64 = 240_000_000;
+/// Of a thousand worlds that came to rest, so many see a forced promotion then.
+const FORKS_PER_MILLE: u32 = 250;
 const POLL_US: u64 = 250_000;
 const CALM_THINK_US: u64 = 300_000;
 
@@ -131,6 +134,27 @@ fn converge(world: &mut World) -> Result<(), Violation> {
         }
         world.boot(*id);
     }
+    let mut holder = come_to_rest(world)?;
+    if world.dice.chance(FORKS_PER_MILLE)
+        && let Some(id) = holder
+        && fork(world, id)?
+    {
+        holder = come_to_rest(world)?;
+    }
+    if holder.is_none() {
+        return Ok(());
+    }
+    for id in ids {
+        let Some(node) = world.nodes.get(&id) else { continue };
+        world.oracle.image(id, &node.disk.now)?;
+        world.oracle.all_completed(id, node.life)?;
+    }
+    Ok(())
+}
+
+/// Waits until a device is open, everybody is whole, every request came back, and all images are equal. Names the
+/// holder; nobody if a checker spoke.
+fn come_to_rest(world: &mut World) -> Result<Option<MemberId>, Violation> {
     let deadline = world.now + CONVERGE_US;
     let mut waits_for = "no device could be opened";
     // A device may be lost once more, to what was still on its way; then somebody opens it anew.
@@ -154,21 +178,13 @@ fn converge(world: &mut World) -> Result<(), Violation> {
         }
         waits_for = "the images did not become equal";
         if wait(world, deadline, holder, |world| idle(world, holder) && equal(world, holder)) {
-            break;
+            return Ok(Some(holder));
         }
     }
     if world.violation.is_some() {
-        return Ok(());
+        return Ok(None);
     }
-    if world.now >= deadline {
-        return stuck(world, waits_for);
-    }
-    for id in ids {
-        let Some(node) = world.nodes.get(&id) else { continue };
-        world.oracle.image(id, &node.disk.now)?;
-        world.oracle.all_completed(id, node.life)?;
-    }
-    Ok(())
+    stuck(world, waits_for).map(|()| None)
 }
 
 fn open_device(world: &World) -> Option<(MemberId, SessionId)> {
@@ -206,17 +222,22 @@ fn open_somewhere(world: &mut World, deadline: u64) -> Option<(MemberId, Session
 
 fn await_ok(world: &mut World, id: MemberId, command: impl FnOnce(&mut World) -> Command) -> bool {
     let command = command(world);
-    let Some(number) = world.command(id, command) else { return false };
+    await_answer(world, id, command) == Some(Ok(()))
+}
+
+/// The answer to a command, or the rule by which it was refused; `None` if the node is down or takes too long.
+pub fn await_answer(world: &mut World, id: MemberId, command: Command) -> Option<Result<(), &'static str>> {
+    let number = world.command(id, command)?;
     let patience = world.now + 40_000_000;
     while world.now < patience && world.violation.is_none() {
         if let Some(answer) = world.answers.get(&number) {
-            return answer.is_ok();
+            return Some(*answer);
         }
         world.readmit_lost();
         world.leave_out_buried();
         world.run_until(world.now + 200_000);
     }
-    false
+    None
 }
 
 fn living_data<'a>(world: &'a World, config: &'a Configuration) -> impl Iterator<Item = &'a Member> {
