@@ -90,7 +90,8 @@ impl World {
         let buried = self.buried.contains(&id);
         let Some(node) = self.nodes.get_mut(&id).filter(|n| n.volume.is_none() && !buried) else { return };
         let Some(recovered) = node.disk.recovered() else { return };
-        let damaged = std::mem::take(&mut node.disk.damaged);
+        // What has rotted stays rotten, through every later crash of this disk.
+        let damaged = node.disk.damaged || recovered.lost_upto.is_some();
         let verdict = self.oracle.words.came_back(id, &recovered, damaged);
         self.check(verdict);
         let Some(node) = self.nodes.get_mut(&id) else { return };
