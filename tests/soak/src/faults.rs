@@ -32,7 +32,8 @@ pub enum Fault {
     /// The primary's site is cut off, another takes over, and the first comes back.
     FailoverFromIsolated,
     SlowDisks,
-    /// A secondary's journal can't sync any more; then its power goes.
+    /// A secondary's journal can't sync any more; then its power goes, and its new life is readmitted. Of two copies
+    /// neither can be missed for that.
     SyncFails,
     /// A secondary is away until the journal does not reach back to it.
     Away,
@@ -237,6 +238,9 @@ fn a_secondary(stage: &Stage, dice: &mut StdRng) -> Option<usize> {
 }
 
 fn sync_fails(stage: &mut Stage, dice: &mut StdRng) {
+    if stage.layout.data_sites() < 3 {
+        return;
+    }
     let Some(site) = a_secondary(stage, dice) else { return };
     stage.say(&format!("the journal of {} can't sync; then its power goes", stage.site(site).name));
     let fault = DiskFault { on: On::Sync, name_contains: "segment-".into(), errno: Errno::IO };
@@ -246,6 +250,7 @@ fn sync_fails(stage: &mut Stage, dice: &mut StdRng) {
     stage.cluster.cut_power([stage.site(site)]);
     Tally::add(&stage.tally.cuts, 1);
     stage.start_all(dice);
+    stage.readmit(site);
 }
 
 fn away(stage: &mut Stage, dice: &mut StdRng) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use farshore_powercut::Disk;
 use farshore_tests::cluster::{
-    BootClock, Cluster, Launch, Ledger, NbdClient, Network, Options, Site, Writers, all_in_sync, until,
+    BootClock, Cluster, Launch, Ledger, NbdClient, Network, Options, Site, Writers, all_in_sync, member, until,
 };
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -125,6 +125,23 @@ impl Stage {
                 Some(volume) => Err(format!("{} is not here: {asked:?}", self.volumes[*volume].name)),
             }
         });
+    }
+
+    /// What began a new life at this site after a failed sync counts again, for every volume.
+    pub fn readmit(&self, index: usize) {
+        let reborn = self.site(index).name.as_str();
+        for Volume { name, primary, .. } in &self.volumes {
+            let site = self.site(*primary);
+            until(&format!("{reborn} to count for {name} again"), PATIENCE, || {
+                let shown = site.try_run(&["volume", "show", name]).map_err(|refusal| refusal.text)?;
+                let copy = member(&shown, reborn);
+                if copy["state"] == "not-readmitted" {
+                    let asked = site.try_run(&["member", "replace", name, reborn]);
+                    return Err(format!("{asked:?}"));
+                }
+                if copy["in_sync_set"] == true && copy["connected"] == true { Ok(()) } else { Err(format!("{copy:#}")) }
+            });
+        }
     }
 
     /// The volume's device and its writers are at another site from now on.
