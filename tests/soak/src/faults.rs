@@ -200,6 +200,8 @@ fn failover(fault: Fault, stage: &mut Stage, dice: &mut StdRng) {
     }
     let data = stage.layout.data_sites();
     let to = (from + dice.random_range(1..data)) % data;
+    // A site that is so far behind that the best log's journal does not reach back to it is refused, rightly.
+    stage.wait_close(to);
     let moved: Vec<usize> = (0..stage.volumes.len()).filter(|v| stage.volumes[*v].primary == from).collect();
     stage.say(&format!("{fault:?} from {lost} to {}", stage.site(to).name));
     if fault == Fault::FailoverFromIsolated {

@@ -18,6 +18,8 @@ const BLOCKS: usize = 1024;
 const WRITERS: usize = 3;
 /// Small, so that whoever is away for some seconds needs a shipment.
 const JOURNAL: Options = Options { journal_budget: "32MiB", journal_segment: "4MiB", one_way: false, more: "" };
+/// So far behind a site may be that is to take over; a journal holds some thousands of records.
+const CLOSE_RECORDS: u64 = 500;
 /// Beyond it something hangs. Generous: the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Writes that each volume must get through after a fault.
@@ -151,6 +153,20 @@ impl Stage {
         self.volumes[volume].primary = to;
         self.volumes[volume].writers().follow(self.site(to).nbd_socket());
         Tally::add(&self.tally.moves, 1);
+    }
+
+    /// Until the site's copies are but a little behind.
+    pub fn wait_close(&self, index: usize) {
+        let waited_for = self.site(index).name.as_str();
+        for Volume { name, primary, .. } in &self.volumes {
+            let site = self.site(*primary);
+            until(&format!("the copy of {name} in {waited_for} to be close"), PATIENCE, || {
+                let shown = site.try_run(&["volume", "show", name]).map_err(|refusal| refusal.text)?;
+                let copy = member(&shown, waited_for);
+                let close = copy["lag_records"].as_u64().is_some_and(|lag| lag < CLOSE_RECORDS);
+                if close && copy["in_sync_set"] == true { Ok(()) } else { Err(format!("{copy:#}")) }
+            });
+        }
     }
 
     pub fn wait_in_sync(&self, volume: usize) {
