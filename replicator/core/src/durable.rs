@@ -145,14 +145,16 @@ pub(crate) fn get_base(r: &mut Reader) -> Result<LogBase, DecodeError> {
     Ok(LogBase { seq: r.seq()?, hash: RecordHash(r.u128()?) })
 }
 
-pub(crate) fn put_history(w: &mut Writer, history: &History) {
+/// An epoch history's one form, on disk and on the wire.
+pub fn put_history(w: &mut Writer, history: &History) {
     w.list(&history.0, |w, (epoch, seq)| {
         w.epoch(*epoch);
         w.seq(*seq);
     });
 }
 
-pub(crate) fn get_history(r: &mut Reader) -> Result<History, DecodeError> {
+/// Refuses one that is out of order.
+pub fn get_history(r: &mut Reader) -> Result<History, DecodeError> {
     let history = History(r.list(|r| Ok((r.epoch()?, r.seq()?)))?);
     if !history.is_ordered() {
         return Err(DecodeError::Invalid { what: "epoch history", reason: "epochs or seqs do not increase" });

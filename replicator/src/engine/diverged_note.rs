@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use farshore_core::codec::{DecodeError, Reader, Writer};
+use farshore_core::durable::{get_history, put_history};
 use farshore_core::history::History;
 use farshore_core::ids::{LineageId, Seq, VolumeId};
 
@@ -32,10 +33,7 @@ impl DivergedCopy {
         w.u128(self.volume.0);
         w.string(&self.name);
         w.lineage(self.lineage);
-        w.list(&self.history.0, |w, (epoch, seq)| {
-            w.epoch(*epoch);
-            w.seq(*seq);
-        });
+        put_history(&mut w, &self.history);
         w.seq(self.end);
         w.u64(self.size_bytes);
         w.u64(self.set_aside_unix_s);
@@ -66,15 +64,12 @@ impl DivergedCopy {
             volume: r.volume()?,
             name: r.string()?,
             lineage: r.lineage()?,
-            history: History(r.list(|r| Ok((r.epoch()?, r.seq()?)))?),
+            history: get_history(&mut r)?,
             end: r.seq()?,
             size_bytes: r.u64()?,
             set_aside_unix_s: r.u64()?,
         };
         r.end()?;
-        if !copy.history.is_ordered() {
-            return Err(DecodeError::Invalid { what: WHAT, reason: "its epoch history is out of order" });
-        }
         Ok(copy)
     }
 }

@@ -19,8 +19,8 @@ use crate::transport::PeerName;
 /// Between two looks at whether a new copy is whole.
 const SYNC_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 /// A change waits this long for the one before it.
-pub(super) const PENDING_RETRIES: usize = 50;
-pub(super) const PENDING_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const PENDING_RETRIES: usize = 50;
+const PENDING_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 impl Node {
     /// One change of the register, after those that are on their way.

@@ -75,15 +75,9 @@ impl Node {
             asked.spawn(async move {
                 let answer = node.forward::<api::FailoverResponse>(&peer, "failover", &request).await;
                 answer.map(|answer| answer.results).unwrap_or_else(|error| {
-                    let detail = api::ErrorDetail {
-                        kind: error.kind.as_str().into(),
-                        message: error.message,
-                        why: error.why,
-                        remedy: error.remedy,
-                    };
                     vec![api::VolumeResult {
                         volume: format!("those of {peer}"),
-                        error: Some(detail),
+                        error: Some(error.detail()),
                         ..Default::default()
                     }]
                 })

@@ -253,7 +253,11 @@ impl Node {
         };
         let listed = is_member(&handle, peer, Some(message.from));
         if listed {
-            lock(&self.refusals).remove(&(message.volume, peer.clone()));
+            let mut refusals = lock(&self.refusals);
+            if !refusals.is_empty() {
+                refusals.remove(&(message.volume, peer.clone()));
+            }
+            drop(refusals);
             handle.inbox.event(Event::Message(message));
         } else {
             self.stranger(peer, message.volume, "the volume's configuration does not list it as that member");

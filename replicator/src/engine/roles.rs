@@ -11,7 +11,6 @@ use prost::Message;
 use super::clock::random_u128;
 use super::create::name_error;
 use super::driver::{DeviceState, VolumeHandle};
-use super::members::{PENDING_PAUSE, PENDING_RETRIES};
 use super::node::Node;
 use super::rpc::Call;
 use crate::control::{OpError, OpKind};
@@ -209,15 +208,7 @@ impl Node {
         let volume = handle.name();
         match result {
             Ok(()) => api::VolumeResult { volume, ok: true, error: None, status: self.view(handle).await.ok() },
-            Err(error) => {
-                let detail = api::ErrorDetail {
-                    kind: error.kind.as_str().into(),
-                    message: error.message,
-                    why: error.why,
-                    remedy: error.remedy,
-                };
-                api::VolumeResult { volume, ok: false, error: Some(detail), status: None }
-            }
+            Err(error) => api::VolumeResult { volume, ok: false, error: Some(error.detail()), status: None },
         }
     }
 
@@ -254,18 +245,7 @@ impl Node {
         }
         let session =
             if request.session.is_empty() { SessionId(random_u128()) } else { parse_session(&request.session)? };
-        let mut retries = PENDING_RETRIES;
-        loop {
-            let attached = self.patiently(handle, Command::Attach { writer: random_u128(), session }).await;
-            // The register is still being written: after a promotion, or because a member came back.
-            let pending = attached.as_ref().err().is_some_and(|error| error.why.ends_with("change-pending"));
-            if !pending || retries == 0 {
-                attached?;
-                break;
-            }
-            retries -= 1;
-            tokio::time::sleep(PENDING_PAUSE).await;
-        }
+        self.patiently(handle, Command::Attach { writer: random_u128(), session }).await?;
         let opened = async {
             let mut device = handle.device.clone();
             let wait = device.wait_for(|state| matches!(state, DeviceState::Open { .. }));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use farshore_core::codec::{DecodeError, Reader, Writer};
-use farshore_core::durable::LogBase;
+use farshore_core::durable::{LogBase, get_history, put_history};
 use farshore_core::history::History;
 use farshore_core::ids::{LineageId, Seq, VolumeId};
 use farshore_core::message::Message;
@@ -309,21 +309,6 @@ fn decode_call(mut r: Reader) -> Result<Call, DecodeError> {
     };
     r.end()?;
     Ok(call)
-}
-
-fn put_history(w: &mut Writer, history: &History) {
-    w.list(&history.0, |w, (epoch, seq)| {
-        w.epoch(*epoch);
-        w.seq(*seq);
-    });
-}
-
-fn get_history(r: &mut Reader) -> Result<History, DecodeError> {
-    let history = History(r.list(|r| Ok((r.epoch()?, r.seq()?)))?);
-    if !history.is_ordered() {
-        return Err(DecodeError::Invalid { what: "shipment", reason: "its epoch history is out of order" });
-    }
-    Ok(history)
 }
 
 fn put_cursor(w: &mut Writer, cursor: &Cursor) {

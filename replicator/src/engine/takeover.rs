@@ -46,7 +46,7 @@ impl Node {
     /// A command that is answered when the volume opens. It goes on when our patience ends; whom it waits for is named.
     pub(super) async fn patiently(&self, handle: &VolumeHandle, command: Command) -> Result<(), OpError> {
         let lease = Duration::from_micros(handle.config.borrow().volume.lease_us);
-        match tokio::time::timeout(lease + PATIENCE, handle.command(command)).await {
+        match tokio::time::timeout(lease + PATIENCE, self.settled(handle, command)).await {
             Ok(result) => result.map_err(refused(handle)),
             Err(_) => Err(waits_for(handle).await),
         }
