@@ -58,6 +58,8 @@ pub enum RecoveryError {
     StateLost,
     #[error("its state does not decode: {0}")]
     State(#[from] crate::codec::DecodeError),
+    #[error("the store does not have it, though its journal does; replace this member")]
+    NotStored,
     #[error("the store lost it: the journal begins after {base}, the store holds {applied}; replace this member")]
     StoreLost { base: Seq, applied: Seq },
     #[error("the journal ends at {last}, the store holds {applied}; replace this member")]
@@ -73,7 +75,11 @@ pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, 
     let base = durable.base;
     // A joiner may hold an image before its copy of the register lists it.
     let listed = durable.config.member(durable.me).is_some_and(|m| m.kind != MemberKind::Witness);
-    let stores = listed || applied.is_some();
+    if listed && applied.is_none() {
+        // A replica's store is made before its journal speaks of it.
+        return Err(RecoveryError::NotStored);
+    }
+    let stores = applied.is_some();
     let applied = applied.unwrap_or(Seq::ZERO);
     let readable_end = found.damaged.map_or(found.last, Seq::prev);
     let last = if readable_end > base.seq && found.damaged.is_none() {
@@ -158,6 +164,14 @@ mod tests {
         assert!(matches!(refused, Err(RecoveryError::StoreLost { base: Seq(4), applied: Seq(3) })), "{refused:?}");
         let refused = plan(&found, Some(Seq(10)));
         assert!(matches!(refused, Err(RecoveryError::JournalLost { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn a_store_that_is_gone_is_not_taken_for_an_empty_one() {
+        let member = Member { id: ME, site: "east".into(), node: "n1".into(), kind: MemberKind::Data };
+        let found = found(vec![member], 0, (1, 9));
+        assert!(plan(&found, Some(Seq::ZERO)).is_ok(), "nothing was applied yet");
+        assert!(matches!(plan(&found, None), Err(RecoveryError::NotStored)), "applying could not go on");
     }
 
     #[test]
