@@ -222,6 +222,9 @@ pub struct PeerView {
     pub sent_bytes: u64,
     pub received_bytes: u64,
     pub lost_packets: u64,
+    pub sent_packets: u64,
+    pub mtu_bytes: u32,
+    pub window_bytes: u64,
 }
 
 pub fn role(role: api::Role) -> &'static str {
@@ -436,6 +439,9 @@ impl From<api::Peer> for PeerView {
             sent_bytes: p.sent_bytes,
             received_bytes: p.received_bytes,
             lost_packets: p.lost_packets,
+            sent_packets: p.sent_packets,
+            mtu_bytes: p.mtu_bytes,
+            window_bytes: p.window_bytes,
         }
     }
 }

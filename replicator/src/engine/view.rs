@@ -120,6 +120,11 @@ impl Node {
                 sent_bytes: s.sent_bytes,
                 received_bytes: s.received_bytes,
                 lost_packets: s.lost_packets,
+                sent_packets: s.sent_packets,
+                mtu_bytes: s.mtu_bytes.unwrap_or(0).into(),
+                window_bytes: s.window_bytes.unwrap_or(0),
+                protocol: s.protocol_version.unwrap_or(0).into(),
+                certificate_expires_unix_s: s.certificate_not_after.map_or(0, |at| at.unix_timestamp()),
                 ..api::Peer::default()
             })
             .collect()

@@ -264,7 +264,10 @@ impl Families<'_> {
         self.gauges(("peer_certificate_expiry_timestamp", seconds, "When its certificate ends, since 1970"), expires)?;
         self.counters(("peer_sent", bytes, "Bytes sent to it"), each(|p| p.sent_bytes as f64))?;
         self.counters(("peer_received", bytes, "Bytes received from it"), each(|p| p.received_bytes as f64))?;
-        self.counters(("peer_lost_packets", None, "Packets to it that were lost"), each(|p| p.lost_packets as f64))
+        self.counters(("peer_sent_packets", None, "Packets sent to it"), each(|p| p.sent_packets as f64))?;
+        self.counters(("peer_lost_packets", None, "Packets to it that were lost"), each(|p| p.lost_packets as f64))?;
+        self.gauges(("peer_mtu", bytes, "Largest datagram that the path carries"), each(|p| f64::from(p.mtu_bytes)))?;
+        self.gauges(("peer_window", bytes, "What may be under way to it"), each(|p| p.window_bytes as f64))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{IdleTimeout, MtuDiscoveryConfig, VarInt};
+use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, VarInt};
 
 use super::congestion::Congestion;
 use super::hello::Versions;
@@ -31,7 +31,17 @@ pub const PEERS_MAX: usize = 256;
 /// gets there.
 pub const STREAM_WINDOW_BYTES_MAX: u32 = 1 << 20;
 pub const RECORD_STREAMS_MAX: u32 = 64;
+/// The largest datagram that path MTU discovery tries for: a record of 4 KiB fits one, where frames are jumbo. quinn
+/// hands the kernel ten at a time, and Linux refuses (EMSGSIZE) when they are more than 65507 bytes together. Paths that
+/// carry less are found out by probes that were lost, without harm to the rest.
+pub const UDP_PAYLOAD_BYTES_MAX: u16 = 6500;
+/// Packets that may arrive before one is acknowledged by QUIC; the replicas' own acks don't wait for it.
+const ACK_ELICITING_THRESHOLD: u32 = 8;
+/// Later packets acknowledged before one counts as lost (RFC 9002 §6.1.1 has 3). A sender that moves between cores has
+/// its bursts overtake each other; what is lost indeed is known an eighth of a round trip later, by time (§6.1.2).
+const PACKET_THRESHOLD: u32 = 64;
 
+const _: () = assert!(UDP_PAYLOAD_BYTES_MAX as u32 * 10 <= 65_507);
 const _: () = assert!(UNAUTHENTICATED_PER_ADDRESS_MAX <= UNAUTHENTICATED_MAX);
 const _: () = assert!(RETRY_FROM <= UNAUTHENTICATED_MAX && UNAUTHENTICATED_MAX <= INCOMING_MAX);
 
@@ -145,6 +155,10 @@ impl Limits {
     pub(super) fn quic(&self, congestion: &Congestion) -> Arc<quinn::TransportConfig> {
         let idle = IdleTimeout::try_from(Duration::from_millis(self.idle_timeout_ms))
             .expect("check() bounds the idle timeout below what QUIC can say");
+        let mut mtu = MtuDiscoveryConfig::default();
+        mtu.upper_bound(UDP_PAYLOAD_BYTES_MAX);
+        let mut acks = AckFrequencyConfig::default();
+        acks.ack_eliciting_threshold(VarInt::from_u32(ACK_ELICITING_THRESHOLD));
         let mut quic = quinn::TransportConfig::default();
         quic.max_idle_timeout(Some(idle))
             .keep_alive_interval(Some(Duration::from_millis(self.keep_alive_ms)))
@@ -157,7 +171,9 @@ impl Limits {
             // In write order: the oldest record first is what the quorum waits for.
             .send_fairness(false)
             .datagram_receive_buffer_size(None)
-            .mtu_discovery_config(Some(MtuDiscoveryConfig::default()))
+            .mtu_discovery_config(Some(mtu))
+            .ack_frequency_config(Some(acks))
+            .packet_threshold(PACKET_THRESHOLD)
             .congestion_controller_factory(congestion.factory());
         Arc::new(quic)
     }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::admission::{accept_loop, server_config};
-use super::config::{CANDIDATES_MAX, PEERS_MAX, PeerConfig, TransportConfig};
+use super::config::{CANDIDATES_MAX, PEERS_MAX, PeerConfig, TransportConfig, UDP_PAYLOAD_BYTES_MAX};
 use super::frame::Lane;
 use super::name::PeerName;
 use super::node::{Node, Peer, TransportEvent, random_u128};
@@ -85,6 +85,7 @@ impl Transport {
         let send_buffer_bytes = sockopt::socket_send_buffer_size(&socket).unwrap_or(0) / 2;
         let mut quic_endpoint = EndpointConfig::new(Arc::new(ResetKey(credentials.reset_key)));
         quic_endpoint.cid_generator(|| Box::new(RandomConnectionIds));
+        quic_endpoint.max_udp_payload_size(UDP_PAYLOAD_BYTES_MAX).expect("within what UDP carries");
         let server = server_config(&credentials, &quic, Verdict::default())?;
         let endpoint = quinn::Endpoint::new(quic_endpoint, Some(server), socket, Arc::new(TokioRuntime));
         let endpoint = endpoint.map_err(failed)?;

@@ -184,6 +184,7 @@ impl Peer {
             rtt_us: path.map(|path| micros(path.rtt)),
             rtt_min_us: path.map(|path| micros(path.min_rtt)),
             window_bytes: path.map(|path| path.cwnd),
+            mtu_bytes: path.map(|path| path.current_mtu),
             sent_bytes: totals.sent_bytes,
             received_bytes: totals.received_bytes,
             sent_packets: totals.sent_packets,

@@ -31,6 +31,8 @@ pub struct PeerStatus {
     pub rtt_min_us: Option<u64>,
     /// Bytes that congestion control lets the main connection have under way.
     pub window_bytes: Option<u64>,
+    /// Largest UDP payload that its path was found to carry.
+    pub mtu_bytes: Option<u16>,
     /// UDP payload of all connections with this peer since the start.
     pub sent_bytes: u64,
     pub received_bytes: u64,
