@@ -27,11 +27,15 @@ pub struct RecoveredVolume {
     pub epochs: Vec<(Epoch, Seq)>,
     /// First record that cannot be read although valid data follows it. Damage, never absence.
     pub damaged: Option<Seq>,
+    /// Where the log ends before that: its own end if nothing is damaged.
+    pub readable: LogBase,
 }
 
 impl RecoveredVolume {
     pub fn of(volume: VolumeId, log: &VolumeLog) -> RecoveredVolume {
         let end = log.end();
+        let damaged = log.damaged();
+        let readable = damaged.map_or(end, |damaged| log.end_at(damaged.prev()));
         RecoveredVolume {
             volume,
             meta: log.meta.clone(),
@@ -42,7 +46,8 @@ impl RecoveredVolume {
             last_epoch: end.epoch,
             // Of lost records the epoch is not known.
             epochs: log.epochs().iter().copied().filter(|&(epoch, _)| epoch != Epoch::ZERO).collect(),
-            damaged: log.damaged(),
+            damaged,
+            readable: LogBase { seq: readable.seq, hash: readable.hash },
         }
     }
 }
@@ -81,12 +86,8 @@ pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, 
     }
     let stores = applied.is_some();
     let applied = applied.unwrap_or(Seq::ZERO);
-    let readable_end = found.damaged.map_or(found.last, Seq::prev);
-    let last = if readable_end > base.seq && found.damaged.is_none() {
-        LogBase { seq: found.last, hash: found.last_hash }
-    } else {
-        LogBase { seq: readable_end.max(base.seq), hash: base.hash }
-    };
+    // The next record is taken only if it names the hash of the last one.
+    let last = if found.readable.seq > base.seq { found.readable } else { base };
     let installing_at = durable.installing.as_ref().map_or(Seq::ZERO, |i| i.base.seq);
     if stores && applied < base.seq {
         return Err(RecoveryError::StoreLost { base: base.seq, applied });
@@ -151,7 +152,22 @@ mod tests {
             last_epoch: Epoch::ZERO,
             epochs: Vec::new(),
             damaged: None,
+            readable: LogBase { seq: Seq(last), hash: RecordHash(9) },
         }
+    }
+
+    /// Else a peer that sends the damaged record again is refused for ever.
+    #[test]
+    fn what_is_read_before_damage_ends_with_its_own_hash() {
+        let member = Member { id: ME, site: "east".into(), node: "n1".into(), kind: MemberKind::Data };
+        let mut found = found(vec![member], 3, (1, 9));
+        found.damaged = Some(Seq(7));
+        found.readable = LogBase { seq: Seq(6), hash: RecordHash(6) };
+        let recovered = plan(&found, Some(Seq(3))).unwrap();
+        assert_eq!((recovered.last, recovered.lost_upto), (found.readable, Some(Seq(9))));
+        found.damaged = Some(Seq(4));
+        found.readable = LogBase { seq: Seq(3), hash: RecordHash(1) };
+        assert_eq!(plan(&found, Some(Seq(3))).unwrap().last, found.readable);
     }
 
     #[test]
