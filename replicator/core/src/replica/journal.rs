@@ -182,9 +182,10 @@ impl Replica {
     }
 
     /// A restart that has forgotten what is acked cannot apply it, hence not make room in its journal, until a new epoch
-    /// has begun, which takes room. So what the store has not got yet is remembered as acked, but for a little.
+    /// has begun, which takes room. So what the store has not got for good is remembered as acked, but for a little: what
+    /// it has applied since its checkpoint is gone with a crash.
     fn remember_acked(&mut self) {
-        let known = self.d.acked.max(self.applied);
+        let known = self.d.acked.max(self.d.base.seq);
         let forgettable = self.tail.bytes_after(known).saturating_sub(self.tail.bytes_after(self.acked));
         if self.acked > known && forgettable >= JOURNAL_PORTION_BYTES {
             self.persist_meta();
