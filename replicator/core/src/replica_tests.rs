@@ -167,6 +167,22 @@ fn a_hole_is_not_closed_by_a_stale_position() {
     assert!(replica.whole() && replica.durable == Seq(8));
 }
 
+/// What waits for space behind a hole is what fills it.
+#[test]
+fn a_log_with_a_hole_is_applied_as_far_as_it_is_acked() {
+    let mut fx = Effects::new();
+    let records = log(EPOCH, 8);
+    let mut replica = restarted(&records[..2], Some(Seq(8)), &mut fx);
+    settle(&mut replica, &mut fx);
+    elect(&mut replica, 8, &mut fx);
+    fx.clear();
+    append(&mut replica, 7, records[2..6].to_vec(), &mut fx);
+    assert!(!replica.whole());
+    assert!(fx.iter().any(|e| matches!(e, Effect::Apply { upto: Seq(2) })), "{fx:?}");
+    replica.on_applied(Seq(2), &mut fx);
+    assert!(fx.iter().any(|e| matches!(e, Effect::Apply { upto: Seq(6) })), "{fx:?}");
+}
+
 #[test]
 fn an_epoch_is_released_and_answered_only_when_its_end_is_durable() {
     let mut fx = Effects::new();
