@@ -61,6 +61,11 @@ fn standing(report: &Report) -> (Epoch, Seq) {
     (epoch, report.durable)
 }
 
+/// The highest seq that any of them knows to be acked, of a log that ends at `goal`.
+fn acked_by(promises: &Answers, goal: Seq) -> Seq {
+    promises.values().map(|(report, _)| report.acked.min(goal)).max().unwrap_or_default()
+}
+
 /// What came of a step.
 #[derive(Debug)]
 pub enum Verdict {
@@ -375,7 +380,7 @@ impl Candidate {
                 if broken(Sabotage::PendingIgnored) {
                     found.earlier.clear();
                 }
-                let acked = promises.values().map(|(report, _)| report.acked.min(*goal)).max().unwrap_or_default();
+                let acked = acked_by(promises, *goal);
                 Verdict::Won(Box::new(Won { epoch, found, old_lease_until, acked }))
             }
             _ => Verdict::Waiting,
@@ -427,6 +432,7 @@ impl Candidate {
                 config.site_of(donor)
             ),
         });
+        replica.adopts(acked_by(&promises, goal), fx);
         self.phase = Phase::Fetching { epoch, promises, donor, goal };
         Ok(())
     }

@@ -177,6 +177,19 @@ impl Cluster {
         self.command(id, command).expect("it is promoted");
     }
 
+    /// It restarts with an empty store and its log up to `end`, and has forgotten what is acked.
+    fn comes_back_forgetful(&mut self, id: MemberId, end: Seq) {
+        let replica = self.volumes[&id].replica();
+        let last = LogBase { seq: end, hash: replica.tail().hash_at(end).expect("it knows its records") };
+        let durable = Durable { acked: Seq::ZERO, base: LogBase::default(), ..replica.d.clone() };
+        let mut history = replica.history().clone();
+        history.truncate(end);
+        let recovered =
+            Recovered { durable, last, epochs: history.0, floor: Seq(1), lost_upto: None, applied: Seq::ZERO };
+        self.logs.entry(id).or_default().split_off(&end.next());
+        self.volumes.insert(id, Volume::recover(VOLUME, recovered, self.now, &mut Effects::new()));
+    }
+
     fn terms(&self, id: MemberId) -> &Terms {
         &self.volumes[&id].primary().expect("it holds the epoch").config().current
     }
@@ -318,14 +331,7 @@ fn a_new_holder_says_what_was_acked_before() {
     cluster.pass(LEASE_US);
     let acked = cluster.volumes[&first].replica().acked;
     assert!(acked > Seq::ZERO);
-    // It comes back with its log, and has forgotten what is acked.
-    let replica = cluster.volumes[&third].replica();
-    let last = LogBase { seq: replica.end(), hash: replica.last_hash().expect("it knows its last record") };
-    let durable = Durable { acked: Seq::ZERO, base: LogBase::default(), ..replica.d.clone() };
-    let epochs = replica.history().0.clone();
-    let recovered = Recovered { durable, last, epochs, floor: Seq(1), lost_upto: None, applied: Seq::ZERO };
-    let volume = Volume::recover(VOLUME, recovered, cluster.now, &mut Effects::new());
-    cluster.volumes.insert(third, volume);
+    cluster.comes_back_forgetful(third, acked);
     cluster.never_lands.insert(second);
     cluster.never_lands.insert(third);
     let writer = 77;
@@ -333,6 +339,25 @@ fn a_new_holder_says_what_was_acked_before() {
     cluster.pass(2 * LEASE_US);
     assert!(cluster.volumes[&second].primary().is_some_and(|p| p.acked == Seq::ZERO), "its first record is not acked");
     assert_eq!(cluster.volumes[&third].replica().applied, acked);
+}
+
+/// A candidate whose journal is full of what it does not know to be acked learns it from those who promise: else it could
+/// not take what it lacks, nor the first record of its epoch.
+#[test]
+fn a_candidate_applies_what_its_promises_know_to_be_acked() {
+    let (first, second, third) = (MemberId(0), MemberId(1), MemberId(2));
+    let mut cluster = Cluster::of(&[DATA, DATA, DATA], TWO_SITES);
+    cluster.promote(first);
+    cluster.promote(second);
+    cluster.pass(LEASE_US);
+    let acked = cluster.volumes[&second].replica().acked;
+    assert!(acked > Seq(1));
+    cluster.comes_back_forgetful(third, Seq(1));
+    cluster.never_lands.insert(third);
+    cluster.ask(third, Command::Promote { writer: 77, why: Promotion::Takeover });
+    cluster.pass(2 * LEASE_US);
+    let replica = cluster.volumes[&third].replica();
+    assert_eq!((replica.durable, replica.applied), (Seq(1), Seq(1)));
 }
 
 /// A device that was handed over to another node of the site is not taken back by a restarted daemon, whatever the other

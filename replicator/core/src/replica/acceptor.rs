@@ -72,6 +72,10 @@ pub struct Replica {
     pub(super) applying: Option<Seq>,
     /// Highest acked seq that is known to be so and that we hold.
     pub acked: Seq,
+    /// What is acked of the log that we adopt as a candidate, by those who promised.
+    pub(super) adopted_acked: Seq,
+    /// Cuts that the journal does not know yet, oldest first: what is durable above them is not our log any more.
+    pub(super) cuts: VecDeque<Seq>,
     pub floor: Seq,
     pub(super) following: Option<Following>,
     pub(super) reorder: BTreeMap<Seq, Record>,
@@ -122,6 +126,8 @@ impl Replica {
             applied,
             applying: None,
             acked,
+            adopted_acked: Seq::ZERO,
+            cuts: VecDeque::new(),
             floor,
             following: None,
             reorder: BTreeMap::new(),

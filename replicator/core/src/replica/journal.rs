@@ -126,7 +126,10 @@ impl Replica {
                     self.undurable_bytes = self.undurable_bytes.saturating_sub(bytes);
                     ack = true;
                 }
-                Then::Truncated { to } => self.durable = to,
+                Then::Truncated { to } => {
+                    self.durable = to;
+                    self.cuts.pop_front();
+                }
                 Then::Promised { epoch, to } if epoch == self.d.promised => {
                     let report = Box::new(self.report(now));
                     self.send(to, Body::Promise { epoch, report }, fx);
@@ -164,7 +167,20 @@ impl Replica {
         self.maybe_apply(fx);
     }
 
+    /// A candidate adopts a log of which so much is acked. To take what it lacks, and then the first record of its epoch,
+    /// its journal may have to let go of what the store can have already.
+    pub fn adopts(&mut self, acked: Seq, fx: &mut Effects) {
+        self.adopted_acked = acked;
+        self.learn_acked();
+        self.maybe_apply(fx);
+    }
+
     pub(super) fn learn_acked(&mut self) {
+        if self.adopted_acked > self.acked {
+            let uncut = self.cuts.iter().copied().min().unwrap_or(self.durable);
+            self.acked = self.acked.max(self.adopted_acked.min(self.durable).min(uncut));
+            self.remember_acked();
+        }
         if let Some(f) = &self.following
             && f.synced
         {

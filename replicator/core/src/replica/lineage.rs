@@ -119,6 +119,7 @@ impl Replica {
         self.reorder.clear();
         self.reorder_bytes = 0;
         self.floor = base.seq.next();
+        self.cuts.push_back(base.seq);
         self.once_durable(Then::Truncated { to: base.seq });
         self.persist_meta();
         self.once_durable(Then::Based { seq: base.seq });

@@ -31,6 +31,7 @@ impl Replica {
                 return;
             }
             self.following = None;
+            self.adopted_acked = Seq::ZERO;
             self.reorder.clear();
             self.reorder_bytes = 0;
             self.drop_undurable(fx);
@@ -137,6 +138,7 @@ impl Replica {
         self.reorder.clear();
         self.reorder_bytes = 0;
         self.batch.push(JournalOp::Truncate { after: to });
+        self.cuts.push_back(to);
         self.once_durable(Then::Truncated { to });
     }
 }
