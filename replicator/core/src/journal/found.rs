@@ -71,6 +71,15 @@ pub enum RecoveryError {
     JournalLost { last: Seq, applied: Seq },
 }
 
+/// Is it a data member by its register? What one that leaves was, only the terms that end with it tell.
+fn holds_data(durable: &Durable) -> bool {
+    durable.config.member(durable.me).is_some_and(|m| match m.kind {
+        MemberKind::Data | MemberKind::Observer => true,
+        MemberKind::Witness => false,
+        MemberKind::Leaving => durable.config.all_terms().any(|t| t.sync.iter().any(|s| s.member == durable.me)),
+    })
+}
+
 /// The core's view of what recovery found; `applied` is what the store holds, if it has the volume; pure.
 pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, RecoveryError> {
     if found.meta_damaged {
@@ -79,8 +88,7 @@ pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, 
     let durable = Durable::decode(found.meta.clone().ok_or(RecoveryError::NoState)?)?;
     let base = durable.base;
     // A joiner may hold an image before its copy of the register lists it.
-    let listed = durable.config.member(durable.me).is_some_and(|m| m.kind != MemberKind::Witness);
-    if listed && applied.is_none() {
+    if holds_data(&durable) && applied.is_none() {
         // A replica's store is made before its journal speaks of it.
         return Err(RecoveryError::NotStored);
     }
@@ -188,6 +196,12 @@ mod tests {
         let found = found(vec![member], 0, (1, 9));
         assert!(plan(&found, Some(Seq::ZERO)).is_ok(), "nothing was applied yet");
         assert!(matches!(plan(&found, None), Err(RecoveryError::NotStored)), "applying could not go on");
+    }
+
+    #[test]
+    fn a_witness_that_leaves_has_no_store_to_lose() {
+        let member = Member { id: ME, site: "east".into(), node: "n1".into(), kind: MemberKind::Leaving };
+        assert!(plan(&found(vec![member], 0, (1, 0)), None).is_ok());
     }
 
     #[test]
