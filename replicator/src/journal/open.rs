@@ -126,17 +126,20 @@ fn read_tail_copy(dir: &Path, journal: u128) -> Option<(GroupHeader, Bytes)> {
 }
 
 impl Findings {
-    /// A whole group's bytes, from its place or from the copy.
-    fn group(&self, header: &GroupHeader) -> Result<Bytes, JournalError> {
+    fn in_place(&self, header: &GroupHeader) -> Option<Bytes> {
         let file = &self.files[header.segment as usize];
         let read = file.read_at(header.offset, header.padded_len()).map(AlignedBuf::into_bytes);
         let in_place = read.ok().filter(|bytes| GroupHeader::decode(bytes).as_ref() == Ok(header));
-        let in_place = in_place.filter(|bytes| header.body(bytes).is_ok());
-        match (in_place, &self.tail_copy) {
+        in_place.filter(|bytes| header.body(bytes).is_ok())
+    }
+
+    /// A whole group's bytes, from its place or from the copy.
+    fn group(&self, header: &GroupHeader) -> Result<Bytes, JournalError> {
+        match (self.in_place(header), &self.tail_copy) {
             (Some(bytes), _) => Ok(bytes),
             (None, Some((copy, bytes))) if copy == header => Ok(bytes.clone()),
             (None, _) => Err(JournalError::Segment {
-                path: file.path.clone(),
+                path: self.files[header.segment as usize].path.clone(),
                 reason: DecodeError::Invalid { what: "journal group", reason: "it changed while it was being read" },
             }),
         }
@@ -243,7 +246,8 @@ fn create_superblock(config: &JournalConfig) -> Result<SuperFile, JournalError> 
     SuperFile::create(dir, first)
 }
 
-/// Rewrites and syncs the last group that counts, and wipes the headers of those that do not.
+/// Rewrites and syncs the last group that counts, before it one of which there is only the copy, and wipes the headers of
+/// those that do not count.
 fn settle_tail(dir: &Path, findings: &Findings, engine: &dyn DiskEngine, marks: &Marks) -> Result<(), JournalError> {
     let write = |segment: u32, offset: u64, data: &[u8]| {
         let file = &findings.files[segment as usize];
@@ -251,15 +255,23 @@ fn settle_tail(dir: &Path, findings: &Findings, engine: &dyn DiskEngine, marks: 
         let written = written.map_err(JournalError::io("settle the end of segment", &file.path));
         written.inspect_err(|error| marks.burn(&error.to_string()))
     };
+    let write_group = |header: &GroupHeader, group: &Bytes| {
+        let mut aligned = AlignedBuf::zeroed(group.len());
+        aligned.as_mut_slice().copy_from_slice(group);
+        write(header.segment, header.offset, aligned.as_slice())
+    };
+    if let Some((copy, group)) = &findings.tail_copy
+        && findings.plan.rests_on_copy(copy, findings.in_place(copy).is_some())
+    {
+        write_group(copy, group)?;
+    }
     if let Some(tail) = &findings.plan.tail {
         let group = findings.group(tail)?;
         // An intact copy may be all there is of the group: it is not touched.
         if findings.tail_copy.as_ref().is_none_or(|(copy, _)| copy != tail) {
             write_tail_copy(dir, &group)?;
         }
-        let mut aligned = AlignedBuf::zeroed(group.len());
-        aligned.as_mut_slice().copy_from_slice(&group);
-        write(tail.segment, tail.offset, aligned.as_slice())?;
+        write_group(tail, &group)?;
     }
     let resume_at = findings.plan.resume.and_then(|resume| Some((resume.segment, resume.offset?)));
     let zeroes = AlignedBuf::zeroed(GROUP_ALIGN_BYTES);

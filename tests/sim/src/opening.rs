@@ -147,8 +147,8 @@ fn try_open(medium: &mut Medium, shape: Shape, writes: &mut Writes) -> Result<Op
     let segments = medium.take_segments();
     let read = read(&segments, medium.tail_copy(), &superblock);
     medium.put_back(segments);
-    let (mut findings, log, recap, tail) = read?;
-    settle_tail(medium, &findings, tail, writes)?;
+    let (mut findings, log, recap, bodies) = read?;
+    settle_tail(medium, &findings, bodies, writes)?;
     while medium.segments() > superblock.segments || superblock.segments < SEGMENTS_AT_START {
         if medium.segments() == superblock.segments {
             medium.add_segment(superblock.segment_bytes as usize);
@@ -206,9 +206,15 @@ fn finish(opened: &mut Opened, writes: &mut Writes) -> Result<(), Unopened> {
     Ok(())
 }
 
-type Read = (Findings, Log, Option<Vec<RecapItem>>, Option<Vec<u8>>);
+/// Of the last group that counts, and of the one that was copied where there is only the copy.
+struct Bodies {
+    tail: Option<Vec<u8>>,
+    copied: Option<(GroupHeader, Vec<u8>)>,
+}
 
-/// Everything that is read before anything is changed; with the bytes of the last group that counts.
+type Read = (Findings, Log, Option<Vec<RecapItem>>, Bodies);
+
+/// Everything that is read before anything is changed; with the bytes of the groups that are written anew.
 fn read(segments: &[Bytes], tail_copy: Bytes, superblock: &Superblock) -> Result<Read, Unopened> {
     let findings = find(segments, tail_copy, superblock)?;
     if findings.rule == Rule::Gone {
@@ -222,7 +228,10 @@ fn read(segments: &[Bytes], tail_copy: Bytes, superblock: &Superblock) -> Result
         Some(tail) => Some(group(segments, &findings, tail)?.to_vec()),
         None => None,
     };
-    Ok((findings, log, recap, tail))
+    let rests = |copy: &GroupHeader| findings.plan.rests_on_copy(copy, in_place(segments, copy).is_some());
+    let copied = findings.tail_copy.as_ref().filter(|(copy, _)| rests(copy));
+    let copied = copied.map(|(copy, bytes)| (*copy, bytes.to_vec()));
+    Ok((findings, log, recap, Bodies { tail, copied }))
 }
 
 fn find(segments: &[Bytes], tail_copy: Bytes, superblock: &Superblock) -> Result<Findings, Unopened> {
@@ -246,12 +255,15 @@ fn read_tail_copy(bytes: Bytes, journal: u128) -> Option<(GroupHeader, Bytes)> {
         .then(|| (header, bytes.slice(..header.padded_len())))
 }
 
-/// A whole group's bytes, from its place or from the copy.
-fn group(segments: &[Bytes], findings: &Findings, header: &GroupHeader) -> Result<Bytes, Unopened> {
+fn in_place(segments: &[Bytes], header: &GroupHeader) -> Option<Bytes> {
     let read = segments.get(header.segment as usize);
     let read = read.and_then(|segment| Blocks::read(&mut segment.clone(), header.offset, header.padded_len()));
-    let in_place = read.filter(|bytes| GroupHeader::decode(bytes).as_ref() == Ok(header) && header.body(bytes).is_ok());
-    match (in_place, &findings.tail_copy) {
+    read.filter(|bytes| GroupHeader::decode(bytes).as_ref() == Ok(header) && header.body(bytes).is_ok())
+}
+
+/// A whole group's bytes, from its place or from the copy.
+fn group(segments: &[Bytes], findings: &Findings, header: &GroupHeader) -> Result<Bytes, Unopened> {
+    match (in_place(segments, header), &findings.tail_copy) {
         (Some(bytes), _) => Ok(bytes),
         (None, Some((copy, bytes))) if copy == header => Ok(bytes.clone()),
         (None, _) => Err(refused("a group that was scanned can't be read")),
@@ -274,14 +286,18 @@ fn replay(segments: &[Bytes], findings: &Findings) -> Result<(Log, Option<Vec<Re
     Ok(replay.finish())
 }
 
-/// Rewrites and syncs the last group that counts, and wipes the headers of those that do not.
+/// Rewrites and syncs the last group that counts, before it one of which there is only the copy, and wipes the headers of
+/// those that do not count.
 fn settle_tail(
     medium: &mut Medium,
     findings: &Findings,
-    bytes: Option<Vec<u8>>,
+    bodies: Bodies,
     writes: &mut Writes,
 ) -> Result<(), Unopened> {
-    if let (Some(tail), Some(bytes)) = (&findings.plan.tail, bytes) {
+    if let Some((copy, bytes)) = bodies.copied {
+        writes.put(medium, Place::Segment(copy.segment), copy.offset, &bytes)?;
+    }
+    if let (Some(tail), Some(bytes)) = (&findings.plan.tail, bodies.tail) {
         if findings.tail_copy.as_ref().is_none_or(|(copy, _)| copy != tail) {
             writes.put(medium, Place::TailCopy, 0, &bytes)?;
         }

@@ -67,6 +67,14 @@ pub struct Plan {
     pub resume: Option<Resume>,
 }
 
+impl Plan {
+    /// Is the group that an earlier recovery copied, as the last one then, read from that copy now? Where it lies it must
+    /// be written anew before the copy gives way to another.
+    pub fn rests_on_copy(&self, copy: &GroupHeader, is_whole_in_place: bool) -> bool {
+        !is_whole_in_place && self.tail != Some(*copy) && self.steps.contains(&Step::Replay(*copy))
+    }
+}
+
 /// Decides, from the scans of all segments and whether the superblock says that the journal was in use.
 pub fn decide(scans: &[SegmentScan], in_use: bool) -> (Rule, Plan) {
     let mut plan = Plan::default();
