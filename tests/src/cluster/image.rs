@@ -1,4 +1,6 @@
 //! What a block may hold: stamps that say which write of which block it was, all the way through.
+//!
+//! The data directories that are kept as fixtures hold such blocks: what a stamp looks like must stay as it is.
 
 /// The size of the blocks that the ledger writes.
 pub const BLOCK_BYTES: usize = 4096;
@@ -12,6 +14,17 @@ pub enum Image {
 }
 
 impl Image {
+    pub fn of_stamp(stamp: u64) -> Image {
+        if stamp == 0 { Image::Zeroes } else { Image::Stamp(stamp) }
+    }
+
+    pub fn stamp(self) -> u64 {
+        match self {
+            Image::Zeroes => 0,
+            Image::Stamp(stamp) => stamp,
+        }
+    }
+
     pub fn bytes(self, block: u64) -> Vec<u8> {
         match self {
             Image::Zeroes => vec![0; BLOCK_BYTES],

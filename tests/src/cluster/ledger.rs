@@ -3,6 +3,7 @@
 //! Each writer has its own blocks and one request under way, so a block may hold its last acknowledged content, or one
 //! that was asked for later and not answered. Once read, it is that and no other.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +41,34 @@ impl Ledger {
         let blocks = (0..self.len()).map(|block| Mutex::new(self.block(block).clone())).collect();
         let next_stamp = AtomicU64::new(self.next_stamp.load(Ordering::Relaxed) + FORKED_STAMPS);
         Arc::new(Ledger { blocks, next_stamp, lost: AtomicU64::new(0) })
+    }
+
+    /// How many blocks there are, and what each may hold that is not zeroes for certain: `256 0=17 9=21|0`.
+    pub fn text(&self) -> String {
+        let mut out = self.len().to_string();
+        for block in 0..self.len() {
+            let images = self.block(block).clone();
+            if images != [Image::Zeroes] {
+                let stamps: Vec<String> = images.iter().map(|image| image.stamp().to_string()).collect();
+                let _ = write!(out, " {block}={}", stamps.join("|"));
+            }
+        }
+        out
+    }
+
+    /// The books that [`Ledger::text`] wrote down.
+    pub fn of_text(text: &str) -> Option<Arc<Ledger>> {
+        let mut words = text.split_ascii_whitespace();
+        let ledger = Ledger::of_new(words.next()?.parse().ok()?);
+        for word in words {
+            let (block, stamps) = word.split_once('=')?;
+            let images: Option<Vec<Image>> = stamps.split('|').map(|s| s.parse().ok().map(Image::of_stamp)).collect();
+            let images = images?;
+            let newest = images.iter().map(|image| image.stamp() + 1).max()?;
+            ledger.next_stamp.fetch_max(newest, Ordering::Relaxed);
+            *ledger.blocks.get(block.parse::<usize>().ok()?)?.lock().unwrap_or_else(PoisonError::into_inner) = images;
+        }
+        Some(ledger)
     }
 
     fn block(&self, block: usize) -> MutexGuard<'_, Vec<Image>> {
@@ -234,5 +263,20 @@ impl Shared {
         }
         self.acked.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn books_are_read_as_they_were_written() {
+        for text in ["3", "4 1=7 3=0|8"] {
+            assert_eq!(Ledger::of_text(text).expect("good books").text(), text);
+        }
+        for bad in ["", "x", "4 9=1", "4 1", "4 1=", "4 1=x"] {
+            assert!(Ledger::of_text(bad).is_none(), "{bad:?}");
+        }
     }
 }

@@ -7,6 +7,7 @@ mod binaries;
 mod cli;
 mod clock;
 mod daemon;
+pub mod fixture;
 mod image;
 mod layout;
 mod ledger;
