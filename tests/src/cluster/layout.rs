@@ -1,10 +1,11 @@
 //! The sites of one test: directories, certificates, configuration files, ports.
 
 use std::fmt::Write as _;
-use std::net::{TcpListener, UdpSocket};
-use std::path::Path;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
 
 use farshore_powercut::Lost;
+use farshore_wan::{Conditions, Wan};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -14,6 +15,9 @@ use super::network::{Network, address};
 use super::site::{Site, all_in_sync};
 use super::wait::eventually;
 
+/// Decides which datagrams the relays lose.
+const WAN_SEED: u64 = 1;
+
 /// What a test may want otherwise.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -21,13 +25,29 @@ pub struct Options {
     pub journal_segment: &'static str,
     /// Only sites that come later in the list have the addresses of those before them.
     pub one_way: bool,
+    /// Sites reach each other through relays with these conditions; see [`Cluster::wan`].
+    pub wan: Option<Conditions>,
+    pub idle_timeout_ms: u64,
+    /// Lines in the section of the transport.
+    pub transport: &'static str,
     /// Lines at the end of every configuration file.
     pub more: &'static str,
+    /// Where the sites' directories are; else where temporary files are.
+    pub below: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { journal_budget: "64MiB", journal_segment: "16MiB", one_way: false, more: "" }
+        Options {
+            journal_budget: "64MiB",
+            journal_segment: "16MiB",
+            one_way: false,
+            wan: None,
+            idle_timeout_ms: 1000,
+            transport: "",
+            more: "",
+            below: None,
+        }
     }
 }
 
@@ -36,6 +56,8 @@ pub struct Cluster {
     options: Options,
     /// Else all are on loopback.
     pub network: Option<Network>,
+    /// Where [`Options::wan`] asked for it.
+    pub wan: Option<Wan>,
     /// Kept when a test fails.
     dir: Option<TempDir>,
 }
@@ -71,7 +93,9 @@ impl Cluster {
 
     /// In a network of its own, laid for as many sites.
     pub fn lay_out_in(sites: &[&str], options: Options, network: Option<Network>) -> Cluster {
-        let dir = tempfile::Builder::new().prefix("farshore-").tempdir().expect("a temporary directory can be made");
+        let below = options.below.clone().unwrap_or_else(std::env::temp_dir);
+        let dir = tempfile::Builder::new().prefix("farshore-").tempdir_in(below);
+        let dir = dir.expect("a temporary directory can be made");
         let ca = dir.path().join("ca");
         farshore(&["cert", "ca", "--domain", "test", "--dir", text(&ca)]).expect("a CA can be made");
         // Held together, so that no two are the same.
@@ -90,7 +114,12 @@ impl Cluster {
                 site.set_launch(Launch { through: network.through(index), ..Launch::default() });
             }
         }
-        let cluster = Cluster { sites, options, network, dir: Some(dir) };
+        let wan = options.wan.map(|conditions| {
+            assert!(network.is_none(), "relays are on loopback, not in a network of the test's own");
+            let listening: Vec<SocketAddr> = sites.iter().map(|site| ([127, 0, 0, 1], site.udp).into()).collect();
+            Wan::start(&listening, conditions, WAN_SEED).expect("relays have free ports")
+        });
+        let cluster = Cluster { sites, options, network, wan, dir: Some(dir) };
         for index in 0..cluster.sites.len() {
             cluster.equip(index, &ca);
         }
@@ -110,8 +139,12 @@ impl Cluster {
     /// The configuration file of a site.
     pub fn config(&self, index: usize) -> String {
         let site = &self.sites[index];
-        let Options { journal_budget, journal_segment, one_way, more } = &self.options;
+        let Options { journal_budget, journal_segment, one_way, idle_timeout_ms, transport, more, .. } = &self.options;
         let address = |at: usize| if self.network.is_some() { address(at) } else { "127.0.0.1".into() };
+        let reached_at = |at: usize| match &self.wan {
+            Some(wan) => wan.address(index, at).to_string(),
+            None => format!("{}:{}", address(at), self.sites[at].udp),
+        };
         let ((name, node), own, udp, http) = (place(&site.name), address(index), site.udp, site.http);
         let (data, run, pki) = (site.data_dir(), site.dir.join("run"), site.dir.join("pki"));
         let mut out = format!(
@@ -125,7 +158,8 @@ listen = "{own}:{udp}"
 ca = "{pki}/ca.pem"
 cert = "{pki}/node.pem"
 key = "{pki}/node.key"
-idle_timeout_ms = 1000
+idle_timeout_ms = {idle_timeout_ms}
+{transport}
 [http]
 listen = "127.0.0.1:{http}"
 [journal]
@@ -140,7 +174,7 @@ segment_bytes = "{journal_segment}"
             let (name, node) = place(&peer.name);
             let _ = write!(out, "[[peers]]\nsite = \"{name}\"\nnode = \"{node}\"\n");
             if i < index || !one_way {
-                let _ = writeln!(out, "address = \"{}:{}\"", address(i), peer.udp);
+                let _ = writeln!(out, "address = \"{}\"", reached_at(i));
             }
         }
         out + more

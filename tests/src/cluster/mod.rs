@@ -16,7 +16,7 @@ mod network;
 mod site;
 mod wait;
 
-pub use binaries::program;
+pub use binaries::{program, take_programs_from};
 pub use cli::{Refusal, farshore};
 pub use clock::BootClock;
 pub use daemon::Launch;
