@@ -151,8 +151,8 @@ impl Limits {
         Ok(())
     }
 
-    /// quinn's settings for one connection.
-    pub(super) fn quic(&self, congestion: &Congestion) -> Arc<quinn::TransportConfig> {
+    /// quinn's settings for one connection. Public, so that the benchmark's echo has the same ones.
+    pub fn quic(&self, congestion: &Congestion) -> Arc<quinn::TransportConfig> {
         let idle = IdleTimeout::try_from(Duration::from_millis(self.idle_timeout_ms))
             .expect("check() bounds the idle timeout below what QUIC can say");
         let mut mtu = MtuDiscoveryConfig::default();

@@ -25,10 +25,11 @@ const MODULES: &[(&str, &[&str])] = &[
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("rocksdb", &["replicator/src/store/"]),
     ("io_uring", &["replicator/src/disk/", "replicator/src/device/ublk/"]),
-    ("quinn", &["replicator/src/transport/"]),
+    ("quinn", &["replicator/src/transport/", "benches/src/echo.rs"]),
     ("quinn_proto", &["replicator/src/transport/"]),
-    // The NBD tests make certificates that no CA of ours would.
-    ("rcgen", &["replicator/src/transport/", "replicator/src/device/nbd/protocol_tests.rs"]),
+    ("quinn_udp", &["replicator/src/transport/", "tests/wan/src/port.rs"]),
+    // The NBD tests and the benchmark's echo make certificates that no CA of ours would.
+    ("rcgen", &["replicator/src/transport/", "replicator/src/device/nbd/protocol_tests.rs", "benches/src/echo.rs"]),
     ("fuser", &["replicator/src/device/", "tests/powercut/src/mount.rs"]),
     ("axum", &["replicator/src/telemetry/"]),
     ("prometheus_client", &["replicator/src/telemetry/"]),

@@ -29,7 +29,7 @@ pub struct Options {
     pub wan: Option<Conditions>,
     pub idle_timeout_ms: u64,
     /// Lines in the section of the transport.
-    pub transport: &'static str,
+    pub transport: String,
     /// Lines at the end of every configuration file.
     pub more: &'static str,
     /// Where the sites' directories are; else where temporary files are.
@@ -44,7 +44,7 @@ impl Default for Options {
             one_way: false,
             wan: None,
             idle_timeout_ms: 1000,
-            transport: "",
+            transport: String::new(),
             more: "",
             below: None,
         }

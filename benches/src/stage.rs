@@ -1,0 +1,157 @@
+//! Three sites behind relays, and the volumes that are measured.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use farshore_tests::cluster::{Cluster, Options, Site};
+use farshore_wan::{Conditions, Wan};
+use serde::Serialize;
+
+use crate::fio::{self, Target};
+use crate::procfs::Usage;
+
+pub const SITES: [&str; 3] = ["east", "west", "north"];
+/// How long what was written may take to reach the stores and a checkpoint before the next row begins.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// The NBD export on a unix socket, with fio as its client
+    Nbd,
+    /// A loop device on a file served by FUSE
+    Fuse,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    Write,
+    Flush,
+}
+
+/// The word of the command line, of files and of tables.
+pub fn word(value: impl ValueEnum) -> String {
+    value.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default()
+}
+
+pub struct Stage {
+    cluster: Cluster,
+    attached: Option<(String, Device, Target)>,
+}
+
+impl Stage {
+    /// Starts the sites below `dir`. `transport`: lines for that section of their configuration files.
+    pub fn set_up(dir: &Path, transport: &str) -> Stage {
+        let options = Options {
+            journal_budget: "1GiB",
+            journal_segment: "64MiB",
+            wan: Some(Conditions::default()),
+            idle_timeout_ms: 3000,
+            transport: transport.into(),
+            below: Some(dir.to_path_buf()),
+            ..Options::default()
+        };
+        Stage { cluster: Cluster::start_with(&SITES, options), attached: None }
+    }
+
+    pub fn wan(&self) -> &Wan {
+        self.cluster.wan.as_ref().expect("it was asked for")
+    }
+
+    pub fn sites(&self) -> &[Site] {
+        &self.cluster.sites
+    }
+
+    pub fn east(&self) -> &Site {
+        &self.cluster.sites[0]
+    }
+
+    pub fn pids(&self) -> Vec<u32> {
+        self.sites().iter().map(Site::pid).collect()
+    }
+
+    /// A volume with its primary in east, members and policy as given.
+    pub fn create(&self, name: &str, bytes: u64, members: &str, quorum: &str, durability: Durability) {
+        let (size, durability) = (bytes.to_string(), word(durability));
+        let arguments =
+            ["volume", "create", name, "--size", &size, "--members", members, "--quorum", quorum, "--durability", &durability];
+        self.east().run(&arguments);
+    }
+
+    /// The volume as this device; another one that is attached is detached first.
+    pub fn attach(&mut self, volume: &str, device: Device) -> Target {
+        if let Some((attached, kind, target)) = &self.attached
+            && attached == volume
+            && *kind == device
+        {
+            return target.clone();
+        }
+        self.detach();
+        let answer = self.east().run(&["volume", "attach", volume, "--device", &word(device)]);
+        let target = match device {
+            Device::Nbd => Target::Nbd { socket: self.east().nbd_socket(), export: volume.into() },
+            Device::Fuse => {
+                let path = answer["device"]["path"].as_str().expect("an attached device has a path");
+                Target::Direct(PathBuf::from(path))
+            }
+        };
+        self.attached = Some((volume.into(), device, target.clone()));
+        target
+    }
+
+    pub fn detach(&mut self) {
+        if let Some((volume, ..)) = self.attached.take() {
+            self.east().run(&["volume", "detach", &volume]);
+        }
+    }
+
+    /// Writes all of a volume once, and waits until it is where it stays.
+    pub fn fill(&mut self, volume: &str) -> Result<(), String> {
+        let target = self.attach(volume, Device::Nbd);
+        fio::fill(&target)?;
+        self.settle(volume);
+        Ok(())
+    }
+
+    /// Waits until each site has everything of the volume in its store and a checkpoint behind it, so that one row does
+    /// not pay for another. False: it took too long.
+    pub fn settle(&self, volume: &str) -> bool {
+        let acked = |site: &Site| site.volume(volume)["acked_seq"].as_u64();
+        let (target, began) = (acked(self.east()), Instant::now());
+        let there = |site: &Site| site.try_run(&["volume", "show", volume]).is_ok_and(|v| v["checkpointed_seq"].as_u64() >= target);
+        while !self.sites().iter().all(there) {
+            if began.elapsed() > SETTLE_PATIENCE {
+                return false;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        true
+    }
+
+    /// What each site's replicator has used since it was started.
+    pub fn usage(&self) -> Result<Vec<Usage>, String> {
+        self.pids().into_iter().map(Usage::of).collect()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // A loop device must not outlive its replicator. Where the run has failed, the cluster's own end must do.
+        if !std::thread::panicking() {
+            self.detach();
+        }
+    }
+}
+
+/// Whether there can be loop devices over FUSE files here; else why not.
+pub fn fuse_is_there() -> Result<(), String> {
+    for path in ["/dev/fuse", "/dev/loop-control"] {
+        if !Path::new(path).exists() {
+            return Err(format!("no {path} here"));
+        }
+    }
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err("loop devices need root".into()) }
+}
