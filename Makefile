@@ -45,6 +45,12 @@ soak: deps-test ## Real daemons under verified load, killed, cut off, without po
 model: deps-build ## Try every history of the protocol's model within wide bounds (long)
 	cargo run --release $(CARGO_FLAGS) -p farshore-model -- --larger
 
+.PHONY: bench
+bench: deps-bench ## Speed beside the limits of disk and network, into benches/report: QUICK=1 for three minutes of it (root)
+	cargo build --release --workspace --bins $(CARGO_FLAGS)
+	@FARSHORE_BENCH_COMMAND='make bench$(if $(QUICK), QUICK=1)' $(CARGO_TARGET_DIR)/release/farshore-bench \
+	  --out benches/report $(if $(QUICK),--quick)
+
 .PHONY: fuzz
 fuzz: deps-build ## Foreign bytes for every decoder, so long each: SECONDS=60
 	@CARGO_FLAGS='$(CARGO_FLAGS)' fuzz/run $(or $(SECONDS),60)
@@ -67,6 +73,6 @@ lint: deps-build ## clippy and rustdoc over everything, warnings are errors
 .PHONY: deps
 deps: deps-demo deps-test ## Install every Debian package that any target needs
 
-.PHONY: deps-build deps-test deps-demo
-deps-build deps-test deps-demo: deps-%:
+.PHONY: deps-build deps-test deps-demo deps-bench
+deps-build deps-test deps-demo deps-bench: deps-%:
 	@tests/deps $*

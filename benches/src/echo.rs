@@ -52,7 +52,8 @@ impl Echo {
 
         let mut roots = RootCertStore::empty();
         roots.add(certificate).map_err(|e| failed("certificate")(&e))?;
-        let mut config = ClientConfig::with_root_certificates(Arc::new(roots)).map_err(|e| failed("certificate")(&e))?;
+        let mut config =
+            ClientConfig::with_root_certificates(Arc::new(roots)).map_err(|e| failed("certificate")(&e))?;
         config.transport_config(quic);
 
         let runtime = single()?;

@@ -92,7 +92,9 @@ pub fn parse(text: &str, workload: Workload) -> Result<Outcome, String> {
         error => return Err(format!("the job failed with error {error:?}")),
     }
     let number = |path: &str| {
-        job.pointer(path).and_then(Value::as_f64).ok_or_else(|| format!("its output lacks {path}; fio 3.2 or newer is needed"))
+        job.pointer(path)
+            .and_then(Value::as_f64)
+            .ok_or_else(|| format!("its output lacks {path}; fio 3.2 or newer is needed"))
     };
     let (read, write) = (number("/read/total_ios")?, number("/write/total_ios")?);
     let written_bytes = number("/write/io_bytes")?;
@@ -154,13 +156,16 @@ mod tests {
     const EMPTY: &str = r#"{"total_ios": 0, "io_bytes": 0, "runtime": 0, "lat_ns": {"N": 0}}"#;
 
     fn told(read: &str, write: &str, sync: &str) -> String {
-        format!(r#"note: something
-{{"fio version": "fio-3.33", "jobs": [{{"error": 0, "read": {read}, "write": {write}, "sync": {sync}}}]}}"#)
+        format!(
+            r#"note: something
+{{"fio version": "fio-3.33", "jobs": [{{"error": 0, "read": {read}, "write": {write}, "sync": {sync}}}]}}"#
+        )
     }
 
     #[test]
     fn reads_and_writes_are_taken_together() {
-        let read = r#"{"total_ios": 3, "io_bytes": 12288, "runtime": 2000, "lat_ns": {"bins": {"1000": 2, "9000": 1}}}"#;
+        let read =
+            r#"{"total_ios": 3, "io_bytes": 12288, "runtime": 2000, "lat_ns": {"bins": {"1000": 2, "9000": 1}}}"#;
         let write = r#"{"total_ios": 2, "io_bytes": 8192, "runtime": 1900, "lat_ns": {"bins": {"5000": 2}}}"#;
         let outcome = parse(&told(read, write, r#"{"total_ios": 0}"#), workload("mix70-4k-qd16")).unwrap();
         assert_eq!((outcome.ios, outcome.bytes, outcome.written_bytes), (5, 20480, 8192));

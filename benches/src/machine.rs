@@ -73,7 +73,10 @@ pub fn check(dir: &Path, volume_bytes: u64) -> Result<(), String> {
     }
     let found = rustix::fs::statfs(dir).map_err(|e| format!("asking for the file system of {}: {e}", dir.display()))?;
     if [TMPFS, RAMFS].contains(&(found.f_type as u64)) {
-        return Err(format!("{} lies in memory, and the benchmark is about disks; do: name a folder on a disk with --dir", dir.display()));
+        return Err(format!(
+            "{} lies in memory, and the benchmark is about disks; do: name a folder on a disk with --dir",
+            dir.display()
+        ));
     }
     let (free, needed) = (found.f_bavail * found.f_bsize as u64, volume_bytes + SPARE_BYTES);
     if free < needed {

@@ -14,7 +14,7 @@ use crate::stage::{Device, Durability, SITES, Stage, fuse_is_there, word};
 use crate::table;
 use crate::workload::Pattern;
 
-const MEMBERS: &str = "east,west,north";
+pub const MEMBERS: &str = "east,west,north";
 
 pub struct Matrix {
     pub rows: Vec<Row>,

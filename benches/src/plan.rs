@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
-use crate::stage::{Device, Durability, word};
-use crate::workload::Workload;
+use crate::stage::{Device, Durability};
+use crate::workload::{Pattern, Workload};
 
 /// Farshore's benchmark: three sites on this machine behind an emulated WAN, beside what disk and network cost alone.
 ///
@@ -91,7 +91,8 @@ const FULL: [&str; 10] = [
 ];
 /// Where it matters what a completion means.
 const FULL_FLUSH: [&str; 4] = ["randwrite-4k-qd1", "randwrite-4k-qd16", "randwrite-4k-qd64", "fsync-4k-qd1"];
-const QUICK: [&str; 5] = ["randwrite-4k-qd1", "randwrite-4k-qd64", "randread-4k-qd64", "write-128k-qd8", "fsync-4k-qd1"];
+const QUICK: [&str; 5] =
+    ["randwrite-4k-qd1", "randwrite-4k-qd64", "randread-4k-qd64", "write-128k-qd8", "fsync-4k-qd1"];
 const QUICK_ONE: [&str; 1] = ["randwrite-4k-qd1"];
 
 const FULL_RTTS_MS: [u32; 5] = [0, 1, 5, 20, 80];
@@ -133,6 +134,17 @@ impl Plan {
         all.dedup();
         all
     }
+
+    /// What the raw disk is measured with. A flush after each write would be no raw disk.
+    pub fn disk_workloads(&self) -> Vec<Workload> {
+        let mut all: Vec<Workload> = Vec::new();
+        for workload in self.cases.iter().map(|case| case.workload) {
+            if workload.pattern != Pattern::Fsync && !all.contains(&workload) {
+                all.push(workload);
+            }
+        }
+        all
+    }
 }
 
 fn cases(options: &Options, named: bool) -> Vec<Case> {
@@ -141,7 +153,8 @@ fn cases(options: &Options, named: bool) -> Vec<Case> {
     let durabilities =
         if options.durability.is_empty() && named { vec![Durability::Write] } else { options.durability.clone() };
     let wanted = |device, durability| {
-        (devices.is_empty() || devices.contains(&device)) && (durabilities.is_empty() || durabilities.contains(&durability))
+        (devices.is_empty() || devices.contains(&device))
+            && (durabilities.is_empty() || durabilities.contains(&durability))
     };
     let rtts = chosen(&options.rtt, if options.quick { &QUICK_RTTS_MS } else { &FULL_RTTS_MS });
     let mut cases = Vec::new();
@@ -175,11 +188,6 @@ fn usual_workloads(quick: bool, device: Device, durability: Durability, rtt_ms: 
     names.iter().map(|name| name.parse().expect("our own names are workloads")).collect()
 }
 
-/// As a heading above rows that have it in common.
-pub fn group(case: &Case) -> String {
-    format!("RTT {} ms, {}, {}", case.rtt_ms, word(case.device), word(case.durability))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,7 +201,10 @@ mod tests {
         let plan = plan(&[]);
         assert_eq!(plan.rtts_ms(), FULL_RTTS_MS);
         let at = |rtt_ms, device| plan.cases.iter().filter(|c| c.rtt_ms == rtt_ms && c.device == device).count();
-        assert_eq!((at(0, Device::Nbd), at(0, Device::Fuse), at(80, Device::Nbd), at(80, Device::Fuse)), (14, 14, 14, 0));
+        assert_eq!(
+            (at(0, Device::Nbd), at(0, Device::Fuse), at(80, Device::Nbd), at(80, Device::Fuse)),
+            (14, 14, 14, 0)
+        );
         assert_eq!(plan.sections.len(), 3);
         // Setting up, limits and what each row needs beside its own time leave two thirds of 45 minutes for the rows.
         let rows_s = plan.cases.len() as u64 * plan.seconds;

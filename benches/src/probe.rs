@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The median of what the relay adds to one way, in microseconds, at this delay.
 pub fn added_us(delay: Duration, time: Duration) -> Result<f64, String> {
     let failed = |e: std::io::Error| format!("measuring the relay: {e}");
-    let (client, server) = (UdpSocket::bind("127.0.0.1:0").map_err(failed)?, UdpSocket::bind("127.0.0.1:0").map_err(failed)?);
+    let (client, server) =
+        (UdpSocket::bind("127.0.0.1:0").map_err(failed)?, UdpSocket::bind("127.0.0.1:0").map_err(failed)?);
     client.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     // How soon it sees that it shall end.
     server.set_read_timeout(Some(Duration::from_millis(100))).map_err(failed)?;

@@ -76,8 +76,19 @@ impl Stage {
     /// A volume with its primary in east, members and policy as given.
     pub fn create(&self, name: &str, bytes: u64, members: &str, quorum: &str, durability: Durability) {
         let (size, durability) = (bytes.to_string(), word(durability));
-        let arguments =
-            ["volume", "create", name, "--size", &size, "--members", members, "--quorum", quorum, "--durability", &durability];
+        let arguments = [
+            "volume",
+            "create",
+            name,
+            "--size",
+            &size,
+            "--members",
+            members,
+            "--quorum",
+            quorum,
+            "--durability",
+            &durability,
+        ];
         self.east().run(&arguments);
     }
 
@@ -121,7 +132,9 @@ impl Stage {
     pub fn settle(&self, volume: &str) -> bool {
         let acked = |site: &Site| site.volume(volume)["acked_seq"].as_u64();
         let (target, began) = (acked(self.east()), Instant::now());
-        let there = |site: &Site| site.try_run(&["volume", "show", volume]).is_ok_and(|v| v["checkpointed_seq"].as_u64() >= target);
+        let there = |site: &Site| {
+            site.try_run(&["volume", "show", volume]).is_ok_and(|v| v["checkpointed_seq"].as_u64() >= target)
+        };
         while !self.sites().iter().all(there) {
             if began.elapsed() > SETTLE_PATIENCE {
                 return false;

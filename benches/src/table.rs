@@ -5,8 +5,20 @@ use std::fmt::Write as _;
 use crate::results::Row;
 use crate::stage::word;
 
-pub const HEADINGS: [&str; 12] =
-    ["workload", "device", "class", "RTT ms", "IOPS", "MiB/s", "p50 µs", "p99 µs", "limit µs", "local µs", "ratio", "CPU µs/IO"];
+pub const HEADINGS: [&str; 12] = [
+    "workload",
+    "device",
+    "class",
+    "RTT ms",
+    "IOPS",
+    "MiB/s",
+    "p50 µs",
+    "p99 µs",
+    "limit µs",
+    "local µs",
+    "ratio",
+    "CPU µs/IO",
+];
 const WIDTHS: [usize; 12] = [18, 6, 6, 6, 9, 8, 9, 9, 9, 8, 6, 9];
 
 /// A number with as many digits as say something.

@@ -1,6 +1,258 @@
-//! Throughput and company on a lossy long link.
+//! Throughput and company on a lossy long link: records, bulk, what bulk costs the foreground, what is sent twice.
 
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use farshore_tests::cluster::program;
+use farshore_wan::Conditions;
 use serde::Serialize;
 
+use crate::fio::{self, Extent, Target};
+use crate::metrics;
+use crate::stage::{Device, Durability, SITES, Stage};
+use crate::workload::Workload;
+
+pub const RTT_MS: u32 = 50;
+pub const LINK_BITS_PER_SECOND: u64 = 200_000_000;
+/// 16 MiB under way: several times what such a link holds, and below what a volume may have un-acked.
+const RECORDS: &str = "randwrite-128k-qd128";
+/// An open loop, a twentieth of the link.
+const FOREGROUND: &str = "randwrite-4k-qd256";
+const FOREGROUND_RATE: &str = "--rate_iops=300";
+const FOREGROUND_VOLUME: &str = "records";
+const BULK_VOLUMES: [&str; 2] = ["bulk-1", "bulk-2"];
+/// A resync that congestion control starves is not waited for.
+const BULK_PATIENCE: Duration = Duration::from_secs(75);
+/// Until a shipment is under way.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(20);
+/// Sent to the new member: the shipment has begun in earnest.
+const BEGUN_BYTES: u64 = 2 << 20;
+/// A window of growing pace is not what lasts.
+const RAMP: &str = "--ramp_time=3";
+
+/// One link to measure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scenario {
+    pub congestion: &'static str,
+    pub loss: f64,
+}
+
+pub const FULL: [Scenario; 3] = [
+    Scenario { congestion: "fixed", loss: 0.001 },
+    Scenario { congestion: "fixed", loss: 0.01 },
+    Scenario { congestion: "cubic", loss: 0.001 },
+];
+pub const QUICK: [Scenario; 1] = [Scenario { congestion: "fixed", loss: 0.001 }];
+
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    pub seconds: u64,
+    pub foreground_bytes: u64,
+    pub bulk_bytes: u64,
+}
+
 #[derive(Debug, Clone, Serialize)]
-pub struct WanFigures {}
+pub struct WanFigures {
+    /// What [transport] of the replicators' configuration said.
+    pub transport: String,
+    pub rtt_ms: u32,
+    pub loss: f64,
+    pub link_mbit_s: f64,
+    pub records: Throughput,
+    pub bulk: Throughput,
+    /// 300 writes of 4 KiB a second that wait for every remote.
+    pub foreground_alone_p50_us: f64,
+    pub foreground_beside_bulk_p50_us: f64,
+    /// What bulk meanwhile carried.
+    pub bulk_beside_foreground_mbit_s: f64,
+    /// Peers that were lost at any site, in all of it.
+    pub connections_lost: usize,
+    /// Of them with "too many gaps".
+    pub lost_to_gaps: usize,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Throughput {
+    /// The user's bytes.
+    pub mbit_s: f64,
+    /// Of what the link carries.
+    pub share: f64,
+    /// Packets that QUIC took for lost and sent again ÷ packets sent.
+    pub resent: f64,
+}
+
+impl WanFigures {
+    pub fn rise(&self) -> f64 {
+        self.foreground_beside_bulk_p50_us / self.foreground_alone_p50_us.max(1e-9) - 1.0
+    }
+}
+
+/// Sets three sites up below `dir` for one link, and measures it. `transport` replaces the scenario's own lines.
+pub fn measure(dir: &Path, transport: &[String], scenario: Scenario, scale: Scale) -> Result<WanFigures, String> {
+    let lines = match transport {
+        [] => format!("congestion = \"{}\"", scenario.congestion),
+        given => given.join("\n"),
+    };
+    let mut stage = Stage::set_up(dir, &lines);
+    stage.create(FOREGROUND_VOLUME, scale.foreground_bytes, &SITES.join(","), "all-remotes", Durability::Write);
+    stage.fill(FOREGROUND_VOLUME)?;
+    for volume in BULK_VOLUMES {
+        stage.create(volume, scale.bulk_bytes, "east,west", "majority", Durability::Write);
+        stage.fill(volume)?;
+    }
+    let target = stage.attach(FOREGROUND_VOLUME, Device::Nbd);
+    let rtt = Duration::from_millis(RTT_MS.into());
+    let link = Conditions { loss: scenario.loss, ..Conditions::of_rtt(rtt) };
+    stage.wan().set(link.behind_bottleneck(LINK_BITS_PER_SECOND, rtt));
+    let quiet = Trouble::so_far(&stage);
+
+    let records = measure_records(&stage, &target, scale.seconds)?;
+    stage.settle(FOREGROUND_VOLUME);
+    let foreground_alone_p50_us = foreground(&target, scale.seconds)?;
+    let (bulk, unfinished) = measure_bulk(&stage, BULK_VOLUMES[0], scale.bulk_bytes)?;
+    // One that is still under way is company enough.
+    let shipment = match unfinished {
+        Some(shipment) => shipment,
+        None => Shipment::begin(&stage, BULK_VOLUMES[1])?,
+    };
+    let (began, before) = (Instant::now(), stage.wan().counts(0, 2).passed_bytes);
+    let foreground_beside_bulk_p50_us = foreground(&target, scale.seconds)?;
+    let beside = stage.wan().counts(0, 2).passed_bytes - before;
+    let bulk_beside_foreground_mbit_s = beside as f64 * 8.0 / 1e6 / began.elapsed().as_secs_f64();
+    drop(shipment);
+    let trouble = Trouble::so_far(&stage);
+    // A device is closed over a fast link.
+    stage.wan().set(Conditions::default());
+    Ok(WanFigures {
+        transport: lines,
+        rtt_ms: RTT_MS,
+        loss: scenario.loss,
+        link_mbit_s: LINK_BITS_PER_SECOND as f64 / 1e6,
+        records,
+        bulk,
+        foreground_alone_p50_us,
+        foreground_beside_bulk_p50_us,
+        bulk_beside_foreground_mbit_s,
+        connections_lost: trouble.lost - quiet.lost,
+        lost_to_gaps: trouble.gaps - quiet.gaps,
+    })
+}
+
+fn measure_records(stage: &Stage, target: &Target, seconds: u64) -> Result<Throughput, String> {
+    let workload: Workload = RECORDS.parse()?;
+    let before = Sent::so_far(stage)?;
+    let outcome = fio::run(target, workload, Extent::Seconds(seconds), &[RAMP])?;
+    Ok(Throughput::of(outcome.bytes as f64 / outcome.seconds, Sent::so_far(stage)?.resent_since(before)))
+}
+
+fn foreground(target: &Target, seconds: u64) -> Result<f64, String> {
+    let workload: Workload = FOREGROUND.parse()?;
+    Ok(fio::run(target, workload, Extent::Seconds(seconds), &[FOREGROUND_RATE])?.p50_us)
+}
+
+/// A copy for north, from nothing. What of it was carried, and the shipment itself if it was not done in time.
+fn measure_bulk(stage: &Stage, volume: &str, bytes: u64) -> Result<(Throughput, Option<Shipment>), String> {
+    let (sent, passed) = (Sent::so_far(stage)?, stage.wan().counts(0, 2).passed_bytes);
+    let began = Instant::now();
+    let mut shipment = Shipment::begin(stage, volume)?;
+    let done = loop {
+        if shipment.done()? {
+            break true;
+        }
+        if began.elapsed() > BULK_PATIENCE {
+            break false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let carried = if done { bytes } else { stage.wan().counts(0, 2).passed_bytes - passed };
+    let resent = Sent::so_far(stage)?.resent_since(sent);
+    let throughput = Throughput::of(carried as f64 / began.elapsed().as_secs_f64(), resent);
+    Ok((throughput, (!done).then_some(shipment)))
+}
+
+impl Throughput {
+    fn of(bytes_per_second: f64, resent: f64) -> Throughput {
+        let share = bytes_per_second * 8.0 / LINK_BITS_PER_SECOND as f64;
+        Throughput { mbit_s: bytes_per_second * 8.0 / 1e6, share, resent }
+    }
+}
+
+/// The command that adds a member and waits for it; it ends with the value, the shipment goes on.
+struct Shipment {
+    command: Child,
+}
+
+impl Shipment {
+    /// Returns once it is under way, or done already.
+    fn begin(stage: &Stage, volume: &str) -> Result<Shipment, String> {
+        let before = stage.wan().counts(0, 2).passed_bytes;
+        let command = Command::new(program("farshore"))
+            .arg("--socket")
+            .arg(stage.east().control_socket())
+            .args(["--timeout", "600s", "member", "add", volume, "north", "--wait"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| format!("starting farshore: {e}"))?;
+        let (mut shipment, began) = (Shipment { command }, Instant::now());
+        while stage.wan().counts(0, 2).passed_bytes < before + BEGUN_BYTES && !shipment.done()? {
+            if began.elapsed() > BEGIN_PATIENCE {
+                return Err(format!("no shipment of {volume} to north has begun"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(shipment)
+    }
+
+    fn done(&mut self) -> Result<bool, String> {
+        match self.command.try_wait() {
+            Ok(None) => Ok(false),
+            Ok(Some(status)) if status.success() => Ok(true),
+            Ok(Some(status)) => Err(format!("farshore member add ended with {status}")),
+            Err(e) => Err(format!("waiting for farshore member add: {e}")),
+        }
+    }
+}
+
+impl Drop for Shipment {
+    fn drop(&mut self) {
+        let _ = self.command.kill();
+        let _ = self.command.wait();
+    }
+}
+
+/// Packets from east to both others, and those of them that its QUIC gave up for lost.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    packets: u64,
+    lost: f64,
+}
+
+impl Sent {
+    fn so_far(stage: &Stage) -> Result<Sent, String> {
+        let text = metrics::scrape(stage.east().http)?;
+        let lost = metrics::sum(&text, "farshore_peer_lost_packets_total", &[]);
+        let lost = lost.ok_or("the replicator has no metric farshore_peer_lost_packets_total")?;
+        Ok(Sent { packets: (1..SITES.len()).map(|to| stage.wan().counts(0, to).datagrams).sum(), lost })
+    }
+
+    fn resent_since(self, before: Sent) -> f64 {
+        (self.lost - before.lost) / (self.packets - before.packets).max(1) as f64
+    }
+}
+
+/// What the logs tell of lost connections.
+struct Trouble {
+    lost: usize,
+    gaps: usize,
+}
+
+impl Trouble {
+    fn so_far(stage: &Stage) -> Trouble {
+        let logs: Vec<String> = stage.sites().iter().map(|site| site.log()).collect();
+        let count = |words: &str| logs.iter().flat_map(|log| log.lines()).filter(|line| line.contains(words)).count();
+        Trouble { lost: count("peer down"), gaps: count("too many gaps") }
+    }
+}

@@ -82,7 +82,9 @@ impl FromStr for Workload {
         };
         parsed().ok_or_else(|| {
             let names = PATTERNS.map(|(_, name)| name).join("|");
-            format!("{text:?} is not a workload; write {names}, a block size and a queue depth, as in randwrite-4k-qd16")
+            format!(
+                "{text:?} is not a workload; write {names}, a block size and a queue depth, as in randwrite-4k-qd16"
+            )
         })
     }
 }
@@ -100,7 +102,9 @@ mod tests {
 
     #[test]
     fn other_names_are_refused_with_an_example() {
-        for name in ["", "randwrite", "randwrite-4k", "sweep-4k-qd1", "randwrite-4-qd1", "write-4k-qd0", "read-4k-qd1-x"] {
+        for name in
+            ["", "randwrite", "randwrite-4k", "sweep-4k-qd1", "randwrite-4-qd1", "write-4k-qd0", "read-4k-qd1-x"]
+        {
             let said = name.parse::<Workload>().unwrap_err();
             assert!(said.contains("randwrite-4k-qd16"), "{said}");
         }

@@ -19,6 +19,8 @@ use crate::port::{Buffers, Port, Train};
 const UNDER_WAY_BYTES_MAX: usize = 512 << 20;
 /// How soon a relay that has nothing to do sees that it shall end.
 const IDLE: Duration = Duration::from_millis(50);
+/// Above whatever the sites run.
+const NICENESS: i32 = -15;
 /// Datagrams that fell due together leave together, up to this much.
 const COALESCED_BYTES_MAX: usize = 60 << 10;
 
@@ -217,6 +219,8 @@ impl Relay {
     fn run(&mut self) {
         // The kernel may wake a sleeper 50 µs late unless it is told not to.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+        // A network does not wait for the machines' processors; where that is not granted, it does.
+        let _ = rustix::process::nice(NICENESS);
         let (mut buffers, mut coalesced) = (Buffers::new(), Vec::new());
         while !self.shared.ended.load(Ordering::Relaxed) {
             self.send_due(&mut coalesced);
@@ -311,7 +315,10 @@ impl Relay {
                 let alike = next.way == first.way && next.ecn == first.ecn && next.stride <= stride;
                 // A train of several needs the same stride; a shorter datagram may only be the last.
                 let joins = next.stride == stride || next.bytes.len() <= next.stride;
-                alike && joins && length.is_multiple_of(stride.max(1)) && length + next.bytes.len() <= COALESCED_BYTES_MAX
+                alike
+                    && joins
+                    && length.is_multiple_of(stride.max(1))
+                    && length + next.bytes.len() <= COALESCED_BYTES_MAX
             };
             while let Some(next) = self.pop_if(|next| next.due <= now && fits(next, coalesced.len())) {
                 coalesced.extend_from_slice(&next.bytes);

@@ -91,10 +91,8 @@ mod tests {
     #[test]
     fn delay_is_added_and_jitter_keeps_the_order() {
         let (mut pipe, now) = (Pipe::new(2), Instant::now());
-        let conditions = Conditions {
-            jitter: Duration::from_millis(7),
-            ..Conditions::of_rtt(Duration::from_millis(20))
-        };
+        let conditions =
+            Conditions { jitter: Duration::from_millis(7), ..Conditions::of_rtt(Duration::from_millis(20)) };
         let (least, most) = (now + Duration::from_millis(10), now + Duration::from_millis(17));
         let mut last = now;
         for _ in 0..1000 {
@@ -119,8 +117,7 @@ mod tests {
     fn a_bottleneck_spaces_datagrams_and_drops_what_its_queue_does_not_hold() {
         let (mut pipe, now) = (Pipe::new(4), Instant::now());
         // 1000 bytes on the wire at 8 Mbit/s: a millisecond each; ten of them fit.
-        let conditions =
-            Conditions { bandwidth: Some(8_000_000), queue_bytes: 10_000, ..Conditions::default() };
+        let conditions = Conditions { bandwidth: Some(8_000_000), queue_bytes: 10_000, ..Conditions::default() };
         let bytes = 1000 - HEADER_BYTES as usize;
         for n in 1..=10u64 {
             let due = at(pipe.take(now, bytes, &conditions));

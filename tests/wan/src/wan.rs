@@ -15,9 +15,9 @@ impl Wan {
     /// A link between each two of the sites that listen at these addresses.
     pub fn start(sites: &[SocketAddr], conditions: Conditions, seed: u64) -> io::Result<Wan> {
         let pairs = (0..sites.len()).flat_map(|k| (0..k).map(move |i| (i, k)));
-        let links = pairs.zip(seed..).map(|((i, k), seed)| {
-            Link::start([sites[i], sites[k]], conditions, seed).map(|link| ((i, k), link))
-        });
+        let links = pairs
+            .zip(seed..)
+            .map(|((i, k), seed)| Link::start([sites[i], sites[k]], conditions, seed).map(|link| ((i, k), link)));
         Ok(Wan { links: links.collect::<io::Result<_>>()? })
     }
 
