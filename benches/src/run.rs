@@ -13,7 +13,7 @@ use crate::plan::{Options, Plan, Section};
 use crate::reference::{self, ReadReference};
 use crate::report;
 use crate::results::{Details, Row, Written};
-use crate::stage::{Device, Durability, Stage};
+use crate::stage::{Device, Durability, Journal, Stage};
 use crate::targets;
 use crate::wan::{self, Scale, WanFigures};
 
@@ -96,7 +96,7 @@ impl Run<'_> {
         let disk = fio::written_file(&file, self.plan.volume_bytes)?;
         self.limits.measure_disk(&disk, &self.plan.disk_workloads(), self.plan.seconds.min(4))?;
 
-        let mut stage = Stage::set_up(&self.options.dir, &self.options.transport.join("\n"));
+        let mut stage = Stage::set_up(&self.options.dir, Journal::USUAL, &self.options.transport.join("\n"));
         matrix::prepare(&self.plan, &mut stage)?;
         let time = self.short();
         let mut measured = matrix::run(&self.plan, &mut stage, &mut self.limits, time, |line| println!("{line}"))?;
@@ -123,7 +123,7 @@ impl Run<'_> {
             return Ok(Vec::new());
         }
         let (scenarios, scale): (&[_], _) = if self.plan.quick {
-            (&wan::QUICK, Scale { seconds: 4, foreground_bytes: 128 << 20, bulk_bytes: 160 << 20 })
+            (&wan::QUICK, Scale { seconds: 4, foreground_bytes: 128 << 20, bulk_bytes: 256 << 20 })
         } else {
             (&wan::FULL, Scale { seconds: 12, foreground_bytes: 256 << 20, bulk_bytes: 768 << 20 })
         };

@@ -37,6 +37,19 @@ pub fn word(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default()
 }
 
+/// Sizes, as in a configuration file.
+#[derive(Debug, Clone, Copy)]
+pub struct Journal {
+    pub budget: &'static str,
+    pub segment: &'static str,
+}
+
+impl Journal {
+    pub const USUAL: Journal = Journal { budget: "1GiB", segment: "64MiB" };
+    /// Holds less than the volumes: a member that joins needs a shipment.
+    pub const SHORT: Journal = Journal { budget: "192MiB", segment: "16MiB" };
+}
+
 pub struct Stage {
     cluster: Cluster,
     attached: Option<(String, Device, Target)>,
@@ -44,10 +57,10 @@ pub struct Stage {
 
 impl Stage {
     /// Starts the sites below `dir`. `transport`: lines for that section of their configuration files.
-    pub fn set_up(dir: &Path, transport: &str) -> Stage {
+    pub fn set_up(dir: &Path, journal: Journal, transport: &str) -> Stage {
         let options = Options {
-            journal_budget: "1GiB",
-            journal_segment: "64MiB",
+            journal_budget: journal.budget,
+            journal_segment: journal.segment,
             wan: Some(Conditions::default()),
             idle_timeout_ms: 3000,
             transport: transport.into(),

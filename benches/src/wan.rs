@@ -1,16 +1,14 @@
 //! Throughput and company on a lossy long link: records, bulk, what bulk costs the foreground, what is sent twice.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use farshore_tests::cluster::program;
 use farshore_wan::Conditions;
 use serde::Serialize;
 
 use crate::fio::{self, Extent, Target};
 use crate::metrics;
-use crate::stage::{Device, Durability, SITES, Stage};
+use crate::stage::{Device, Durability, Journal, SITES, Stage};
 use crate::workload::Workload;
 
 pub const RTT_MS: u32 = 50;
@@ -64,7 +62,7 @@ pub struct WanFigures {
     /// 300 writes of 4 KiB a second that wait for every remote.
     pub foreground_alone_p50_us: f64,
     pub foreground_beside_bulk_p50_us: f64,
-    /// What bulk meanwhile carried.
+    /// What the link to the new member meanwhile carried, the foreground's part included.
     pub bulk_beside_foreground_mbit_s: f64,
     /// Peers that were lost at any site, in all of it.
     pub connections_lost: usize,
@@ -94,7 +92,7 @@ pub fn measure(dir: &Path, transport: &[String], scenario: Scenario, scale: Scal
         [] => format!("congestion = \"{}\"", scenario.congestion),
         given => given.join("\n"),
     };
-    let mut stage = Stage::set_up(dir, &lines);
+    let mut stage = Stage::set_up(dir, Journal::SHORT, &lines);
     stage.create(FOREGROUND_VOLUME, scale.foreground_bytes, &SITES.join(","), "all-remotes", Durability::Write);
     stage.fill(FOREGROUND_VOLUME)?;
     for volume in BULK_VOLUMES {
@@ -110,17 +108,21 @@ pub fn measure(dir: &Path, transport: &[String], scenario: Scenario, scale: Scal
     let records = measure_records(&stage, &target, scale.seconds)?;
     stage.settle(FOREGROUND_VOLUME);
     let foreground_alone_p50_us = foreground(&target, scale.seconds)?;
-    let (bulk, unfinished) = measure_bulk(&stage, BULK_VOLUMES[0], scale.bulk_bytes)?;
+    let (bulk, unfinished) = measure_bulk(&stage, BULK_VOLUMES[0])?;
     // One that is still under way is company enough.
     let shipment = match unfinished {
         Some(shipment) => shipment,
         None => Shipment::begin(&stage, BULK_VOLUMES[1])?,
     };
-    let (began, before) = (Instant::now(), stage.wan().counts(0, 2).passed_bytes);
+    let (began, before) = (Instant::now(), shipment.passed_bytes());
     let foreground_beside_bulk_p50_us = foreground(&target, scale.seconds)?;
-    let beside = stage.wan().counts(0, 2).passed_bytes - before;
+    let beside = shipment.passed_bytes() - before;
     let bulk_beside_foreground_mbit_s = beside as f64 * 8.0 / 1e6 / began.elapsed().as_secs_f64();
-    drop(shipment);
+    if shipment.done() {
+        return Err(
+            "the shipment ended before the foreground beside it was measured; do: report this, with the log".into()
+        );
+    }
     let trouble = Trouble::so_far(&stage);
     // A device is closed over a fast link.
     stage.wan().set(Conditions::default());
@@ -151,24 +153,15 @@ fn foreground(target: &Target, seconds: u64) -> Result<f64, String> {
     Ok(fio::run(target, workload, Extent::Seconds(seconds), &[FOREGROUND_RATE])?.p50_us)
 }
 
-/// A copy for north, from nothing. What of it was carried, and the shipment itself if it was not done in time.
-fn measure_bulk(stage: &Stage, volume: &str, bytes: u64) -> Result<(Throughput, Option<Shipment>), String> {
-    let (sent, passed) = (Sent::so_far(stage)?, stage.wan().counts(0, 2).passed_bytes);
-    let began = Instant::now();
-    let mut shipment = Shipment::begin(stage, volume)?;
-    let done = loop {
-        if shipment.done()? {
-            break true;
-        }
-        if began.elapsed() > BULK_PATIENCE {
-            break false;
-        }
+/// What of a copy for north was carried, and the shipment itself if it was not done in time.
+fn measure_bulk<'s>(stage: &'s Stage, volume: &str) -> Result<(Throughput, Option<Shipment<'s>>), String> {
+    let sent = Sent::so_far(stage)?;
+    let shipment = Shipment::begin(stage, volume)?;
+    while !shipment.done() && shipment.began.elapsed() < BULK_PATIENCE {
         std::thread::sleep(Duration::from_millis(50));
-    };
-    let carried = if done { bytes } else { stage.wan().counts(0, 2).passed_bytes - passed };
-    let resent = Sent::so_far(stage)?.resent_since(sent);
-    let throughput = Throughput::of(carried as f64 / began.elapsed().as_secs_f64(), resent);
-    Ok((throughput, (!done).then_some(shipment)))
+    }
+    let throughput = Throughput::of(shipment.bytes_per_second(), Sent::so_far(stage)?.resent_since(sent));
+    Ok((throughput, (!shipment.done()).then_some(shipment)))
 }
 
 impl Throughput {
@@ -178,27 +171,25 @@ impl Throughput {
     }
 }
 
-/// The command that adds a member and waits for it; it ends with the value, the shipment goes on.
-struct Shipment {
-    command: Child,
+/// A copy for north of what east has, told by the lines that east logs when one is done.
+struct Shipment<'s> {
+    stage: &'s Stage,
+    done_before: usize,
+    began: Instant,
+    passed_before: u64,
 }
 
-impl Shipment {
-    /// Returns once it is under way, or done already.
-    fn begin(stage: &Stage, volume: &str) -> Result<Shipment, String> {
-        let before = stage.wan().counts(0, 2).passed_bytes;
-        let command = Command::new(program("farshore"))
-            .arg("--socket")
-            .arg(stage.east().control_socket())
-            .args(["--timeout", "600s", "member", "add", volume, "north", "--wait"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|e| format!("starting farshore: {e}"))?;
-        let (mut shipment, began) = (Shipment { command }, Instant::now());
-        while stage.wan().counts(0, 2).passed_bytes < before + BEGUN_BYTES && !shipment.done()? {
-            if began.elapsed() > BEGIN_PATIENCE {
+const DONE_LINE: &str = "resync: image shipped";
+
+impl<'s> Shipment<'s> {
+    /// Returns once it is under way.
+    fn begin(stage: &'s Stage, volume: &str) -> Result<Shipment<'s>, String> {
+        let done_before = stage.east().log_numbers(DONE_LINE, "bytes=").len();
+        let passed_before = stage.wan().counts(0, 2).passed_bytes;
+        let shipment = Shipment { stage, done_before, began: Instant::now(), passed_before };
+        stage.east().run(&["member", "add", volume, "north"]);
+        while shipment.passed_bytes() < BEGUN_BYTES && !shipment.done() {
+            if shipment.began.elapsed() > BEGIN_PATIENCE {
                 return Err(format!("no shipment of {volume} to north has begun"));
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -206,20 +197,22 @@ impl Shipment {
         Ok(shipment)
     }
 
-    fn done(&mut self) -> Result<bool, String> {
-        match self.command.try_wait() {
-            Ok(None) => Ok(false),
-            Ok(Some(status)) if status.success() => Ok(true),
-            Ok(Some(status)) => Err(format!("farshore member add ended with {status}")),
-            Err(e) => Err(format!("waiting for farshore member add: {e}")),
-        }
+    fn done(&self) -> bool {
+        self.stage.east().log_numbers(DONE_LINE, "bytes=").len() > self.done_before
     }
-}
 
-impl Drop for Shipment {
-    fn drop(&mut self) {
-        let _ = self.command.kill();
-        let _ = self.command.wait();
+    fn passed_bytes(&self) -> u64 {
+        self.stage.wan().counts(0, 2).passed_bytes - self.passed_before
+    }
+
+    /// What it carried: once it is done the volume's bytes in the time that east says it took, else what the link has
+    /// carried so far.
+    fn bytes_per_second(&self) -> f64 {
+        let last = |field| self.stage.east().log_numbers(DONE_LINE, field).get(self.done_before).copied();
+        match (last("bytes="), last("ms=")) {
+            (Some(bytes), Some(ms)) => bytes as f64 * 1e3 / ms.max(1) as f64,
+            _ => self.passed_bytes() as f64 / self.began.elapsed().as_secs_f64(),
+        }
     }
 }
 

@@ -21,6 +21,8 @@ const UNDER_WAY_BYTES_MAX: usize = 512 << 20;
 const IDLE: Duration = Duration::from_millis(50);
 /// Above whatever the sites run.
 const NICENESS: i32 = -15;
+/// What it takes to wake a sleeper on a virtual machine: it sleeps that much less, and looks again and again for the rest.
+const WAKE_UP: Duration = Duration::from_micros(35);
 /// Datagrams that fell due together leave together, up to this much.
 const COALESCED_BYTES_MAX: usize = 60 << 10;
 
@@ -234,7 +236,8 @@ impl Relay {
     /// Until a datagram has come, or one is due. Says for each way whether some have come.
     fn wait(&self) -> [bool; 4] {
         let now = Instant::now();
-        let pause = self.under_way.peek().map_or(IDLE, |next| next.due.saturating_duration_since(now).min(IDLE));
+        let until_due = self.under_way.peek().map(|next| next.due.saturating_duration_since(now));
+        let pause = until_due.map_or(IDLE, |until| until.saturating_sub(WAKE_UP).min(IDLE));
         let pause = Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() };
         let mut fds = Way::ALL.map(|way| PollFd::from_borrowed_fd(self.port(way).fd(), PollFlags::IN));
         match poll(&mut fds, Some(&pause)) {
