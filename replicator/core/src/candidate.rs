@@ -271,7 +271,8 @@ impl Candidate {
         let config = self.newest(replica);
         let me = replica.me();
         let site = config.site_of(me);
-        if config.member(me).is_none_or(|m| m.kind != MemberKind::Data)
+        // One that is being taken out and is not out yet may be the only one that has everything.
+        if config.member(me).is_none_or(|m| !matches!(m.kind, MemberKind::Data | MemberKind::Leaving))
             || !config.all_terms().any(|t| t.in_sync(me, replica.d.incarnation))
             || !replica.whole()
         {

@@ -29,12 +29,18 @@ pub enum Stage {
 }
 
 /// The value that a candidate writes first: the terms it found, moved to its own site, with all it found kept as
-/// earlier ones.
-pub fn adopt(found: &Configuration, epoch: Epoch, site: &str) -> Configuration {
+/// earlier ones. A candidate that is being taken out, and is not out yet, takes that back.
+pub fn adopt(found: &Configuration, epoch: Epoch, me: MemberId) -> Configuration {
     let mut next = found.clone();
     next.version.epoch = epoch;
     next.version.k = 0;
-    next.current.primary_site = site.to_string();
+    if let Some(leaving) = next.members.iter_mut().find(|m| m.id == me && m.kind == MemberKind::Leaving)
+        && let Some(with_me) = found.earlier.iter().find(|t| t.sync.iter().any(|s| s.member == me))
+    {
+        leaving.kind = MemberKind::Data;
+        next.current = with_me.clone();
+    }
+    next.current.primary_site = found.site_of(me).to_string();
     next.earlier = found.all_terms().filter(|t| **t != next.current).cloned().collect();
     next.earlier.dedup();
     if broken(Sabotage::OldSiteForgotten) {
@@ -237,7 +243,7 @@ mod tests {
     fn the_first_value_of_an_epoch_keeps_all_that_it_found() {
         let mut found = configuration();
         found.earlier.push(Terms { primary_site: "s1".to_string(), ..found.current.clone() });
-        let next = adopt(&found, Epoch { n: 2, writer: 3 }, "s2");
+        let next = adopt(&found, Epoch { n: 2, writer: 3 }, MemberId(2));
         for terms in found.all_terms() {
             assert!(next.all_terms().any(|t| t == terms), "{terms:?} was dropped");
         }

@@ -360,6 +360,27 @@ fn a_candidate_applies_what_its_promises_know_to_be_acked() {
     assert_eq!((replica.durable, replica.applied), (Seq(1), Seq(1)));
 }
 
+/// A member that is being removed when the primary dies may be the only one that has everything: it may take over, and
+/// stays.
+#[test]
+fn a_member_that_is_being_removed_may_take_over() {
+    let [first, leaving, third, fourth] = [0, 1, 2, 3].map(MemberId);
+    let mut cluster = Cluster::of(&[DATA, DATA, DATA, DATA], TWO_SITES);
+    cluster.promote(first);
+    cluster.pass(LEASE_US);
+    cluster.dead.extend([third, fourth]);
+    cluster.ask(first, Command::Change(Change::Remove { member: leaving }));
+    cluster.pass(2 * LEASE_US);
+    let found = cluster.volumes[&leaving].replica().d.config.clone();
+    assert!(found.member(leaving).is_some_and(|m| m.kind == MemberKind::Leaving) && !found.earlier.is_empty());
+    cluster.dead = BTreeSet::from([first]);
+    cluster.promote(leaving);
+    cluster.pass(LEASE_US);
+    let config = cluster.volumes[&leaving].primary().expect("it holds the epoch").config();
+    assert!(config.member(leaving).is_some_and(|m| m.kind == DATA) && config.earlier.is_empty(), "{config:?}");
+    assert_eq!(config.current.votes.len(), 4);
+}
+
 /// A device that was handed over to another node of the site is not taken back by a restarted daemon, whatever the other
 /// node has written since; one that was attached anew is.
 #[test]

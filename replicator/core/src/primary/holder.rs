@@ -85,7 +85,7 @@ impl Primary {
         let me = replica.me();
         let site = found.site_of(me).to_string();
         let moves = found.current.primary_site != site;
-        let mut config = change::adopt(&found, epoch, &site);
+        let mut config = change::adopt(&found, epoch, me);
         // A verb that moves the primary's site clears node and session in the same write and opens no device.
         config.attached = match attach {
             Some(session) => {
