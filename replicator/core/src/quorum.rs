@@ -7,6 +7,9 @@
 use crate::ids::{Incarnation, MemberId};
 use crate::register::{SyncMember, Terms};
 
+/// Sync sets are seldom larger.
+const SYNC_SET_USUAL: usize = 8;
+
 impl Terms {
     /// Do the voters for whom `answered` holds carry more than half of all votes?
     pub fn control_quorum(&self, mut answered: impl FnMut(MemberId, Incarnation) -> bool) -> bool {
@@ -18,22 +21,31 @@ impl Terms {
 
     /// Do the sync members for whom `has` holds satisfy the data rule?
     pub fn data_quorum(&self, mut has: impl FnMut(&SyncMember) -> bool) -> bool {
-        let mut count = 0_u32;
-        let mut local = false;
-        let mut remote_sites: Vec<&str> = Vec::new();
-        for member in &self.sync {
-            if !has(member) {
+        // Asked for every acknowledgement: sets of so many members are kept without a heap.
+        let mut small = [false; SYNC_SET_USUAL];
+        let mut large = Vec::new();
+        let holds = match small.get_mut(..self.sync.len()) {
+            Some(small) => small,
+            None => {
+                large.resize(self.sync.len(), false);
+                large.as_mut_slice()
+            }
+        };
+        let (mut count, mut remote_sites, mut local) = (0_u32, 0, false);
+        for (at, member) in self.sync.iter().enumerate() {
+            holds[at] = has(member);
+            if !holds[at] {
                 continue;
             }
             count += 1;
             if member.site == self.primary_site {
                 local = true;
-            } else if !remote_sites.contains(&member.site.as_str()) {
-                remote_sites.push(&member.site);
+            } else if !self.sync[..at].iter().zip(&*holds).any(|(m, holds)| *holds && m.site == member.site) {
+                remote_sites += 1;
             }
         }
         count >= u32::from(self.rule.w)
-            && remote_sites.len() >= usize::from(self.rule.min_remote)
+            && remote_sites >= u32::from(self.rule.min_remote)
             && (local || !self.rule.local)
     }
 
@@ -45,17 +57,14 @@ impl Terms {
 
     /// The greatest value that a data quorum has reached: the acked position, or the instant a lease counts from.
     pub fn quorum_value<T: Ord + Copy>(&self, mut value: impl FnMut(&SyncMember) -> Option<T>) -> Option<T> {
-        let values: Vec<Option<T>> = self.sync.iter().map(&mut value).collect();
-        let mut reached: Vec<T> = values.iter().flatten().copied().collect();
-        reached.sort_unstable_by(|a, b| b.cmp(a));
-        reached.into_iter().find(|&least| {
-            let mut index = 0;
-            self.data_quorum(|_| {
-                let has = values[index].is_some_and(|v| v >= least);
-                index += 1;
-                has
-            })
-        })
+        let mut reached = None;
+        for member in &self.sync {
+            let least = value(member);
+            if least > reached && self.data_quorum(|m| value(m) >= least) {
+                reached = least;
+            }
+        }
+        reached
     }
 
     pub fn in_sync(&self, member: MemberId, incarnation: Incarnation) -> bool {

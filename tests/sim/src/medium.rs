@@ -3,6 +3,9 @@
 //! A write lands when its sync has returned. Power that fails before leaves each of its sectors as it was, as it should
 //! be, or (a sector is not written in no time) half of each.
 
+use std::cell::RefCell;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use farshore_core::journal::group::GROUP_ALIGN_BYTES;
 use farshore_core::journal::superblock::SUPER_FILE_BYTES;
@@ -26,11 +29,54 @@ struct Write {
     data: Vec<u8>,
 }
 
+/// A segment's bytes as far as it was ever written: behind them it is all zeroes, and nobody looks there. Its memory is
+/// used again by the next run on this thread, since most of a run's page faults would be for it.
+#[derive(Debug, Clone)]
+struct Sheet(Vec<u8>);
+
+/// More than the segments of two worlds.
+const SPARE_SHEETS_MAX: usize = 256;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Sheet {
+    fn blank(bytes: usize) -> Sheet {
+        let mut spare = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        spare.clear();
+        spare.reserve_exact(bytes);
+        Sheet(spare)
+    }
+}
+
+impl Drop for Sheet {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.0);
+        // A thread that ends has no use for it any more.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARE_SHEETS_MAX {
+                spare.push(bytes);
+            }
+        });
+    }
+}
+
+/// A sheet that is read, in place.
+struct View(Arc<Sheet>);
+
+impl AsRef<[u8]> for View {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.0
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Medium {
     superblock: Vec<u8>,
     tail_copy: Vec<u8>,
-    segments: Vec<Vec<u8>>,
+    segments: Vec<Arc<Sheet>>,
     unsynced: Option<Write>,
 }
 
@@ -53,22 +99,17 @@ impl Medium {
 
     /// A new segment file, whole at once: it gets its name only then.
     pub fn add_segment(&mut self, bytes: usize) {
-        self.segments.push(vec![0; bytes]);
+        self.segments.push(Arc::new(Sheet::blank(bytes)));
     }
 
     pub fn read(&self, segment: u32, offset: usize, len: usize) -> Option<Bytes> {
-        let bytes = self.segments.get(segment as usize)?.get(offset..offset.checked_add(len)?)?;
+        let bytes = self.segments.get(segment as usize)?.0.get(offset..offset.checked_add(len)?)?;
         Some(Bytes::copy_from_slice(bytes))
     }
 
-    /// All segments as they are, not copied; given back by [`Medium::put_back`].
-    pub fn take_segments(&mut self) -> Vec<Bytes> {
-        self.segments.drain(..).map(Bytes::from).collect()
-    }
-
-    /// Nobody else may hold on to a part of them any more, else they are copied.
-    pub fn put_back(&mut self, segments: Vec<Bytes>) {
-        self.segments = segments.into_iter().map(Vec::from).collect();
+    /// All segments as they are, not copied. A write while somebody holds on to a part of one copies that.
+    pub fn views(&self) -> Vec<Bytes> {
+        self.segments.iter().map(|sheet| Bytes::from_owner(View(sheet.clone()))).collect()
     }
 
     /// Begins a write; nothing of it is sure until [`Medium::sync`].
@@ -80,9 +121,11 @@ impl Medium {
     /// The write under way is durable; gives its buffer back.
     pub fn sync(&mut self) -> Vec<u8> {
         let Some(write) = self.unsynced.take() else { return Vec::new() };
-        let end = write.offset + write.data.len();
-        let file = self.file(write.place, end);
-        file[write.offset..end].copy_from_slice(&write.data);
+        let file = self.file(write.place, write.offset);
+        let kept = file.len().min(write.offset + write.data.len());
+        let (over, behind) = write.data.split_at(kept - write.offset);
+        file[write.offset..kept].copy_from_slice(over);
+        file.extend_from_slice(behind);
         write.data
     }
 
@@ -90,7 +133,7 @@ impl Medium {
         let file = match place {
             Place::Super => &mut self.superblock,
             Place::TailCopy => &mut self.tail_copy,
-            Place::Segment(number) => &mut self.segments[number as usize],
+            Place::Segment(number) => &mut Arc::make_mut(&mut self.segments[number as usize]).0,
         };
         if file.len() < end {
             file.resize(end, 0);
@@ -133,7 +176,7 @@ impl Medium {
         let Some(last) = blocks.checked_sub(1) else { return "nothing" };
         let at = dice.range(0, last) as usize * GROUP_ALIGN_BYTES;
         let other = dice.range(0, last) as usize * GROUP_ALIGN_BYTES;
-        let file = &mut self.segments[segment as usize];
+        let file = self.file(Place::Segment(segment), bytes);
         match dice.range(0, 3) {
             0 => {
                 let bit = dice.range(0, 8 * GROUP_ALIGN_BYTES as u64 - 1) as usize;

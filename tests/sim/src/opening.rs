@@ -144,10 +144,7 @@ fn refused(error: impl std::fmt::Display) -> Unopened {
 
 fn try_open(medium: &mut Medium, shape: Shape, writes: &mut Writes) -> Result<Opened, Unopened> {
     let mut superblock = Superblock::choose(medium.superblock()).map_err(refused)?;
-    let segments = medium.take_segments();
-    let read = read(&segments, medium.tail_copy(), &superblock);
-    medium.put_back(segments);
-    let (mut findings, log, recap, bodies) = read?;
+    let (mut findings, log, recap, bodies) = read(&medium.views(), medium.tail_copy(), &superblock)?;
     settle_tail(medium, &findings, bodies, writes)?;
     while medium.segments() > superblock.segments || superblock.segments < SEGMENTS_AT_START {
         if medium.segments() == superblock.segments {
@@ -263,11 +260,15 @@ fn in_place(segments: &[Bytes], header: &GroupHeader) -> Option<Bytes> {
 
 /// A whole group's bytes, from its place or from the copy.
 fn group(segments: &[Bytes], findings: &Findings, header: &GroupHeader) -> Result<Bytes, Unopened> {
-    match (in_place(segments, header), &findings.tail_copy) {
-        (Some(bytes), _) => Ok(bytes),
-        (None, Some((copy, bytes))) if copy == header => Ok(bytes.clone()),
-        (None, _) => Err(refused("a group that was scanned can't be read")),
+    if let Some((copy, bytes)) = &findings.tail_copy
+        && copy == header
+    {
+        return Ok(in_place(segments, header).unwrap_or_else(|| bytes.clone()));
     }
+    // The scan has seen it whole, and nothing was written since.
+    let read = segments.get(header.segment as usize);
+    let read = read.and_then(|segment| Blocks::read(&mut segment.clone(), header.offset, header.padded_len()));
+    read.ok_or_else(|| refused("a group that was scanned can't be read"))
 }
 
 fn replay(segments: &[Bytes], findings: &Findings) -> Result<(Log, Option<Vec<RecapItem>>), Unopened> {
