@@ -89,7 +89,9 @@ pub struct Record {
 
 impl Record {
     pub fn header(&self) -> [u8; RECORD_HEADER_BYTES] {
-        let mut out = BytesMut::with_capacity(RECORD_HEADER_BYTES);
+        let mut header = [0; RECORD_HEADER_BYTES];
+        let (fields, checksum) = header.split_at_mut(RECORD_HEADER_BYTES - 4);
+        let mut out = &mut *fields;
         out.put_slice(&RECORD_MAGIC);
         out.put_u16_le(RECORD_VERSION);
         out.put_u8(self.kind as u8);
@@ -107,10 +109,7 @@ impl Record {
         out.put_u32_le(self.payload.len() as u32);
         out.put_u32_le(self.payload_crc);
         out.put_u32_le(0);
-        let crc = crc32fast::hash(&out);
-        out.put_u32_le(crc);
-        let mut header = [0; RECORD_HEADER_BYTES];
-        header.copy_from_slice(&out);
+        checksum.copy_from_slice(&crc32fast::hash(fields).to_le_bytes());
         header
     }
 

@@ -11,7 +11,7 @@ use farshore_core::durable::{Durable, LogBase};
 use farshore_core::ids::{BLOCK_BYTES, Seq};
 use farshore_core::journal::found::{RecoveredVolume, plan};
 use farshore_core::journal::recovery::Rule;
-use farshore_core::record::{Kind, Record};
+use farshore_core::record::{Kind, Record, RecordHash};
 use farshore_core::register::MemberKind;
 use farshore_core::replica::Recovered;
 
@@ -60,14 +60,14 @@ impl Image {
         Image { base: LogBase::default(), cells: vec![Cell::default(); VOLUME_BLOCKS as usize] }
     }
 
-    pub fn apply(&mut self, record: &Record) {
+    pub fn apply(&mut self, record: &Record, hash: RecordHash) {
         assert_eq!(record.seq, self.base.seq.next(), "records are applied in seq order");
         if let Some(stamp) = stamp_of(record) {
             for block in blocks_of(record) {
                 self.cells[block] = Cell { seq: record.seq, stamp };
             }
         }
-        self.base = LogBase { seq: record.seq, hash: record.hash() };
+        self.base = LogBase { seq: record.seq, hash };
     }
 }
 
@@ -142,12 +142,13 @@ impl Disk {
     }
 
     /// Applies as much of the log up to `upto` as can be read.
-    pub fn apply(&mut self, upto: Seq) -> Vec<Record> {
+    pub fn apply(&mut self, upto: Seq) -> Vec<(Record, RecordHash)> {
         let mut applied = Vec::new();
         while self.now.base.seq < upto {
             let Some(record) = self.journal.record(VOLUME, self.now.base.seq.next()) else { break };
-            self.now.apply(&record);
-            applied.push(record);
+            let hash = record.hash();
+            self.now.apply(&record, hash);
+            applied.push((record, hash));
         }
         applied
     }

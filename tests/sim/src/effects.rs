@@ -5,7 +5,7 @@ use farshore_core::api::{Effect, Effects, Event, JournalOp, Outcome, RequestId, 
 use farshore_core::ids::{Epoch, MemberId, Seq};
 use farshore_core::journal::queue::NotTaken;
 use farshore_core::message::{Body, Message};
-use farshore_core::record::Kind;
+use farshore_core::record::{Kind, Record};
 
 use crate::journal::Asker;
 use crate::oracle::Violation;
@@ -130,21 +130,19 @@ impl World {
     // ---- the journal ----
 
     fn journal(&mut self, id: MemberId, life: u32, token: Token, ops: Vec<JournalOp>) {
-        for op in &ops {
-            if let JournalOp::Record(record) = op {
-                let verdict = self.oracle.journalled(id, record);
-                self.check(verdict);
-            }
-        }
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        for op in &ops {
-            if let JournalOp::Record(record) = op
-                && matches!(record.kind, Kind::Discard | Kind::WriteZeroes)
-            {
-                node.disk.zeroes.insert(record.seq, record.origin.tag);
+        let (oracle, zeroes) = (&mut self.oracle, &mut node.disk.zeroes);
+        let mut verdict = Ok(());
+        let watch = |record: &Record, hash| {
+            if verdict.is_ok() {
+                verdict = oracle.journalled(id, record, hash);
             }
-        }
-        node.disk.journal.append(VOLUME, ops, Asker::Core(token));
+            if matches!(record.kind, Kind::Discard | Kind::WriteZeroes) {
+                zeroes.insert(record.seq, record.origin.tag);
+            }
+        };
+        node.disk.journal.append_watched(VOLUME, ops, Asker::Core(token), watch);
+        self.check(verdict);
         self.start_write(id, life);
     }
 

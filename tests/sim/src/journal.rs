@@ -93,8 +93,23 @@ pub struct Journal {
 impl Journal {
     /// Queues what the core wants durable. What is refused is in the queue's `refused`.
     pub fn append(&mut self, volume: VolumeId, ops: Vec<JournalOp>, asker: Asker) {
+        self.append_watched(volume, ops, asker, |_, _| {});
+    }
+
+    /// The same, with `watch` shown each record and its hash.
+    pub fn append_watched(
+        &mut self,
+        volume: VolumeId,
+        ops: Vec<JournalOp>,
+        asker: Asker,
+        mut watch: impl FnMut(&Record, RecordHash),
+    ) {
         let entries = ops.into_iter().map(|op| match op {
-            JournalOp::Record(record) => (Entry::Record(record.clone()), record.hash()),
+            JournalOp::Record(record) => {
+                let hash = record.hash();
+                watch(&record, hash);
+                (Entry::Record(record), hash)
+            }
             JournalOp::Truncate { after } => (Entry::Truncate { volume, after }, RecordHash::default()),
             JournalOp::Restart { base, epoch } => {
                 let end = LogEnd { seq: base.seq, hash: base.hash, epoch };

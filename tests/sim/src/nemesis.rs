@@ -3,7 +3,10 @@
 //! Faults stay within what may happen to a volume that must not lose anything: a disk is wiped only while the other
 //! members, under every register value known anywhere, still hold all that was acknowledged.
 
+use std::collections::BTreeMap;
+
 use farshore_core::api::Event;
+use farshore_core::durable::Durable;
 use farshore_core::ids::{Incarnation, MemberId};
 use farshore_core::register::{Configuration, Terms};
 
@@ -156,34 +159,33 @@ impl World {
     }
 
     /// Every register value that anyone may still act on.
-    fn known_configurations(&self) -> Vec<Configuration> {
+    fn known_configurations<'a>(&'a self, blobs: &'a BTreeMap<MemberId, Durable>) -> Vec<&'a Configuration> {
         let mut known = Vec::new();
         for node in self.nodes.values() {
-            known.push(node.disk.durable_blob().config);
+            known.extend(blobs.get(&node.id).map(|blob| &blob.config));
             if let Some(volume) = &node.volume {
-                known.push(volume.replica().d.config.clone());
-                known.extend(volume.primary().map(|p| p.config().clone()));
+                known.push(&volume.replica().d.config);
+                known.extend(volume.primary().map(|p| p.config()));
             }
         }
         known
     }
 
-    /// Is what this member holds under this incarnation there and complete?
-    fn holds(&self, member: MemberId, incarnation: Incarnation) -> bool {
-        self.nodes.get(&member).is_some_and(|n| {
-            let blob = n.disk.durable_blob();
+    pub fn may_lose(&self, id: MemberId) -> bool {
+        let blobs: BTreeMap<MemberId, Durable> =
+            self.nodes.iter().map(|(id, node)| (*id, node.disk.durable_blob())).collect();
+        // Is what this member holds under this incarnation there and complete?
+        let holds = |member: MemberId, incarnation: Incarnation| {
+            let (Some(n), Some(blob)) = (self.nodes.get(&member), blobs.get(&member)) else { return false };
             let installing = n.volume.as_ref().is_some_and(|v| v.replica().d.installing.is_some());
             let lost = n.burnt || n.disk.damaged || n.volume.as_ref().is_some_and(|v| !v.replica().whole());
             !lost && blob.incarnation == incarnation && blob.installing.is_none() && !installing && blob.holed.is_none()
-        })
-    }
-
-    pub fn may_lose(&self, id: MemberId) -> bool {
-        let enough = |terms: &Terms| {
-            terms.control_quorum(|m, inc| m != id && self.holds(m, inc))
-                && terms.recovery(|m| m.member != id && self.holds(m.member, m.incarnation))
         };
-        self.known_configurations().iter().all(|c| c.all_terms().all(enough))
+        let enough = |terms: &Terms| {
+            terms.control_quorum(|m, inc| m != id && holds(m, inc))
+                && terms.recovery(|m| m.member != id && holds(m.member, m.incarnation))
+        };
+        self.known_configurations(&blobs).iter().all(|c| c.all_terms().all(enough))
     }
 
     /// Sometimes a member does not come back, where the others can do without it.

@@ -161,8 +161,7 @@ impl Oracle {
         self.open.get(&(node, life)).map_or(0, BTreeSet::len)
     }
 
-    pub fn journalled(&mut self, node: MemberId, record: &Record) -> Verdict {
-        let hash = record.hash();
+    pub fn journalled(&mut self, node: MemberId, record: &Record, hash: RecordHash) -> Verdict {
         let known = *self.journalled.entry((record.epoch, record.seq)).or_insert(hash);
         if known != hash {
             return wrong("order", format!("{node} journals other bytes for {}@{}", record.seq, record.epoch));
@@ -170,8 +169,7 @@ impl Oracle {
         Ok(())
     }
 
-    pub fn applied(&mut self, node: MemberId, record: &Record) -> Verdict {
-        let hash = record.hash();
+    pub fn applied(&mut self, node: MemberId, record: &Record, hash: RecordHash) -> Verdict {
         match self.order.get(&record.seq) {
             Some(known) if *known == hash => return Ok(()),
             Some(_) => {

@@ -20,8 +20,8 @@ impl World {
         let (upto_now, life) = (if full { node.disk.now.base.seq } else { upto }, node.life);
         let applied = node.disk.apply(upto_now);
         let reached = node.disk.now.base.seq;
-        for record in &applied {
-            let verdict = self.oracle.applied(id, record);
+        for (record, hash) in &applied {
+            let verdict = self.oracle.applied(id, record, *hash);
             self.check(verdict);
         }
         if !applied.is_empty() {
