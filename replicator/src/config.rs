@@ -125,6 +125,19 @@ pub struct Node {
     pub data_dir: PathBuf,
     #[serde(default = "default_runtime_dir")]
     pub runtime_dir: PathBuf,
+    /// Threads that carry requests and messages; 0: half of the cores. The journal and whatever blocks have their own.
+    #[serde(default)]
+    pub worker_threads: usize,
+}
+
+impl Node {
+    /// More threads than that hand each other every request, and on few cores they take them from the disk's.
+    pub fn workers(&self) -> usize {
+        match self.worker_threads {
+            0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
+            told => told,
+        }
+    }
 }
 
 fn default_data_dir() -> PathBuf {

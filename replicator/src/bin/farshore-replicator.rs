@@ -52,7 +52,11 @@ fn main() -> ExitCode {
         told(panic);
         std::process::abort();
     }));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_start(become_io_flusher).build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.node.workers())
+        .enable_all()
+        .on_thread_start(become_io_flusher)
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),

@@ -73,7 +73,9 @@ fn write_then_sync(
         .map_err(|_| io::Error::other("the ring is full although nothing is in flight"))?;
     let (mut written, mut synced) = (None, None);
     while written.is_none() || synced.is_none() {
-        match ring.submit_and_wait(1) {
+        // One sleep for both: a cancelled sync is told of as well.
+        let outstanding = usize::from(written.is_none()) + usize::from(synced.is_none());
+        match ring.submit_and_wait(outstanding) {
             Ok(_) => {}
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
             Err(error) => {

@@ -20,6 +20,10 @@ use crate::store::StoreError;
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Batch ends remembered; a checkpoint looks the newest up.
 const ENDS_MAX: usize = 1024;
+/// Records to apply are gathered for so long, unless there are many: a client that waits for each write must not share
+/// disk and cores with the applying of the one before. What is not applied yet is read from memory.
+const GATHER: Duration = Duration::from_millis(5);
+const GATHERED_RECORDS_MAX: u64 = 64;
 /// Pause before a batch that failed (disk full) is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -65,9 +69,15 @@ impl Applier {
         state.wanted = state.wanted.max(upto);
         if !state.running && !state.halted {
             state.running = true;
+            let few = state.wanted.since(state.applied) < GATHERED_RECORDS_MAX;
             drop(state);
             let applier = self.clone();
-            tokio::task::spawn_blocking(move || applier.run());
+            tokio::spawn(async move {
+                if few {
+                    tokio::time::sleep(GATHER).await;
+                }
+                tokio::task::spawn_blocking(move || applier.run());
+            });
         }
     }
 
