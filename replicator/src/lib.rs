@@ -6,6 +6,7 @@ pub mod device;
 pub mod disk;
 pub mod engine;
 pub mod journal;
+pub mod latency;
 pub mod store;
 pub mod telemetry;
 pub mod transport;

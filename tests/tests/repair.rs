@@ -1,11 +1,8 @@
 //! Blocks that rotted in one site's store: repaired from the others, by reads and by scrubs.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
 
 use farshore_tests::cluster::{Cluster, Ledger, NbdError, Options, Site, eventually, farshore};
 use serde_json::Value;
@@ -34,16 +31,6 @@ fn inspect(site: &Site) -> Result<String, farshore_tests::cluster::Refusal> {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("our own paths are text")
-}
-
-fn metric(site: &Site, name: &str) -> f64 {
-    let mut http = TcpStream::connect(("127.0.0.1", site.http)).expect("a daemon that listens");
-    http.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    http.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("a question");
-    let mut answer = String::new();
-    http.read_to_string(&mut answer).expect("an answer");
-    let line = answer.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {answer}"));
-    line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{line}"))
 }
 
 fn has_condition(volume: &Value, name: &str) -> bool {
@@ -78,9 +65,9 @@ fn a_read_repairs_what_is_damaged_from_another_site() {
     cluster.site("east").run(&["switchover", "pg", "--to", "west"]);
     let mut client = west.attach("pg");
     ledger.check_all(&mut client);
-    let repaired = metric(west, "farshore_store_repaired_blocks_total");
+    let repaired = west.metric("farshore_store_repaired_blocks_total");
     assert!(repaired > 100.0, "every 64 KiB had a damaged block, {repaired} were repaired");
-    assert_eq!(metric(west, "farshore_store_checksum_errors_total"), repaired);
+    assert_eq!(west.metric("farshore_store_checksum_errors_total"), repaired);
     let said = west.log().matches("they are repaired from peers").count();
     assert_eq!(said, 1, "an edge is logged once");
     drop(client);
@@ -114,7 +101,7 @@ fn a_copy_that_came_as_a_shipment_repairs_and_is_repaired() {
             other.try_run(&["switchover", "pg", "--to", target]).map_err(|refusal| format!("{refusal:?}"))
         });
         ledger.check_all(&mut victim.attach("pg"));
-        assert!(metric(victim, "farshore_store_repaired_blocks_total") > 100.0);
+        assert!(victim.metric("farshore_store_repaired_blocks_total") > 100.0);
         victim.run(&["volume", "detach", "pg"]);
     }
 }
@@ -195,7 +182,7 @@ fn a_scrub_repairs_what_nobody_reads() {
     assert_eq!(scrub["checked_bytes"].as_u64(), Some(8 << 20));
     let again = west.run(&["scrub", "pg", "--wait"]);
     assert_eq!(again["scrub"]["damaged_blocks"].as_u64(), Some(0), "{again:#}");
-    assert!(metric(west, "farshore_store_scrubbed_bytes_total") >= (16 << 20) as f64);
+    assert!(west.metric("farshore_store_scrubbed_bytes_total") >= (16 << 20) as f64);
     assert!(west.stop().success());
     inspect(west).expect("nothing is damaged any more");
 }

@@ -23,8 +23,10 @@ impl MetricsSource for Node {
                         engine: journal.engine.to_string(),
                         used_bytes: journal.used_bytes,
                         budget_bytes: journal.budget_bytes,
+                        written_bytes_total: journal.appended_bytes,
+                        records_total: journal.records,
+                        sync: self.shared.journal.sync_latency(),
                         poisoned: journal.poisoned.is_some(),
-                        ..JournalReading::default()
                     },
                     store: StoreReading {
                         capacity_bytes: space.capacity_bytes,
@@ -35,10 +37,7 @@ impl MetricsSource for Node {
                     },
                     conditions: self.node_conditions(),
                 },
-                volumes: volumes
-                    .into_iter()
-                    .map(|status| VolumeReading { status, ..VolumeReading::default() })
-                    .collect(),
+                volumes: volumes.into_iter().map(|status| self.volume_reading(status)).collect(),
                 peers: self.peer_views(),
             }
         })
@@ -56,5 +55,14 @@ impl MetricsSource for Node {
 
     fn readiness(&self) -> Health {
         self.health()
+    }
+}
+
+impl Node {
+    /// Of a volume that another node of the site holds, its requests are not known here.
+    fn volume_reading(&self, status: api::VolumeStatus) -> VolumeReading {
+        let handle = self.catalog.find(&status.name);
+        let io = handle.map(|handle| handle.block.counts().read()).unwrap_or_default();
+        VolumeReading { status, read: io.read, write: io.write, flush: io.flush, discard: io.discard }
     }
 }

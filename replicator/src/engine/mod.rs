@@ -16,6 +16,7 @@ mod effects;
 mod force;
 mod forwarded;
 mod inbox;
+mod io_counts;
 mod members;
 mod metrics;
 mod neighbours;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use farshore_core::api::{Io, IoFault, Outcome};
@@ -11,6 +12,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::inbox::{Inbox, Input};
+use super::io_counts::{IoCount, IoCounts};
 use crate::device::{BlockDevice, Geometry, IoError};
 
 /// Requests of one device that wait for the core; below what the core accepts, so that it never has to refuse one.
@@ -22,6 +24,7 @@ pub struct VolumeDevice {
     size_bytes: AtomicU64,
     volatile_cache: bool,
     permits: Semaphore,
+    counts: IoCounts,
 }
 
 impl VolumeDevice {
@@ -31,7 +34,20 @@ impl VolumeDevice {
             size_bytes: AtomicU64::new(volume.size_bytes),
             volatile_cache: volume.durability == Durability::Flush,
             permits: Semaphore::new(REQUESTS_MAX),
+            counts: IoCounts::default(),
         }
+    }
+
+    pub fn counts(&self) -> &IoCounts {
+        &self.counts
+    }
+
+    /// As `submit`, counted as one request for `bytes`.
+    async fn request(&self, count: &IoCount, bytes: u64, parts: Vec<Io>) -> Result<Bytes, IoError> {
+        let began = Instant::now();
+        let result = self.submit(parts).await;
+        count.answered(began, bytes, &result);
+        result
     }
 
     pub fn resized(&self, size_bytes: u64) {
@@ -94,27 +110,28 @@ impl BlockDevice for VolumeDevice {
             if len == 0 {
                 return Ok(Bytes::new());
             }
-            let data = self.submit(vec![Io::Read { offset, length: len }]).await?;
+            let data = self.request(&self.counts.read, len.into(), vec![Io::Read { offset, length: len }]).await?;
             if data.len() == len as usize { Ok(data) } else { Err(IoError::Io("short read".into())) }
         })
     }
 
     fn write(&self, offset: u64, data: Bytes, fua: bool) -> BoxFuture<'_, Result<(), IoError>> {
         Box::pin(async move {
-            self.geometry().check_change(offset, data.len() as u64)?;
-            let parts = pieces(0, data.len() as u64, RECORD_PAYLOAD_MAX as u64)
+            let bytes = data.len() as u64;
+            self.geometry().check_change(offset, bytes)?;
+            let parts = pieces(0, bytes, RECORD_PAYLOAD_MAX as u64)
                 .map(|(at, len)| Io::Write {
                     offset: offset + at,
                     data: data.slice(at as usize..(at + len) as usize),
                     fua,
                 })
                 .collect();
-            self.submit(parts).await.map(drop)
+            self.request(&self.counts.write, bytes, parts).await.map(drop)
         })
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<(), IoError>> {
-        Box::pin(async move { self.submit(vec![Io::Flush]).await.map(drop) })
+        Box::pin(async move { self.request(&self.counts.flush, 0, vec![Io::Flush]).await.map(drop) })
     }
 
     fn discard(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<(), IoError>> {
@@ -122,7 +139,7 @@ impl BlockDevice for VolumeDevice {
             self.geometry().check_change(offset, len)?;
             let parts =
                 pieces(offset, len, RECORD_RANGE_MAX).map(|(offset, length)| Io::Discard { offset, length }).collect();
-            self.submit(parts).await.map(drop)
+            self.request(&self.counts.discard, len, parts).await.map(drop)
         })
     }
 
@@ -134,7 +151,7 @@ impl BlockDevice for VolumeDevice {
             let parts = pieces(offset, len, RECORD_RANGE_MAX)
                 .map(|(offset, length)| Io::WriteZeroes { offset, length, fua })
                 .collect();
-            self.submit(parts).await.map(drop)
+            self.request(&self.counts.discard, len, parts).await.map(drop)
         })
     }
 }

@@ -87,7 +87,7 @@ pub struct JournalStatus {
     pub groups: u64,
     pub syncs: u64,
     pub appended_bytes: u64,
-    pub last_sync_us: u64,
+    pub records: u64,
     pub cached_bytes: u64,
     /// Volumes whose records keep the oldest segment from being recycled, as they write their ids.
     pub floor_held_by: Vec<String>,

@@ -22,6 +22,7 @@ use super::error::JournalError;
 use super::open;
 use super::writer::Writer;
 use crate::disk::{DiskEngine, DiskFile, start_engine};
+use crate::latency::{Latency, LatencyReading};
 
 /// Called once, from the journal's thread, when the append is durable or never will be. Must not block.
 pub type Done = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     wake: Condvar,
     index: Mutex<Index>,
     pub(super) marks: Marks,
+    /// Of each group: its write and its sync.
+    pub(super) sync_latency: Latency,
     /// What was noted of an earlier failure, when it was opened.
     burnt: Option<String>,
     /// Held until the last user of the directory is gone.
@@ -124,6 +127,7 @@ impl Shared {
             index: Mutex::new(index),
             burnt: marks.found(),
             marks,
+            sync_latency: Latency::default(),
             _lock: lock,
         }
     }
@@ -260,6 +264,11 @@ impl Journal {
             recovery_rule: format!("{:?}", index.rule),
             ..index.status.clone()
         }
+    }
+
+    /// How long writes and syncs of groups took since it was opened.
+    pub fn sync_latency(&self) -> LatencyReading {
+        self.shared().sync_latency.read()
     }
 
     /// Why the replicas in this journal must begin a new life before they answer anything: a write or sync failed when

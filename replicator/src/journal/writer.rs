@@ -311,9 +311,8 @@ impl Writer {
         let file: Arc<DiskFile> = self.shared.index().segments.files[self.cursor.segment as usize].clone();
         let began = Instant::now();
         let result = self.shared.engine.write_sync(&file, offset, data);
-        let mut index = self.shared.index();
-        index.status.last_sync_us = began.elapsed().as_micros() as u64;
-        index.status.syncs += 1;
+        self.shared.sync_latency.observe(began.elapsed());
+        self.shared.index().status.syncs += 1;
         result.map_err(JournalError::io("write to segment", &file.path))
     }
 
@@ -326,6 +325,7 @@ impl Writer {
             let entries = submissions.iter().flat_map(|submission| &submission.entries);
             for ((entry, hash), at) in entries.zip(places) {
                 let len = if let Entry::Record(record) = entry { record.encoded_len() } else { 0 };
+                index.status.records += u64::from(len > 0);
                 index.learn(entry, *hash, place_at(header, *at, len))?;
             }
         }

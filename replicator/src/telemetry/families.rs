@@ -12,8 +12,8 @@ use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::latency::LatencyReading;
 use super::readings::{IoReading, NodeReading, Readings, VolumeReading};
+use crate::latency::LatencyReading;
 
 /// The text of `/metrics`, in the OpenMetrics format.
 pub fn encode(readings: Readings) -> Result<String, fmt::Error> {

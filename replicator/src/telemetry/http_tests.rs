@@ -9,7 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::telemetry::{IoReading, Latency, NodeReading, Readings, VolumeReading};
+use crate::latency::Latency;
+use crate::telemetry::{IoReading, NodeReading, Readings, VolumeReading};
 
 struct Source {
     ready: Mutex<Health>,

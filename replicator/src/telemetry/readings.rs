@@ -3,7 +3,7 @@
 use farshore_proto::v1 as api;
 use futures_util::future::BoxFuture;
 
-use super::latency::LatencyReading;
+use crate::latency::LatencyReading;
 
 /// Implemented by the engine.
 pub trait MetricsSource: Send + Sync + 'static {

@@ -11,14 +11,18 @@ use crate::sources::Source;
 const MODULES: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("disk", &[]),
-    ("journal", &["disk"]),
+    ("latency", &[]),
+    ("journal", &["disk", "latency"]),
     ("store", &["disk"]),
     ("device", &[]),
     ("transport", &[]),
     ("snapshot", &["store", "transport"]),
     ("control", &[]),
-    ("telemetry", &["config"]),
-    ("engine", &["config", "disk", "journal", "store", "device", "transport", "snapshot", "control", "telemetry"]),
+    ("telemetry", &["config", "latency"]),
+    (
+        "engine",
+        &["config", "disk", "latency", "journal", "store", "device", "transport", "snapshot", "control", "telemetry"],
+    ),
 ];
 
 /// Libraries, each with the places (files, or folders with a / at the end) that alone may name it.

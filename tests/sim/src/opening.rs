@@ -289,12 +289,7 @@ fn replay(segments: &[Bytes], findings: &Findings) -> Result<(Log, Option<Vec<Re
 
 /// Rewrites and syncs the last group that counts, before it one of which there is only the copy, and wipes the headers of
 /// those that do not count.
-fn settle_tail(
-    medium: &mut Medium,
-    findings: &Findings,
-    bodies: Bodies,
-    writes: &mut Writes,
-) -> Result<(), Unopened> {
+fn settle_tail(medium: &mut Medium, findings: &Findings, bodies: Bodies, writes: &mut Writes) -> Result<(), Unopened> {
     if let Some((copy, bytes)) = bodies.copied {
         writes.put(medium, Place::Segment(copy.segment), copy.offset, &bytes)?;
     }

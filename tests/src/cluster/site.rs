@@ -1,5 +1,7 @@
 //! One site: its configuration, its daemon's runs, and the command line at it.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -101,6 +103,18 @@ impl Site {
 
     fn log_path(&self) -> PathBuf {
         self.dir.join("log")
+    }
+
+    /// The value of the first series whose line in `/metrics` begins with `name`.
+    pub fn metric(&self, name: &str) -> f64 {
+        let mut http = TcpStream::connect(("127.0.0.1", self.http)).expect("a daemon that listens");
+        http.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        http.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("a question");
+        let mut answer = String::new();
+        http.read_to_string(&mut answer).expect("an answer");
+        let line =
+            answer.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {answer}"));
+        line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{line}"))
     }
 
     pub fn log(&self) -> String {

@@ -49,7 +49,7 @@ impl LatencyReading {
     }
 
     /// (upper bound in seconds, count) as the encoder wants them: the last bound is +Inf.
-    pub(super) fn buckets_s(&self) -> [(f64, u64); COUNTS] {
+    pub(crate) fn buckets_s(&self) -> [(f64, u64); COUNTS] {
         std::array::from_fn(|i| match BUCKETS_US.get(i) {
             Some(us) => (*us as f64 / 1e6, self.counts[i]),
             None => (f64::INFINITY, self.counts[i]),
