@@ -9,7 +9,7 @@ use serde::Serialize;
 const TMPFS: u64 = 0x0102_1994;
 const RAMFS: u64 = 0x8584_58f6;
 /// Beside the volumes, each in three copies: journals, the raw file, what the stores keep while they redirect.
-const SPARE_BYTES: u64 = 6 << 30;
+const SPARE_BYTES: u64 = 5 << 30;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {

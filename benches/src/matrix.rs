@@ -16,6 +16,7 @@ use crate::workload::Pattern;
 
 pub const MEMBERS: &str = "east,west,north";
 
+#[derive(Debug, Default)]
 pub struct Matrix {
     pub rows: Vec<Row>,
     pub written: Vec<Written>,

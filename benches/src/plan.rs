@@ -116,7 +116,7 @@ impl Plan {
             cases: if has_matrix { cases(options, named) } else { Vec::new() },
             sections,
             seconds: options.seconds.unwrap_or(if options.quick { 2 } else { 8 }),
-            volume_bytes: options.size.unwrap_or(if small { 256 } else { 2048 }) << 20,
+            volume_bytes: options.size.unwrap_or(if small { 256 } else { 1024 }) << 20,
             quick: small,
         }
     }
@@ -160,9 +160,11 @@ fn cases(options: &Options, named: bool) -> Vec<Case> {
     let mut cases = Vec::new();
     for rtt_ms in rtts {
         for device in [Device::Nbd, Device::Fuse] {
-            let usual = device == Device::Nbd || FUSE_RTTS_MS.contains(&rtt_ms);
+            if device == Device::Fuse && options.rtt.is_empty() && !FUSE_RTTS_MS.contains(&rtt_ms) {
+                continue;
+            }
             for durability in [Durability::Write, Durability::Flush] {
-                if !wanted(device, durability) || !(usual || !options.rtt.is_empty()) {
+                if !wanted(device, durability) {
                     continue;
                 }
                 let workloads = match &options.workload[..] {

@@ -165,7 +165,8 @@ fn limits(details: &Details) -> String {
     );
     let added: Vec<String> =
         limits.relay_added_p50_us.iter().map(|(ms, us)| format!("{} µs at a delay of {ms} ms", number(*us))).collect();
-    let _ = writeln!(out, "The emulator adds to one way, p50: {}.\n", added.join(", "));
+    let _ =
+        writeln!(out, "The emulator adds to one way, p50: {} (passing it, and how late it is).\n", added.join(", "));
     let echoes: Vec<Vec<String>> = limits
         .echoes
         .iter()

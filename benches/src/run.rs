@@ -8,17 +8,17 @@ use farshore_tests::cluster::take_programs_from;
 use crate::fio;
 use crate::limits::Limits;
 use crate::machine::{self, Machine};
-use crate::matrix::{self, MEMBERS};
+use crate::matrix::{self, MEMBERS, Matrix};
 use crate::plan::{Options, Plan, Section};
 use crate::reference::{self, ReadReference};
 use crate::report;
-use crate::results::{Details, Row, Written};
+use crate::results::Details;
 use crate::stage::{Device, Durability, Journal, Stage};
 use crate::targets;
 use crate::wan::{self, Scale, WanFigures};
 
 /// Three copies of two volumes, the raw file, and what is under way.
-const COPIES: u64 = 8;
+const COPIES: u64 = 7;
 /// One way, in milliseconds: what the emulator adds is measured at these.
 const RELAY_DELAYS_MS: [f64; 3] = [0.0, 2.5, 25.0];
 
@@ -29,11 +29,11 @@ pub fn run(options: &Options) -> Result<(), String> {
         take_programs_from(folder.clone());
     }
     let machine = Machine::here(&options.dir);
-    let mut run = Run { options, plan, limits: Limits::default(), skipped: Vec::new() };
+    let mut run = Run { options, plan, limits: Limits::default() };
     run.measure_limits()?;
-    let (rows, written, reads) = run.measure_devices()?;
+    let (Matrix { rows, written, skipped }, reads) = run.measure_devices()?;
     let wan = run.measure_wan()?;
-    let Run { plan, limits, skipped, .. } = run;
+    let Run { plan, limits, .. } = run;
     let targets = targets::judge(&rows, &written, &limits, reads.as_ref(), &wan);
     let command = std::env::args().skip(1).fold("farshore-bench".to_string(), |all, word| all + " " + &word);
     let details = Details {
@@ -63,7 +63,6 @@ struct Run<'o> {
     options: &'o Options,
     plan: Plan,
     limits: Limits,
-    skipped: Vec<String>,
 }
 
 impl Run<'_> {
@@ -85,7 +84,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn measure_devices(&mut self) -> Result<(Vec<Row>, Vec<Written>, Option<ReadReference>), String> {
+    fn measure_devices(&mut self) -> Result<(Matrix, Option<ReadReference>), String> {
         let wants_reads = self.plan.sections.contains(&Section::Reads);
         if self.plan.cases.is_empty() && !wants_reads {
             return Ok(Default::default());
@@ -99,10 +98,9 @@ impl Run<'_> {
         let mut stage = Stage::set_up(&self.options.dir, Journal::USUAL, &self.options.transport.join("\n"));
         matrix::prepare(&self.plan, &mut stage)?;
         let time = self.short();
-        let mut measured = matrix::run(&self.plan, &mut stage, &mut self.limits, time, |line| println!("{line}"))?;
-        self.skipped.append(&mut measured.skipped);
+        let measured = matrix::run(&self.plan, &mut stage, &mut self.limits, time, |line| println!("{line}"))?;
         let reads = if wants_reads { Some(self.compare_reads(&mut stage, &file)?) } else { None };
-        Ok((measured.rows, measured.written, reads))
+        Ok((measured, reads))
     }
 
     fn compare_reads(&self, stage: &mut Stage, file: &Path) -> Result<ReadReference, String> {

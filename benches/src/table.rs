@@ -89,7 +89,7 @@ mod tests {
     fn columns_stand_below_each_other() {
         let row = ["randwrite-4k-qd1", "nbd", "write", "0", "1", "2", "3", "4", "5", "6", "7", "8"];
         let end = |text: &str, word: &str| text.find(word).map(|at| text[..at].chars().count() + word.chars().count());
-        assert_eq!(end(&line(&HEADINGS), "RTT ms"), end(&line(&row), "  0").map(|at| at));
+        assert_eq!(end(&line(&HEADINGS), "RTT ms"), end(&line(&row), "  0"));
         assert_eq!(line(&HEADINGS).chars().count(), line(&row).chars().count());
     }
 

@@ -10,6 +10,7 @@
 //! stay together where the conditions let them.
 
 mod conditions;
+mod lateness;
 mod link;
 mod pipe;
 mod port;

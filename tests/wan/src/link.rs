@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::conditions::Conditions;
+use crate::lateness::Lateness;
 use crate::pipe::{Fate, Pipe};
-use crate::port::{Buffers, Port, Train};
+use crate::port::{Buffers, EcnCodepoint, Port, Train};
 
 /// On their way in both directions; more are dropped. Four seconds at a gigabit.
 const UNDER_WAY_BYTES_MAX: usize = 512 << 20;
@@ -56,6 +57,7 @@ struct Tally {
     passed_bytes: AtomicU64,
     lost: AtomicU64,
     dropped: AtomicU64,
+    late: Lateness,
 }
 
 #[derive(Default)]
@@ -123,6 +125,12 @@ impl Link {
             dropped: read(&tally.dropped),
         }
     }
+
+    /// How late the half of all datagrams that was least late left, in microseconds after what the conditions said.
+    /// `None` before the first. What a datagram waited before the relay saw it is not in it.
+    pub fn late_p50_us(&self, direction: Direction) -> Option<u64> {
+        self.shared.tallies[direction as usize].late.p50_us()
+    }
 }
 
 impl Drop for Link {
@@ -184,7 +192,7 @@ struct UnderWay {
     way: Way,
     bytes: Vec<u8>,
     stride: usize,
-    ecn: Option<quinn_udp::EcnCodepoint>,
+    ecn: Option<EcnCodepoint>,
 }
 
 /// The heap gives the greatest first: the one that is due first.
@@ -288,7 +296,7 @@ impl Relay {
         match fate {
             Fate::Lost => _ = tally.lost.fetch_add(count, Ordering::Relaxed),
             Fate::Due(due) if due <= now && self.under_way.peek().is_none_or(|next| next.due > due) => {
-                self.send(way, train);
+                self.send(way, train, due);
             }
             Fate::Due(due) if self.under_way_bytes + train.bytes.len() <= UNDER_WAY_BYTES_MAX => {
                 self.under_way_bytes += train.bytes.len();
@@ -300,11 +308,12 @@ impl Relay {
         }
     }
 
-    fn send(&self, way: Way, train: Train<'_>) {
+    fn send(&self, way: Way, train: Train<'_>, due: Instant) {
         let tally = &self.shared.tallies[way.direction() as usize];
         tally.passed_datagrams.fetch_add(train.count() as u64, Ordering::Relaxed);
         tally.passed_bytes.fetch_add(train.bytes.len() as u64, Ordering::Relaxed);
         self.pairs[way.pair].send(way.outward, train);
+        tally.late.add(due.elapsed());
     }
 
     /// Sends what is due; neighbours that go the same way leave as one train.
@@ -326,7 +335,7 @@ impl Relay {
             while let Some(next) = self.pop_if(|next| next.due <= now && fits(next, coalesced.len())) {
                 coalesced.extend_from_slice(&next.bytes);
             }
-            self.send(first.way, Train { bytes: coalesced, stride, ecn: first.ecn });
+            self.send(first.way, Train { bytes: coalesced, stride, ecn: first.ecn }, first.due);
         }
     }
 
