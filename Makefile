@@ -49,7 +49,7 @@ model: deps-build ## Try every history of the protocol's model within wide bound
 bench: deps-bench ## Speed beside the limits of disk and network, into benches/report: QUICK=1 for three minutes of it (root)
 	cargo build --release --workspace --bins $(CARGO_FLAGS)
 	@FARSHORE_BENCH_COMMAND='make bench$(if $(QUICK), QUICK=1)' $(CARGO_TARGET_DIR)/release/farshore-bench \
-	  --out benches/report $(if $(QUICK),--quick)
+	  --out benches/report $(if $(QUICK),--quick,--readme README.md)
 
 .PHONY: fuzz
 fuzz: deps-build ## Foreign bytes for every decoder, so long each: SECONDS=60

@@ -20,6 +20,7 @@ pub mod plan;
 pub mod plots;
 pub mod probe;
 pub mod procfs;
+pub mod readme;
 pub mod reference;
 pub mod report;
 pub mod results;

@@ -45,6 +45,9 @@ pub struct Options {
     /// Write latest.json, details.json, REPORT.md and the plots there
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Renew the table in this README
+    #[arg(long, value_name = "FILE")]
+    pub readme: Option<PathBuf>,
     /// A line for [transport] in the replicators' configuration, such as 'congestion = "bbr"'
     #[arg(long, value_name = "LINE")]
     pub transport: Vec<String>,

@@ -10,7 +10,6 @@ use crate::fio::{self, Extent, Target};
 use crate::limits::DiskLimit;
 use crate::workload::Workload;
 
-/// As many clients as its own tools allow by default.
 const READY_PATIENCE: Duration = Duration::from_secs(20);
 pub const WORKLOAD: &str = "randread-4k-qd64";
 
@@ -36,13 +35,15 @@ impl QemuNbd {
             .arg(format!("--socket={}", socket.display()))
             .arg(file)
             .stdin(Stdio::null())
+            // It complains of each client that leaves without a farewell, as fio does.
+            .stderr(Stdio::null())
             .spawn()
             .map_err(|e| format!("starting qemu-nbd: {e}; tests/deps bench installs it"))?;
         let mut server = QemuNbd { child, socket };
         let began = Instant::now();
         while std::os::unix::net::UnixStream::connect(&server.socket).is_err() {
             if let Ok(Some(status)) = server.child.try_wait() {
-                return Err(format!("qemu-nbd ended with {status}"));
+                return Err(format!("qemu-nbd ended with {status}; try it by hand on {}", file.display()));
             }
             if began.elapsed() > READY_PATIENCE {
                 return Err("qemu-nbd does not listen".into());

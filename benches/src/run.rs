@@ -10,6 +10,7 @@ use crate::limits::Limits;
 use crate::machine::{self, Machine};
 use crate::matrix::{self, MEMBERS, Matrix};
 use crate::plan::{Options, Plan, Section};
+use crate::readme;
 use crate::reference::{self, ReadReference};
 use crate::report;
 use crate::results::Details;
@@ -54,6 +55,10 @@ pub fn run(options: &Options) -> Result<(), String> {
     if let Some(dir) = &options.out {
         report::write(dir, &rows, details)?;
         println!("written: {}", dir.join("REPORT.md").display());
+    }
+    if let Some(readme) = &options.readme {
+        readme::update(readme, &rows)?;
+        println!("written: the table in {}", readme.display());
     }
     println!("bench: {} rows in {took_s:.0} s", rows.len());
     Ok(())
@@ -121,7 +126,7 @@ impl Run<'_> {
             return Ok(Vec::new());
         }
         let (scenarios, scale): (&[_], _) = if self.plan.quick {
-            (&wan::QUICK, Scale { seconds: 4, foreground_bytes: 128 << 20, bulk_bytes: 256 << 20 })
+            (&wan::QUICK, Scale { seconds: 3, foreground_bytes: 128 << 20, bulk_bytes: 160 << 20 })
         } else {
             (&wan::FULL, Scale { seconds: 12, foreground_bytes: 256 << 20, bulk_bytes: 768 << 20 })
         };

@@ -165,9 +165,9 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // A loop device must not outlive its replicator. Where the run has failed, the cluster's own end must do.
-        if !std::thread::panicking() {
-            self.detach();
+        // A loop device must not outlive its replicator.
+        if let Some((volume, ..)) = self.attached.take() {
+            let _ = self.east().try_run(&["volume", "detach", &volume]);
         }
     }
 }
