@@ -15,8 +15,8 @@ pub struct Plot {
     pub script: String,
 }
 
-const STYLE: &str = "set terminal pngcairo size 820,460 font 'sans,11'\nset grid ytics lc rgb '#dddddd'\n\
-    set border 3 lc rgb '#888888'\nset tics nomirror\nset key top left\n";
+const STYLE: &str = "set terminal pngcairo size 820,460 font 'sans,11'\nset grid ytics lt 1 lc rgb '#dddddd'\n\
+    set border 3 lc rgb '#888888'\nset tics nomirror\nset key above left\n";
 const SERIES: [&str; 4] = ["#1f77b4", "#d62728", "#2ca02c", "#888888"];
 
 /// Those that the rows have figures for.
