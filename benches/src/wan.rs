@@ -37,11 +37,11 @@ pub struct Scenario {
 }
 
 pub const FULL: [Scenario; 3] = [
-    Scenario { congestion: "fixed", loss: 0.001 },
-    Scenario { congestion: "fixed", loss: 0.01 },
+    Scenario { congestion: "delay", loss: 0.001 },
+    Scenario { congestion: "delay", loss: 0.01 },
     Scenario { congestion: "cubic", loss: 0.001 },
 ];
-pub const QUICK: [Scenario; 1] = [Scenario { congestion: "fixed", loss: 0.001 }];
+pub const QUICK: [Scenario; 1] = [Scenario { congestion: "delay", loss: 0.001 }];
 
 #[derive(Debug, Clone, Copy)]
 pub struct Scale {

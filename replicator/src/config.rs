@@ -151,7 +151,9 @@ fn default_runtime_dir() -> PathBuf {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Congestion {
-    /// The right one for links that are shared with others.
+    /// By delay: for long links, also such that lose packets at random.
+    Delay,
+    /// By loss: for links that others fill the queues of.
     Cubic,
     Bbr,
     /// A constant window of `window_bytes`, for provisioned links.
@@ -180,7 +182,7 @@ impl Default for Transport {
             ca: pki.join("ca.pem"),
             cert: pki.join("node.pem"),
             key: pki.join("node.key"),
-            congestion: Congestion::Cubic,
+            congestion: Congestion::Delay,
             window_bytes: ByteSize(2 << 20),
             idle_timeout_ms: 3_000,
         }

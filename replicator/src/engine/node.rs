@@ -399,6 +399,7 @@ fn transport_config(config: &Config, me: &PeerName) -> Result<TransportConfig, N
         transport.peers.push(PeerConfig { name, address: peer.address.clone() });
     }
     transport.congestion = match section.congestion {
+        crate::config::Congestion::Delay => Congestion::Delay,
         crate::config::Congestion::Cubic => Congestion::Cubic,
         crate::config::Congestion::Bbr => Congestion::Bbr,
         crate::config::Congestion::Fixed => Congestion::Fixed { bytes: section.window_bytes.0 },

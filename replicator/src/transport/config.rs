@@ -80,7 +80,7 @@ impl TransportConfig {
             cert,
             key,
             peers: Vec::new(),
-            congestion: Congestion::Cubic,
+            congestion: Congestion::default(),
             versions: Versions::SPOKEN,
             limits: Limits::default(),
         }

@@ -1,4 +1,4 @@
-//! How fast one connection may send: Cubic, BBR, or a fixed window for links whose bandwidth is provisioned.
+//! How fast one connection may send: by delay, Cubic, BBR, or a fixed window for links whose bandwidth is provisioned.
 //!
 //! Cubic shares a public path fairly, but random loss starves it (at 50 ms and 0.1 % loss it carries a tenth of a
 //! 200 Mbit/s link). quinn's BBR fills such a link, and overfills its queues unless the send window is capped. A fixed
@@ -10,6 +10,8 @@ use std::time::Instant;
 
 use quinn::congestion::{BbrConfig, Controller, ControllerFactory, CubicConfig};
 
+use super::delay::DelayFactory;
+
 /// A fresh connection may send this much at once; quinn's own 12 KB needs seven round trips for a megabyte.
 const INITIAL_WINDOW_BYTES: u64 = 128 << 10;
 /// quinn's BBR resends half of what it sends when more than this may be under way.
@@ -19,8 +21,10 @@ const FIXED_WINDOW_BYTES_MIN: u64 = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Congestion {
-    #[default]
     Cubic,
+    /// By delay, a few losses being weather: see [`super::delay`].
+    #[default]
+    Delay,
     Bbr,
     /// This many bytes under way, whatever is lost: bandwidth × round-trip time of a link of one's own.
     Fixed {
@@ -36,6 +40,7 @@ impl Congestion {
                 config.initial_window(INITIAL_WINDOW_BYTES);
                 Arc::new(config)
             }
+            Congestion::Delay => Arc::new(DelayFactory { initial_window_bytes: INITIAL_WINDOW_BYTES }),
             Congestion::Bbr => {
                 let mut config = BbrConfig::default();
                 config.initial_window(INITIAL_WINDOW_BYTES);
@@ -48,7 +53,7 @@ impl Congestion {
     /// The send window that goes with this controller, given the configured one.
     pub(super) fn send_window_bytes(&self, configured: u64) -> u64 {
         match self {
-            Congestion::Cubic => configured,
+            Congestion::Cubic | Congestion::Delay => configured,
             Congestion::Bbr => configured.min(BBR_SEND_WINDOW_BYTES_MAX),
             Congestion::Fixed { bytes } => configured.max(2 * bytes),
         }

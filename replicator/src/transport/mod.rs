@@ -16,6 +16,7 @@ pub mod cert;
 mod config;
 mod congestion;
 mod cutter;
+mod delay;
 mod dial;
 mod endpoint;
 mod explain;

@@ -214,7 +214,7 @@ async fn a_peer_is_removed_and_added_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_congestion_control_carries_every_lane() {
-    for congestion in [Congestion::Cubic, Congestion::Bbr, Congestion::Fixed { bytes: 1 << 20 }] {
+    for congestion in [Congestion::Delay, Congestion::Cubic, Congestion::Bbr, Congestion::Fixed { bytes: 1 << 20 }] {
         let ground = Ground::new();
         let (a, b) = (name("east/a"), name("west/b"));
         let mut config = ground.config(&a);
