@@ -16,6 +16,7 @@ use farshore_core::codec::DecodeError;
 use farshore_core::durable::LogBase;
 use farshore_core::history::History;
 use farshore_core::ids::{BLOCK_BYTES, MemberId, Seq, VolumeId};
+use tokio::task::JoinSet;
 
 use super::applier::Applier;
 use super::clock::random_u128;
@@ -30,6 +31,8 @@ use crate::transport::PeerName;
 
 /// Extents listed at a time, and so the most that one page carries (4 MiB).
 const PAGE_EXTENTS: usize = 64;
+/// Pages under way to one target: the link goes on while the target writes and the next page is read.
+const PAGES_UNDER_WAY_MAX: usize = 3;
 /// Patience with one page: the target writes it before it answers.
 const PAGE_PATIENCE: Duration = Duration::from_secs(30);
 /// A shipment whose source is silent this long is given up.
@@ -120,9 +123,9 @@ async fn ship_pinned(
     }
     let begin = Call::ShipBegin { volume, ship, base: base.unwrap_or(Seq::ZERO), image, history, basis: basis.clone() };
     shared.calls.call(&shared.transport, peer, &begin, PAGE_PATIENCE).await?;
-    let mut sent_bytes = 0;
+    let mut pages = Pages::new(shared, copies.volume, peer, ship);
     if let (Some(since), Some(basis)) = (base, basis) {
-        sent_bytes += ship_what_it_changed(shared, copies, peer, ship, pin, (basis, since)).await?;
+        ship_what_it_changed(&mut pages, copies, pin, (basis, since)).await?;
     }
     let mut cursor = Some(Cursor::default());
     while let Some(at) = cursor {
@@ -136,27 +139,60 @@ async fn ship_pinned(
             Ok((runs, page.next))
         })
         .await?;
-        sent_bytes += send_runs(shared, volume, peer, ship, runs).await?;
+        pages.send(runs).await?;
         cursor = next;
     }
+    pages.all_answered().await?;
     let end = Call::ShipEnd { volume, ship };
     shared.calls.call(&shared.transport, peer, &end, PAGE_PATIENCE).await?;
-    Ok(sent_bytes)
+    Ok(pages.sent_bytes)
 }
 
-async fn send_runs(
-    shared: &Arc<Shared>,
+/// The pages of one shipment. Each is staged by itself, in whatever order they arrive; what is under way ends with this.
+struct Pages {
+    shared: Arc<Shared>,
     volume: VolumeId,
-    peer: &PeerName,
+    peer: PeerName,
     ship: u128,
-    runs: Vec<ShippedRun>,
-) -> Result<u64, OpError> {
-    let bytes = runs.iter().map(|r| r.data.as_ref().map_or(0, |d| d.len() as u64)).sum();
-    if !runs.is_empty() {
-        let page = Call::ShipPage { volume, ship, runs };
-        shared.calls.call(&shared.transport, peer, &page, PAGE_PATIENCE).await?;
+    under_way: JoinSet<Result<Bytes, OpError>>,
+    sent_bytes: u64,
+}
+
+impl Pages {
+    fn new(shared: &Arc<Shared>, volume: VolumeId, peer: &PeerName, ship: u128) -> Pages {
+        let (shared, peer) = (shared.clone(), peer.clone());
+        Pages { shared, volume, peer, ship, under_way: JoinSet::new(), sent_bytes: 0 }
     }
-    Ok(bytes)
+
+    /// Sends a page once there is room for it; fails as soon as any before it has.
+    async fn send(&mut self, runs: Vec<ShippedRun>) -> Result<(), OpError> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        if self.under_way.len() >= PAGES_UNDER_WAY_MAX {
+            self.one_answered().await?;
+        }
+        self.sent_bytes += runs.iter().map(|r| r.data.as_ref().map_or(0, |d| d.len() as u64)).sum::<u64>();
+        let page = Call::ShipPage { volume: self.volume, ship: self.ship, runs };
+        let (shared, peer) = (self.shared.clone(), self.peer.clone());
+        self.under_way.spawn(async move { shared.calls.call(&shared.transport, &peer, &page, PAGE_PATIENCE).await });
+        Ok(())
+    }
+
+    async fn one_answered(&mut self) -> Result<(), OpError> {
+        match self.under_way.join_next().await {
+            None => Ok(()),
+            Some(Ok(answer)) => answer.map(drop),
+            Some(Err(ended)) => Err(OpError::internal("a page's task ended").because(ended)),
+        }
+    }
+
+    async fn all_answered(&mut self) -> Result<(), OpError> {
+        while !self.under_way.is_empty() {
+            self.one_answered().await?;
+        }
+        Ok(())
+    }
 }
 
 /// A copy that the target set aside after a fork, and the seq up to which its history is ours: what lies below that
@@ -193,22 +229,19 @@ async fn basis_of(
 
 /// Ships what the target's own copy changed since the histories parted, as it is here.
 async fn ship_what_it_changed(
-    shared: &Arc<Shared>,
+    pages: &mut Pages,
     copies: &Copies,
-    peer: &PeerName,
-    ship: u128,
     pin: &str,
     (basis, since): (String, Seq),
-) -> Result<u64, OpError> {
-    let volume = copies.volume;
-    let mut sent_bytes = 0;
+) -> Result<(), OpError> {
+    let (shared, peer, volume) = (pages.shared.clone(), pages.peer.clone(), copies.volume);
     let mut cursor = Some(Cursor::default());
     while let Some(at) = cursor {
         let ask = Call::ShipBasisChanges { volume, basis: basis.clone(), since, cursor: at };
-        let answer = shared.calls.call(&shared.transport, peer, &ask, PAGE_PATIENCE).await?;
+        let answer = shared.calls.call(&shared.transport, &peer, &ask, PAGE_PATIENCE).await?;
         let page = rpc::decode_changes(answer).map_err(undecodable)?;
         let (pinned, extents) = (pin.to_string(), page.extents);
-        let runs = on_whole(shared, copies, pin, move |shared| {
+        let runs = on_whole(&shared, copies, pin, move |shared| {
             let mut runs = Vec::new();
             for theirs in &extents {
                 let here = shared.store.extent_at(volume, &pinned, theirs.extent)?;
@@ -216,10 +249,10 @@ async fn ship_what_it_changed(
             }
             Ok(runs)
         });
-        sent_bytes += send_runs(shared, volume, peer, ship, runs.await?).await?;
+        pages.send(runs.await?).await?;
         cursor = page.next;
     }
-    Ok(sent_bytes)
+    Ok(())
 }
 
 fn undecodable(error: DecodeError) -> OpError {
