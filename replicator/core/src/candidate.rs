@@ -47,6 +47,8 @@ pub struct Won {
     pub old_lease_until: Tick,
     /// The highest acked seq that any promise knows of.
     pub acked: Seq,
+    /// The log holds every write that the session named in the register may have completed.
+    pub session_is_whole: bool,
 }
 
 /// By this the best log is known: the epoch of its last durable record, then its length.
@@ -64,6 +66,21 @@ fn standing(report: &Report) -> (Epoch, Seq) {
 /// The highest seq that any of them knows to be acked, of a log that ends at `goal`.
 fn acked_by(promises: &Answers, goal: Seq) -> Seq {
     promises.values().map(|(report, _)| report.acked.min(goal)).max().unwrap_or_default()
+}
+
+/// Class `flush`: what the device completed are the records that any replica of its site has. One whose records the
+/// donor's log does not hold, or which did not say what it has.
+fn lost_completions(config: &Configuration, promises: &Answers, donor: MemberId) -> Option<MemberId> {
+    if config.volume.durability == Durability::Write {
+        return None;
+    }
+    let kept = &promises.get(&donor)?.0;
+    let mut local = config.all_terms().flat_map(|t| t.sync.iter().filter(|m| m.site == t.primary_site));
+    let lost = local.find(|m| {
+        let report = promises.get(&m.member).map(|(r, _)| r).filter(|r| r.incarnation == m.incarnation && r.whole);
+        report.is_none_or(|r| r.history.common_point(r.durable, &kept.history, kept.durable) < r.durable)
+    })?;
+    Some(lost.member)
 }
 
 /// What came of a step.
@@ -369,7 +386,7 @@ impl Candidate {
                 fx.push(Effect::ReadLog { to: replica.me(), from: replica.end(), max_bytes: APPEND_BYTES_MAX });
                 Verdict::Waiting
             }
-            Phase::Fetching { epoch, promises, goal, .. } if replica.end() >= *goal => {
+            Phase::Fetching { epoch, promises, donor, goal } if replica.end() >= *goal => {
                 let old_lease_until = promises
                     .values()
                     // The holder said that nothing is read under this epoch any more, nor under an earlier one.
@@ -382,7 +399,8 @@ impl Candidate {
                     found.earlier.clear();
                 }
                 let acked = acked_by(promises, *goal);
-                Verdict::Won(Box::new(Won { epoch, found, old_lease_until, acked }))
+                let session_is_whole = lost_completions(&found, promises, *donor).is_none();
+                Verdict::Won(Box::new(Won { epoch, found, old_lease_until, acked, session_is_whole }))
             }
             _ => Verdict::Waiting,
         }
@@ -438,22 +456,17 @@ impl Candidate {
         Ok(())
     }
 
-    /// Class `flush`: a device is taken back only if the log holds every write that it completed, and those are the
-    /// records that any replica of this site has. Attached anew, the filesystem knows that its cache was lost.
+    /// A device is taken back only if the log holds every write that it completed. Attached anew, the filesystem knows
+    /// that its cache was lost.
     fn refuse_lost_completions(&self, config: &Configuration, promises: &Answers, donor: MemberId) -> Option<Refusal> {
         let taken_back = matches!(self.why, Promotion::Restart { .. });
-        if !taken_back || config.volume.durability == Durability::Write || broken(Sabotage::RestartWithLoss) {
+        if !taken_back || broken(Sabotage::RestartWithLoss) {
             return None;
         }
-        let kept = &promises.get(&donor)?.0;
-        let local = config.all_terms().flat_map(|t| t.sync.iter().filter(|m| m.site == t.primary_site));
-        let lost = local.into_iter().find(|m| {
-            let report = promises.get(&m.member).map(|(r, _)| r).filter(|r| r.incarnation == m.incarnation && r.whole);
-            report.is_none_or(|r| r.history.common_point(r.durable, &kept.history, kept.durable) < r.durable)
-        })?;
+        let lost = lost_completions(config, promises, donor)?;
         Some(Refusal::new(
             "restart-lost-writes",
-            format!("{} may have completed writes that the recovered log does not hold", config.site_of(lost.member)),
+            format!("{} may have completed writes that the recovered log does not hold", config.site_of(lost)),
             "attach the volume anew: what was not flushed may be gone",
         ))
     }

@@ -32,8 +32,8 @@ pub struct Durable {
     pub incarnation: Incarnation,
     /// The highest epoch promised; lower ones are closed here (I1, I3).
     pub promised: Epoch,
-    /// An epoch that this node held and has ended. Its device is not taken back, whoever writes the register meanwhile;
-    /// zero again once another session is attached here.
+    /// An epoch that this node held and has ended, or, in class `flush`, of which it had to give records up. Its device
+    /// is not taken back, whoever writes the register meanwhile; zero again once another session is attached here.
     pub ended: Epoch,
     pub config: Configuration,
     pub base: LogBase,

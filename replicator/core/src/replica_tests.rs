@@ -5,11 +5,11 @@ use bytes::Bytes;
 use crate::api::{CommandId, Effect, Effects, JournalOp, Token};
 use crate::durable::{Durable, LogBase};
 use crate::history::History;
-use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, Tick, VolumeId};
+use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, SessionId, Tick, VolumeId};
 use crate::message::{Body, Message};
 use crate::record::{Kind, Origin, Record, RecordHash};
 use crate::register::{
-    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
+    Attachment, ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
     Terms, Vote,
 };
 use crate::replica::{Recovered, Replica};
@@ -340,5 +340,23 @@ fn a_copy_in_a_new_life_says_so_and_how_to_readmit_it() {
         let said = status.conditions.iter().find(|c| c.name == "not-readmitted");
         assert_eq!(said.is_some(), life == 2);
         assert!(said.is_none_or(|c| c.remedy.contains("farshore member replace v s1")), "{said:?}");
+    }
+}
+
+/// Class `flush`: a device may have completed what is durable here alone.
+#[test]
+fn a_device_whose_records_were_cut_is_not_taken_back() {
+    for (class, cut, ended) in [
+        (Durability::Flush, 5, EPOCH),
+        (Durability::Flush, 8, Epoch::ZERO),
+        (Durability::Write, 5, Epoch::ZERO),
+    ] {
+        let mut fx = Effects::new();
+        let mut replica = restarted(&log(EPOCH, 8), None, &mut fx);
+        replica.d.config.volume.durability = class;
+        replica.d.config.attached = Some(Attachment { member: ME, session: SessionId(1) });
+        replica.truncate(Seq(cut));
+        settle(&mut replica, &mut fx);
+        assert_eq!(replica.d.ended, ended, "{class:?} cut at {cut}");
     }
 }

@@ -40,6 +40,10 @@ impl Cluster {
     }
 
     fn in_sites(kinds: &[MemberKind], sites: &[String], rule: DataRule) -> Cluster {
+        Cluster::of_class(Durability::Write, kinds, sites, rule)
+    }
+
+    fn of_class(durability: Durability, kinds: &[MemberKind], sites: &[String], rule: DataRule) -> Cluster {
         let member = |(i, kind): (usize, &MemberKind)| Member {
             id: MemberId(i as u16),
             site: sites[i].clone(),
@@ -60,7 +64,7 @@ impl Cluster {
                 name: "v".to_string(),
                 size_bytes: 1 << 20,
                 logical_block_bytes: 4096,
-                durability: Durability::Write,
+                durability,
                 lease_us: LEASE_US,
                 on_quorum_loss: OnQuorumLoss::Freeze,
                 policy: "majority".to_string(),
@@ -401,4 +405,23 @@ fn a_released_session_stays_released() {
     cluster.command(first, attach(8)).expect("another session may come");
     cluster.promote(second);
     cluster.command(first, take_back(8)).expect("nobody released this one");
+}
+
+/// Class `flush`: what a device completed may be on its own site's disks alone. An epoch that was won without their word
+/// frees the session, since it may cut there what tells of the loss.
+#[test]
+fn a_session_does_not_outlive_an_epoch_that_may_lack_its_writes() {
+    let (first, second) = (MemberId(0), MemberId(1));
+    let sites = ["s0", "s0", "s1"].map(String::from);
+    for class in [Durability::Flush, Durability::Write] {
+        let mut cluster = Cluster::of_class(class, &[DATA, DATA, DATA], &sites, TWO_SITES);
+        cluster.command(first, Command::Attach { writer: 900, session: SessionId(7) }).expect("the device opens");
+        cluster.dead.insert(first);
+        cluster.promote(second);
+        cluster.dead.clear();
+        cluster.pass(LEASE_US);
+        let why = Promotion::Restart { session: SessionId(7) };
+        let taken_back = cluster.command(first, Command::Promote { writer: 901, why });
+        assert_eq!(taken_back.is_ok(), class == Durability::Write, "{class:?}: {taken_back:?}");
+    }
 }

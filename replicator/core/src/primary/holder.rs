@@ -81,7 +81,7 @@ impl Primary {
         now: Tick,
         fx: &mut Effects,
     ) -> Primary {
-        let Won { epoch, found, old_lease_until, acked: acked_before } = won;
+        let Won { epoch, found, old_lease_until, acked: acked_before, session_is_whole } = won;
         let me = replica.me();
         let site = found.site_of(me).to_string();
         let moves = found.current.primary_site != site;
@@ -92,7 +92,9 @@ impl Primary {
                 replica.d.ended = Epoch::ZERO;
                 Some(Attachment { member: me, session })
             }
-            None if moves => None,
+            // Nor is a device taken back, here or later, whose completed writes this epoch may not have: another epoch
+            // that has cut them would not tell.
+            None if moves || !session_is_whole => None,
             None => config.attached.filter(|a| a.member != me),
         };
         let seq = replica.end().next();

@@ -5,7 +5,7 @@ use crate::api::{Effect, Effects, JournalOp};
 use crate::history::History;
 use crate::ids::{Epoch, MemberId, Seq, Tick};
 use crate::message::Body;
-use crate::register::Configuration;
+use crate::register::{Configuration, Durability};
 use crate::sabotage::{Sabotage, asserts_off, broken};
 
 impl Replica {
@@ -130,6 +130,12 @@ impl Replica {
     /// Cuts the log above `to`. Never at or below what was applied (I13).
     pub fn truncate(&mut self, to: Seq) {
         assert!(to >= self.applied || asserts_off(), "I13: truncation to {to} below applied {}", self.applied);
+        let attached = self.d.config.attached.is_some_and(|a| a.member == self.me());
+        if attached && to < self.durable && self.d.config.volume.durability == Durability::Flush {
+            // The device may have completed what is cut now. It is not taken back, whoever holds the next epochs.
+            self.d.ended = self.d.ended.max(self.history.last_epoch());
+            self.persist_meta();
+        }
         self.tail.truncate(to);
         if to == self.d.base.seq {
             self.tail.know(to, self.d.base.hash);
