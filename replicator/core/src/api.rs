@@ -181,6 +181,11 @@ pub enum Event {
     ImageVisible,
     /// The staged image is gone (a crash before it was made visible); the old one stands.
     ImageLost,
+    /// What the journal here holds for this volume, whatever its other volumes do: the volume must not have more un-acked
+    /// than that, since nothing but a new epoch frees it, and an epoch begins with a record of its own.
+    JournalShare {
+        bytes: u64,
+    },
     /// [`Effect::Ship`] ended; the peer says where it stands when it is asked again.
     Shipped {
         to: MemberId,

@@ -1,5 +1,6 @@
 //! Every bound of the core, in one place. Relations between them are asserted when this compiles.
 
+use crate::ids::BLOCK_BYTES;
 use crate::record::{RECORD_HEADER_BYTES, RECORD_PAYLOAD_MAX};
 
 /// Bytes sent to one peer and not yet acknowledged as appended. Twice 200 Mbit/s × 80 ms, so that a long fat link
@@ -13,8 +14,13 @@ pub const REORDER_BYTES_MAX: usize = 16 << 20;
 pub const UNDURABLE_BYTES_MAX: u64 = 64 << 20;
 /// Records are handed to the journal in portions that are closed at this size.
 pub const JOURNAL_PORTION_BYTES: u64 = 128 << 10;
-/// Un-acked bytes at the primary; beyond it the device waits.
+/// Un-acked bytes at the primary, where the journal has as much for the volume; beyond it the device waits.
 pub const UNACKED_BYTES_MAX: u64 = 32 << 20;
+/// What a volume's share of the journal must hold beside that: what a restarted replica has forgotten to be acked, so that
+/// it can't apply it yet, and the first records of epochs that came to nothing.
+pub const SHARE_RESERVE_BYTES: u64 = JOURNAL_PORTION_BYTES + (64 << 10);
+/// A smaller share of the journal does not carry a volume: the largest record would not fit.
+pub const SHARE_BYTES_MIN: u64 = 2 << 20;
 /// Bytes appended and not applied to the primary's store (they are in memory); beyond it the device waits.
 pub const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;
 /// Requests that wait for room; a device never has more in flight.
@@ -46,3 +52,4 @@ const _: () = assert!(APPEND_BYTES_MAX <= PEER_INFLIGHT_BYTES_MAX);
 const _: () = assert!(PEER_INFLIGHT_BYTES_MAX <= REORDER_BYTES_MAX);
 const _: () = assert!(PEER_INFLIGHT_BYTES_MAX as u64 + (APPEND_BYTES_MAX as u64) < UNDURABLE_BYTES_MAX);
 const _: () = assert!(UNACKED_BYTES_MAX <= UNAPPLIED_BYTES_MAX);
+const _: () = assert!(SHARE_RESERVE_BYTES + RECORD_PAYLOAD_MAX as u64 + BLOCK_BYTES <= SHARE_BYTES_MIN);

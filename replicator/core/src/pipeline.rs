@@ -8,9 +8,10 @@ use bytes::Bytes;
 
 use crate::api::{Effect, Effects, Io, IoFault, Outcome, Request, RequestId};
 use crate::ids::{BLOCK_BYTES, Seq};
-use crate::limits::{UNACKED_BYTES_MAX, UNAPPLIED_BYTES_MAX, WAITING_REQUESTS_MAX};
+use crate::limits::{SHARE_RESERVE_BYTES, UNACKED_BYTES_MAX, UNAPPLIED_BYTES_MAX, WAITING_REQUESTS_MAX};
 use crate::overlay::{Content, Overlay};
 use crate::record::{Kind, Origin, RECORD_PAYLOAD_MAX, RECORD_RANGE_MAX};
+use crate::register::Durability;
 use crate::sabotage::{Sabotage, broken};
 
 /// A record to be made of a request.
@@ -23,6 +24,11 @@ pub struct Draft {
     pub payload: Bytes,
     pub origin: Origin,
     pub fua: bool,
+}
+
+/// What a record with this payload counts: more than its header takes in the journal.
+fn held_bytes(payload: &Bytes) -> u64 {
+    payload.len() as u64 + BLOCK_BYTES
 }
 
 #[derive(Debug)]
@@ -44,8 +50,36 @@ pub struct Reached {
     pub lease_valid: bool,
 }
 
+/// How much may be on its way before the device waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Appended and not completed.
+    pub unacked: u64,
+    /// Appended and not applied.
+    pub unapplied: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { unacked: UNACKED_BYTES_MAX, unapplied: UNAPPLIED_BYTES_MAX }
+    }
+}
+
+impl Bounds {
+    /// Those of a volume for which the journal holds so much. In class `flush` what is completed may be un-acked still.
+    pub fn within(share_bytes: u64, durability: Durability) -> Bounds {
+        let room = share_bytes.saturating_sub(SHARE_RESERVE_BYTES);
+        let unapplied = match durability {
+            Durability::Write => UNAPPLIED_BYTES_MAX,
+            Durability::Flush => UNAPPLIED_BYTES_MAX.min(room),
+        };
+        Bounds { unacked: UNACKED_BYTES_MAX.min(room), unapplied }
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Pipeline {
+    pub bounds: Bounds,
     waiting: VecDeque<Request>,
     in_flight: VecDeque<InFlight>,
     unacked_bytes: u64,
@@ -102,16 +136,22 @@ impl Pipeline {
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.unacked_bytes < UNACKED_BYTES_MAX && self.unapplied_bytes < UNAPPLIED_BYTES_MAX
+    /// A single record always has room.
+    fn has_room(&self, bytes: u64) -> bool {
+        let fits = |held: u64, bound: u64| held == 0 || held + bytes <= bound;
+        fits(self.unacked_bytes, self.bounds.unacked) && fits(self.unapplied_bytes, self.bounds.unapplied)
     }
 
     /// Takes the next request off the queue: reads and flushes are started here, a mutation comes back as a draft
     /// for which the caller assigns the seq. `None` when nothing may start now.
     pub fn next(&mut self, reached: Reached, fx: &mut Effects) -> Option<Draft> {
         while let Some(front) = self.waiting.front() {
-            let mutates = !matches!(front.io, Io::Read { .. } | Io::Flush);
-            if mutates && !self.has_room() {
+            let bytes = match &front.io {
+                Io::Read { .. } | Io::Flush => None,
+                Io::Write { data, .. } => Some(held_bytes(data)),
+                Io::Discard { .. } | Io::WriteZeroes { .. } => Some(held_bytes(&Bytes::new())),
+            };
+            if bytes.is_some_and(|bytes| !self.has_room(bytes)) {
                 return None;
             }
             let Request { id, io, origin } = self.waiting.pop_front()?;
@@ -136,7 +176,7 @@ impl Pipeline {
 
     /// The draft became the record at `seq`.
     pub fn appended(&mut self, seq: Seq, draft: &Draft) {
-        let bytes = draft.payload.len() as u64 + BLOCK_BYTES;
+        let bytes = held_bytes(&draft.payload);
         self.in_flight.push_back(InFlight { seq, id: draft.id, quorum: draft.fua, bytes });
         self.unacked_bytes += bytes;
         self.unapplied_bytes += bytes;

@@ -7,9 +7,11 @@ use proptest::prelude::*;
 
 use crate::api::{Effect, Effects, Io, Outcome, Request, RequestId};
 use crate::ids::{BLOCK_BYTES, Seq};
+use crate::limits::SHARE_RESERVE_BYTES;
 use crate::overlay::Content;
-use crate::pipeline::{Pipeline, Reached};
+use crate::pipeline::{Bounds, Pipeline, Reached};
 use crate::record::Origin;
+use crate::register::Durability;
 
 const BLOCKS: usize = 8;
 
@@ -187,6 +189,36 @@ impl World {
             assert!(self.lease_valid, "a read is answered without a lease");
             assert!(matches!(outcome, Outcome::Data(_)));
         }
+    }
+}
+
+/// As much is on its way as the journal holds for the volume, less what a restart needs of it; a single record always.
+#[test]
+fn the_device_waits_for_a_small_share_of_the_journal() {
+    let write = BLOCK_BYTES * 2;
+    for (share, durability, together) in [
+        (SHARE_RESERVE_BYTES + 3 * write, Durability::Write, 3),
+        (SHARE_RESERVE_BYTES + 3 * write, Durability::Flush, 3),
+        (0, Durability::Write, 1),
+        (u64::MAX, Durability::Flush, 5),
+    ] {
+        let mut pipeline = Pipeline::starting_at(Seq::ZERO);
+        pipeline.bounds = Bounds::within(share, durability);
+        let mut fx = Effects::new();
+        for id in 1..=5 {
+            let io = Io::Write { offset: 0, data: Bytes::from(vec![7; BLOCK_BYTES as usize]), fua: false };
+            pipeline.submit(Request { id: RequestId(id), io, origin: Origin::default() }, BLOCK_BYTES, &mut fx);
+        }
+        // In class flush everything completes at once, and nothing is acked or applied.
+        let completed = if durability == Durability::Flush { Seq(9) } else { Seq::ZERO };
+        let reached = Reached { acked: Seq::ZERO, completed, lease_valid: true };
+        let mut seq = Seq::ZERO;
+        while let Some(draft) = pipeline.next(reached, &mut fx) {
+            seq = seq.next();
+            pipeline.appended(seq, &draft);
+            pipeline.advance(reached, &mut fx);
+        }
+        assert_eq!(seq, Seq(together), "{share} {durability:?}");
     }
 }
 

@@ -9,8 +9,8 @@ use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, SessionId, Tick, 
 use crate::message::{Body, Message};
 use crate::record::{Kind, Origin, Record, RecordHash};
 use crate::register::{
-    Attachment, ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
-    Terms, Vote,
+    Attachment, ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss,
+    SyncMember, Terms, Vote,
 };
 use crate::replica::{Recovered, Replica};
 use crate::volume::Volume;
@@ -346,11 +346,9 @@ fn a_copy_in_a_new_life_says_so_and_how_to_readmit_it() {
 /// Class `flush`: a device may have completed what is durable here alone.
 #[test]
 fn a_device_whose_records_were_cut_is_not_taken_back() {
-    for (class, cut, ended) in [
-        (Durability::Flush, 5, EPOCH),
-        (Durability::Flush, 8, Epoch::ZERO),
-        (Durability::Write, 5, Epoch::ZERO),
-    ] {
+    for (class, cut, ended) in
+        [(Durability::Flush, 5, EPOCH), (Durability::Flush, 8, Epoch::ZERO), (Durability::Write, 5, Epoch::ZERO)]
+    {
         let mut fx = Effects::new();
         let mut replica = restarted(&log(EPOCH, 8), None, &mut fx);
         replica.d.config.volume.durability = class;

@@ -254,6 +254,7 @@ impl Volume {
             Event::Staged { .. } => fx.push(Effect::DropImage),
             Event::ImageVisible => self.replica.on_image_visible(fx),
             Event::ImageLost => self.replica.on_image_lost(fx),
+            Event::JournalShare { bytes } => self.replica.journal_share = bytes,
             Event::Shipped { to } => {
                 if let Role::Primary(primary) = &mut self.role {
                     primary.on_shipped(to, &self.replica, fx);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use farshore_core::durable::{Durable, LogBase};
 use farshore_core::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, VolumeId};
+use farshore_core::limits::SHARE_BYTES_MIN;
 use farshore_core::register::{
     ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
     Terms, Vote,
@@ -17,7 +18,7 @@ use super::node::Node;
 use super::recovery;
 use super::rpc::Call;
 use crate::control::{OpError, OpKind};
-use crate::journal::Entry;
+use crate::journal::{Entry, budget_for};
 use crate::transport::PeerName;
 
 /// Of a register that nobody has written since the volume was created.
@@ -179,6 +180,7 @@ impl Node {
             OpError::invalid(format!("volume {name} does not list member {me}"), "run the same version on all nodes")
         })?;
         if kind != MemberKind::Witness {
+            self.refuse_crowding(&name)?;
             let (shared, size_bytes) = (self.shared.clone(), durable.config.volume.size_bytes);
             tokio::task::spawn_blocking(move || {
                 if shared.diverged.newest(volume).is_some() {
@@ -210,6 +212,29 @@ impl Node {
             .map_err(|e| OpError::unavailable("the replica could not be started", "see the daemon's log").because(e))?;
         self.catalog.insert(handle);
         Ok(())
+    }
+
+    /// Each copy must have a part of the journal that carries it: else it could not begin an epoch with what is un-acked.
+    fn refuse_crowding(&self, name: &str) -> Result<(), OpError> {
+        let holds_data = |handle: &VolumeHandle| {
+            handle.config.borrow().member(handle.me).is_some_and(|m| m.kind != MemberKind::Witness)
+        };
+        let copies = self.catalog.all().into_iter().filter(|handle| holds_data(handle)).count();
+        if self.shared.journal.share_bytes_of(copies + 1) >= SHARE_BYTES_MIN {
+            return Ok(());
+        }
+        let journal = self.shared.journal.status();
+        let needed_mib = budget_for(copies + 1, SHARE_BYTES_MIN, journal.segment_bytes) >> 20;
+        Err(OpError::failed_precondition(
+            format!(
+                "the journal of {} ({} MiB) is full with its {copies} copies: {name} finds no room in it",
+                self.shared.me,
+                journal.budget_bytes >> 20
+            ),
+            format!(
+                "give it a journal.budget_bytes of at least {needed_mib}MiB and restart it, or choose another node"
+            ),
+        ))
     }
 
     /// Stops holding a member of a volume, durably. Its space is freed in the background.

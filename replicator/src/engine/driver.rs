@@ -85,6 +85,8 @@ pub struct Driver {
     /// Members whose lane was full: somebody waits for room.
     pub(super) blocked: Arc<Mutex<BTreeSet<MemberId>>>,
     next_id: u64,
+    /// What the core knows of the journal's room for this volume.
+    share_bytes: u64,
 }
 
 impl Driver {
@@ -118,6 +120,7 @@ impl Driver {
             stored_bytes: 0,
             blocked: Arc::default(),
             next_id: 0,
+            share_bytes: u64::MAX,
         };
         tokio::spawn(driver.run(fx));
         handle
@@ -137,6 +140,7 @@ impl Driver {
                 None => self.inbox.take().await,
             };
             let mut fx = Effects::new();
+            self.tell_share(&mut fx);
             for input in inputs {
                 if let Input::Stop { reply } = input {
                     self.inbox.close();
@@ -159,6 +163,15 @@ impl Driver {
     async fn journal_has_room(&self) {
         while self.shared.journal.queued_bytes() > JOURNAL_QUEUE_BYTES && !self.shared.journal.is_poisoned() {
             tokio::time::sleep(JOURNAL_PAUSE).await;
+        }
+    }
+
+    /// Volumes come and go, and share the journal.
+    fn tell_share(&mut self, fx: &mut Effects) {
+        let bytes = self.shared.journal.share_bytes();
+        if bytes != self.share_bytes {
+            self.share_bytes = bytes;
+            self.volume.handle(clock::now(), Event::JournalShare { bytes }, fx);
         }
     }
 

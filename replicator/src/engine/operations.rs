@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use farshore_core::api::{Command, Promotion};
+use farshore_core::limits::SHARE_BYTES_MIN;
 use farshore_proto::v1 as api;
 use prost::Message;
 
@@ -385,6 +386,14 @@ impl Node {
                 name: "journal-short".into(),
                 text: format!("the journal can't grow to its budget of {} bytes: {reason}", journal.budget_bytes),
                 remedy: "free space on its disk; it is tried again by itself".into(),
+            });
+        }
+        let share_bytes = self.shared.journal.share_bytes();
+        if share_bytes < SHARE_BYTES_MIN {
+            out.push(api::Condition {
+                name: "journal-crowded".into(),
+                text: format!("each volume has only {share_bytes} bytes of the journal: one may not be able to open"),
+                remedy: "raise journal.budget_bytes and restart the daemon, or move copies to another node".into(),
             });
         }
         if let Some(reason) = journal.poisoned {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     queue: Mutex<Queue<Done>>,
     wake: Condvar,
     index: Mutex<Index>,
+    /// What each volume that has a log may hold, whatever the others do.
+    share_bytes: AtomicU64,
     pub(super) marks: Marks,
     /// Of each group: its write and its sync.
     pub(super) sync_latency: Latency,
@@ -99,6 +102,10 @@ impl Index {
         self.segments.note_newest(record.volume, record.seq);
     }
 
+    pub(super) fn share_bytes(&self) -> u64 {
+        self.segments.share_bytes(self.log.volumes.values().filter(|log| log.has_log()).count())
+    }
+
     pub(super) fn recount(&mut self, volume: VolumeId) {
         let checkpoint = self.segments.marks.get(&volume).copied().unwrap_or_default().checkpoint;
         let bytes = self.log.volumes.get(&volume).map_or(0, |log| log.bytes_after(checkpoint));
@@ -117,6 +124,7 @@ impl Shared {
     ) -> Shared {
         let queue = Queue::new(index.log.clone(), segment_bytes);
         let marks = Marks::new(config, journal);
+        let share_bytes = AtomicU64::new(index.share_bytes());
         Shared {
             dir: config.dir.clone(),
             journal,
@@ -125,6 +133,7 @@ impl Shared {
             queue: Mutex::new(queue),
             wake: Condvar::new(),
             index: Mutex::new(index),
+            share_bytes,
             burnt: marks.found(),
             marks,
             sync_latency: Latency::default(),
@@ -142,6 +151,11 @@ impl Shared {
 
     pub(super) fn wait<'a>(&self, queue: MutexGuard<'a, Queue<Done>>) -> MutexGuard<'a, Queue<Done>> {
         self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another volume may have got its first record, or have been forgotten.
+    pub(super) fn share(&self, index: &Index) {
+        self.share_bytes.store(index.share_bytes(), Ordering::Relaxed);
     }
 
     /// Something changed that may let the writer go on.
@@ -237,6 +251,16 @@ impl Journal {
     /// Bytes that wait to be written; beyond [`super::QUEUE_BYTES_MAX`] appends are refused.
     pub fn queued_bytes(&self) -> u64 {
         self.shared().queue().bytes()
+    }
+
+    /// What each volume with a log holds here for sure, whatever the others do. Less, when more volumes come.
+    pub fn share_bytes(&self) -> u64 {
+        self.shared().share_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What that would be for so many volumes.
+    pub fn share_bytes_of(&self, volumes: usize) -> u64 {
+        self.shared().index().segments.share_bytes(volumes)
     }
 
     pub fn status(&self) -> JournalStatus {

@@ -26,5 +26,6 @@ pub use farshore_core::journal::entry::{Entry, LogEnd, META_BYTES_MAX};
 pub use farshore_core::journal::found::RecoveredVolume;
 pub use farshore_core::journal::queue::QUEUE_BYTES_MAX;
 pub use farshore_core::journal::recovery::Rule;
+pub use farshore_core::journal::segments::budget_for;
 pub use handle::{Done, Journal};
 pub use inspect::{GroupReport, InspectReport, SegmentReport, VolumeReport, inspect};

@@ -328,6 +328,7 @@ impl Writer {
                 index.status.records += u64::from(len > 0);
                 index.learn(entry, *hash, place_at(header, *at, len))?;
             }
+            self.shared.share(index);
         }
         if let Content::Moved(records) = content {
             for (record, at) in records.iter().zip(places) {

@@ -11,10 +11,10 @@ use crate::schedule::Happening;
 use crate::world::World;
 
 /// The longest request, in blocks.
-const REQUEST_BLOCKS_MAX: u64 = 3;
+pub const REQUEST_BLOCKS_MAX: u64 = 3;
 /// Requests in flight before only reads are made, at most.
 pub const IN_FLIGHT_MAX: u64 = 12;
-/// What may be un-acked at a time, with headers.
+/// What the clients would have un-acked at a time, with headers.
 pub const UNACKED_BYTES_MAX: u64 = IN_FLIGHT_MAX * (REQUEST_BLOCKS_MAX * BLOCK_BYTES + 1024);
 /// Reads that may wait beside what else is in flight.
 const READS_MAX: usize = 16;

@@ -52,7 +52,7 @@ impl Knobs {
             in_flight: dice.skewed(2, IN_FLIGHT_MAX) as usize,
             think_us: dice.skewed(8_000, 100_000),
             neighbour_us: dice.skewed(20_000, 2_000_000),
-            journal: Shape::draw(dice, flush_class),
+            journal: Shape::draw(dice),
             calm_us: dice.range(100_000, 1_200_000),
             patience_us: dice.range(60_000, 800_000),
             drama_per_mille: dice.range(0, 500) as u32,

@@ -101,7 +101,11 @@ impl World {
         let now = node.clock.at(self.now);
         let life = node.life;
         let mut fx = Effects::new();
-        node.volume = Some(Volume::recover(VOLUME, recovered, now, &mut fx));
+        let mut volume = Volume::recover(VOLUME, recovered, now, &mut fx);
+        // The other one is the neighbour.
+        let bytes = node.disk.journal.segments.share_bytes(2);
+        volume.handle(now, Event::JournalShare { bytes }, &mut fx);
+        node.volume = Some(volume);
         self.say(|| format!("{id}: up (life {life})"));
         self.carry_out(id, Epoch::ZERO, fx);
         self.flush(id);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use farshore_core::ids::VolumeId;
+use farshore_core::ids::{BLOCK_BYTES, VolumeId};
 use farshore_core::journal::entry::{RecapItem, decode_items};
 use farshore_core::journal::found::RecoveredVolume;
 use farshore_core::journal::group::{GROUP_ALIGN_BYTES, GroupHeader};
@@ -15,9 +15,9 @@ use farshore_core::journal::replay::Replay;
 use farshore_core::journal::scan::{Blocks, SegmentScan, heal_with_copy, scan};
 use farshore_core::journal::segments::Segments;
 use farshore_core::journal::superblock::Superblock;
-use farshore_core::limits::JOURNAL_PORTION_BYTES;
+use farshore_core::limits::{JOURNAL_PORTION_BYTES, SHARE_RESERVE_BYTES};
 
-use crate::clients::UNACKED_BYTES_MAX;
+use crate::clients::{REQUEST_BLOCKS_MAX, UNACKED_BYTES_MAX};
 use crate::dice::Dice;
 use crate::journal::{Content, Cursor, Journal, RESERVE_BYTES, Step as Begin};
 use crate::medium::{Medium, Place};
@@ -25,33 +25,32 @@ use crate::medium::{Medium, Place};
 /// Segments made when a journal is created, before it is used; more follow while it works.
 const SEGMENTS_AT_START: u32 = 2;
 
-/// How large a seed makes its journals: so small that segments are used anew many times, and yet a volume's share of one
-/// holds all that may be un-acked at a time. What is un-acked when an epoch begins is freed by nothing else.
+/// How large a seed makes its journals: so small that segments are used anew many times, and that a volume's share holds
+/// less than the clients would have on their way: the core must hold them back.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     pub segment_bytes: u64,
     pub segments_max: u32,
 }
 
-/// Half of all segments but two belong to two volumes.
-const fn share_bytes(segment_kib: u64, segments: u64) -> u64 {
-    (segments - 2) * (segment_kib << 10) / 2 / 2
-}
-
-/// Beside what is un-acked, what a replica has not remembered to be acked when it dies.
-const SHARE_BYTES_MIN: u64 = UNACKED_BYTES_MAX + JOURNAL_PORTION_BYTES;
-
-const _: () = assert!(share_bytes(128, 12) >= SHARE_BYTES_MIN);
-const _: () = assert!(share_bytes(192, 9) >= SHARE_BYTES_MIN);
-const _: () = assert!(share_bytes(256, 7) >= SHARE_BYTES_MIN);
+/// In KiB, and how many segments at least.
+const SHAPES: &[(u64, u32)] = &[(128, 10), (192, 7), (256, 6)];
+/// The smallest share of a volume on a node of two: half of all segments but two, halved.
+const SHARE_BYTES_LEAST: u64 = {
+    let (mut least, mut at) = (u64::MAX, 0);
+    while at < SHAPES.len() {
+        let share = (SHAPES[at].1 as u64 - 2) * (SHAPES[at].0 << 10) / 2 / 2;
+        least = if share < least { share } else { least };
+        at += 1;
+    }
+    least
+};
+const _: () = assert!(SHARE_BYTES_LEAST < UNACKED_BYTES_MAX + JOURNAL_PORTION_BYTES);
+const _: () = assert!(SHARE_BYTES_LEAST > SHARE_RESERVE_BYTES + 2 * REQUEST_BLOCKS_MAX * BLOCK_BYTES);
 
 impl Shape {
-    pub fn draw(dice: &mut Dice, flush_class: bool) -> Shape {
-        if flush_class {
-            // What completes before it is acked is bounded by the lease alone.
-            return Shape { segment_bytes: 1 << 20, segments_max: 10 };
-        }
-        let (kib, least) = dice.pick(&[(128, 12), (192, 9), (256, 7)]).unwrap_or((256, 7));
+    pub fn draw(dice: &mut Dice) -> Shape {
+        let (kib, least) = dice.pick(SHAPES).unwrap_or((256, 6));
         Shape { segment_bytes: kib << 10, segments_max: least + dice.range(0, 3) as u32 }
     }
 }

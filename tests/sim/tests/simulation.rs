@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use farshore_sim::layout::LAYOUTS;
 use farshore_sim::rules::{EDGES, REFUSALS};
-use farshore_sim::run::run;
+use farshore_sim::run::{finish, run};
 use farshore_sim::stories::{STORIES, STORY_SEEDS};
 use farshore_sim::sweep::sweep;
+use farshore_sim::world::World;
 
 const SEEDS: u64 = 2000;
 
@@ -53,6 +54,27 @@ fn every_story_ends_well() {
     });
     let failed = failed.into_inner().expect("a story panicked");
     assert!(failed.is_empty(), "{} stories ended badly:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// A holder without its peer fills its journal with as much as it may have un-acked; then it falls, and the next epoch
+/// begins behind all of that.
+#[test]
+fn an_epoch_begins_behind_all_that_may_be_unacked() {
+    let layout = LAYOUTS.iter().find(|l| l.name == "pair-witness").expect("it is listed");
+    for seed in 0..20 {
+        let mut world = World::with(seed, layout, false, |knobs| {
+            knobs.clients = 6;
+            knobs.think_us = 4_000;
+            knobs.in_flight = 200;
+        });
+        let holder = world.begin_work();
+        let other = world.other_than(&[holder]);
+        world.part(&[other]);
+        world.pause(2_000_000, 3_000_000);
+        world.fall(holder);
+        let violation = finish(world).violation;
+        assert!(violation.is_none(), "seed {seed}: {violation:?}");
+    }
 }
 
 #[test]

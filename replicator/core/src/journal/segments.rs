@@ -71,6 +71,11 @@ impl<F> Default for Segments<F> {
     }
 }
 
+/// How large a journal must be for so many volumes to have such a share each.
+pub fn budget_for(volumes: usize, share_bytes: u64, segment_bytes: u64) -> u64 {
+    (2 * share_bytes * volumes as u64 + 2 * segment_bytes).next_multiple_of(segment_bytes)
+}
+
 impl<F> Segments<F> {
     /// As recovery found them. Whatever is free may be overwritten at once: a durable group said so, or nothing of it
     /// counts.
@@ -184,6 +189,11 @@ impl<F> Segments<F> {
         u64::from(self.max.saturating_sub(2)) * self.segment_bytes / 2
     }
 
+    /// What each of so many volumes may hold, whatever the others do.
+    pub fn share_bytes(&self, volumes: usize) -> u64 {
+        self.shared_bytes() / (volumes as u64).max(1)
+    }
+
     /// Whether the oldest segment should be emptied now, by copying what is needed in it to the newest one.
     pub fn wants_move(&self, log: &Log, needed_bytes: u64) -> bool {
         let can_grow = self.total() < self.max && self.allocation_error.is_none();
@@ -250,7 +260,7 @@ impl<F> Segments<F> {
             return BTreeSet::new();
         }
         let needy = needed.iter().filter(|&(volume, &bytes)| bytes > 0 && log.volumes.contains_key(volume));
-        let share = self.shared_bytes() / (needy.clone().count() as u64).max(1);
+        let share = self.share_bytes(needy.clone().count());
         needy.filter(|&(_, &bytes)| bytes > share).map(|(&volume, _)| volume).collect()
     }
 }
@@ -325,6 +335,18 @@ mod tests {
         assert_eq!(segments.take_free(), None);
         segments.durable_oldest = 8;
         assert_eq!(segments.take_free(), Some(4));
+    }
+
+    #[test]
+    fn a_budget_for_some_volumes_gives_each_its_share() {
+        for volumes in [1, 2, 7, 40] {
+            let (mut segments, _) = segments(&[]);
+            let budget = budget_for(volumes, 230, segments.segment_bytes);
+            segments.max = (budget / segments.segment_bytes) as u32;
+            assert!(segments.share_bytes(volumes) >= 230, "{volumes}");
+            segments.max -= 1;
+            assert!(segments.share_bytes(volumes) < 230, "{volumes}: less would do");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::ids::{Epoch, Incarnation, MemberId, Seq, SessionId, Tick};
 use crate::limits::DRIFT_DIVISOR;
 use crate::message::{Body, Message};
 use crate::peers::{Feed, Peer};
-use crate::pipeline::{Draft, Pipeline, Reached};
+use crate::pipeline::{Bounds, Draft, Pipeline, Reached};
 use crate::record::{Kind, Origin, Record};
 use crate::register::{Attachment, Configuration, Durability, Member, MemberKind, OnQuorumLoss, SyncMember, Terms};
 use crate::replica::Replica;
@@ -239,6 +239,7 @@ impl Primary {
         if self.handover.is_some() || !self.device.as_ref().is_some_and(|d| d.open) {
             return;
         }
+        self.pipeline.bounds = Bounds::within(replica.journal_share, self.config.volume.durability);
         while let Some(draft) = self.pipeline.next(reached, fx) {
             self.append_draft(replica, &draft, now);
         }

@@ -77,6 +77,8 @@ pub struct Replica {
     /// Cuts that the journal does not know yet, oldest first: what is durable above them is not our log any more.
     pub(super) cuts: VecDeque<Seq>,
     pub floor: Seq,
+    /// Bytes that the journal holds for this volume for sure.
+    pub journal_share: u64,
     pub(super) following: Option<Following>,
     pub(super) reorder: BTreeMap<Seq, Record>,
     pub(super) reorder_bytes: usize,
@@ -129,6 +131,7 @@ impl Replica {
             adopted_acked: Seq::ZERO,
             cuts: VecDeque::new(),
             floor,
+            journal_share: u64::MAX,
             following: None,
             reorder: BTreeMap::new(),
             reorder_bytes: 0,

@@ -173,3 +173,22 @@ fn a_volume_that_stands_still_does_not_stop_the_others() {
     journal.set_checkpoint(stuck.volume, Seq(20));
     append(&journal, vec![stuck.entry(1)]).unwrap();
 }
+
+/// By what a volume may have un-acked, and by which no further one is taken.
+#[test]
+fn volumes_with_a_log_share_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(small(&dir, 8)).unwrap();
+    let (mut a, mut b) = (Chain::new(1), Chain::new(2));
+    let whole = journal.share_bytes();
+    append(&journal, vec![Entry::Meta { volume: VolumeId(3), blob: Bytes::from_static(b"a witness") }]).unwrap();
+    append(&journal, vec![a.entry(1)]).unwrap();
+    assert_eq!((journal.share_bytes(), journal.share_bytes_of(1)), (whole, whole));
+    append(&journal, vec![b.entry(1)]).unwrap();
+    assert_eq!(journal.share_bytes(), whole / 2);
+    drop(journal);
+    let (journal, _) = Journal::open(small(&dir, 8)).unwrap();
+    assert_eq!(journal.share_bytes(), whole / 2, "after a restart, too");
+    append(&journal, vec![Entry::Forget { volume: b.volume }]).unwrap();
+    assert_eq!(journal.share_bytes(), whole);
+}
