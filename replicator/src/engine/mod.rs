@@ -3,8 +3,10 @@
 //!
 //! Not here: what is decided (core), and how bytes reach disk, wire or client (journal, store, transport, device).
 
+mod answers;
 mod applier;
 mod attachments;
+mod calls;
 mod catalog;
 mod checkpointer;
 mod clock;

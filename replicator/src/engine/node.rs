@@ -13,12 +13,13 @@ use farshore_core::message::Message;
 use tokio::sync::mpsc;
 
 use super::attachments::Attachments;
+use super::calls::Calls;
 use super::catalog::Catalog;
 use super::clock;
 use super::diverged::DivergedCopies;
 use super::driver::{VolumeHandle, lock};
 use super::repair::Repairs;
-use super::rpc::{self, Arrival, Call, Calls};
+use super::rpc::{self, Arrival, Call};
 use super::scrub::Scrubs;
 use super::ship::Incoming;
 use super::{checkpointer, readmit, rebirth, recovery, repair, scrub, ship};

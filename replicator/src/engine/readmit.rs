@@ -2,11 +2,10 @@
 
 use bytes::Bytes;
 use farshore_core::api::{Change, Status};
-use farshore_core::codec::{DecodeError, Reader, Writer};
-use farshore_core::ids::{Incarnation, LineageId, MemberId};
 use farshore_core::register::Member;
 use std::time::Duration;
 
+use super::answers::Holding;
 use super::create::name_error;
 use super::driver::VolumeHandle;
 use super::node::Node;
@@ -16,40 +15,12 @@ use crate::transport::PeerName;
 
 const CALL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Which replica a node holds.
-struct Holding {
-    member: MemberId,
-    lineage: LineageId,
-    incarnation: Incarnation,
-    /// It can't go on in this life of its daemon.
-    failed: bool,
-}
-
-impl Holding {
-    fn of(handle: &VolumeHandle, status: &Status) -> Holding {
-        Holding {
-            member: handle.me,
-            lineage: status.lineage,
-            incarnation: status.incarnation,
-            failed: status.state == "failed",
-        }
-    }
-
-    fn encode(&self) -> Bytes {
-        let mut w = Writer::default();
-        w.u16(self.member.0);
-        w.lineage(self.lineage);
-        w.u128(self.incarnation.0);
-        w.bool(self.failed);
-        w.finish()
-    }
-
-    fn decode(bytes: Bytes) -> Result<Holding, DecodeError> {
-        let mut r = Reader::new("a replica's identity", bytes);
-        let found =
-            Holding { member: r.member()?, lineage: r.lineage()?, incarnation: r.incarnation()?, failed: r.bool()? };
-        r.end()?;
-        Ok(found)
+fn holding_of(handle: &VolumeHandle, status: &Status) -> Holding {
+    Holding {
+        member: handle.me,
+        lineage: status.lineage,
+        incarnation: status.incarnation,
+        failed: status.state == "failed",
     }
 }
 
@@ -60,7 +31,7 @@ async fn status_of(handle: &VolumeHandle) -> Result<Status, OpError> {
 
 /// The answer to [`Call::Holding`].
 pub(super) async fn describe(handle: &VolumeHandle) -> Result<Bytes, OpError> {
-    Ok(Holding::of(handle, &status_of(handle).await?).encode())
+    Ok(holding_of(handle, &status_of(handle).await?).encode())
 }
 
 impl Node {
@@ -70,7 +41,7 @@ impl Node {
         let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
         let status = status_of(handle).await?;
         let held = if peer == self.shared.me {
-            Holding::of(handle, &status)
+            holding_of(handle, &status)
         } else {
             let call = Call::Holding { volume: handle.id };
             let answer = self.shared.calls.call(&self.shared.transport, &peer, &call, CALL_PATIENCE).await;

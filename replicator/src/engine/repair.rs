@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use farshore_core::api::Status;
-use farshore_core::codec::{DecodeError, Reader, Writer};
 use farshore_core::ids::{BLOCK_BYTES, LineageId, MemberId, VolumeId};
 use farshore_core::register::{Configuration, MemberKind};
 use tokio::sync::Semaphore;
 
+use super::answers::{self, Given};
 use super::driver::{Driver, VolumeHandle, lock};
 use super::node::Shared;
 use super::rpc::{Call, Wanted};
@@ -296,8 +296,9 @@ async fn ask(
     let wanted = asked.iter().map(|d| Wanted { offset: d.offset, from: d.from, upto: d.upto }).collect();
     let call = Call::Blocks { volume: copies.volume, lineage: copies.lineage, wanted };
     let answer = shared.calls.call(&shared.transport, peer, &call, CALL_PATIENCE).await;
-    let answer =
-        answer.and_then(|bytes| decode(bytes).map_err(|e| OpError::internal("its answer does not decode").because(e)));
+    let answer = answer.and_then(|bytes| {
+        answers::decode_blocks(bytes).map_err(|e| OpError::internal("its answer does not decode").because(e))
+    });
     let blocks = match answer {
         Ok(blocks) => blocks,
         Err(error) => return Ok(Err((error.to_string(), error.kind == OpKind::Unavailable))),
@@ -356,14 +357,6 @@ async fn still_damaged(shared: &Arc<Shared>, volume: VolumeId, damaged: Vec<Dama
     .await
 }
 
-/// A peer's word on one block.
-enum Given {
-    Same(Bytes),
-    Newer,
-    Behind,
-    Damaged,
-}
-
 /// Answers a member that lost blocks.
 pub(super) async fn serve(
     shared: &Arc<Shared>,
@@ -411,34 +404,7 @@ pub(super) async fn serve(
     .await;
     let given =
         given.map_err(|e| OpError::failed_precondition("the blocks can't be read here", "ask another").because(e))?;
-    Ok(encode(&given))
-}
-
-fn encode(blocks: &[Given]) -> Bytes {
-    let mut w = Writer::default();
-    w.list(blocks, |w, block| match block {
-        Given::Same(data) => {
-            w.u8(0);
-            w.bytes(data);
-        }
-        Given::Newer => w.u8(1),
-        Given::Behind => w.u8(2),
-        Given::Damaged => w.u8(3),
-    });
-    w.finish()
-}
-
-fn decode(bytes: Bytes) -> Result<Vec<Given>, DecodeError> {
-    let mut r = Reader::new("blocks for a repair", bytes);
-    let blocks = r.list(|r| match r.u8()? {
-        0 => Ok(Given::Same(r.bytes()?)),
-        1 => Ok(Given::Newer),
-        2 => Ok(Given::Behind),
-        3 => Ok(Given::Damaged),
-        found => Err(r.unknown(found.into())),
-    })?;
-    r.end()?;
-    Ok(blocks)
+    Ok(answers::encode_blocks(&given))
 }
 
 const _: () = assert!(BLOCKS_PER_CALL_MAX <= DAMAGE_MAX);

@@ -1,12 +1,7 @@
-//! What nodes say to each other beside the volumes' protocol: calls with one answer each.
+//! What nodes say to each other beside the volumes' protocol, byte by byte: calls with one answer each.
 //!
 //! The first byte of every transport message tells what follows: 0 a volume's message, 1 a call, 2 an answer, 3 that
-//! a volume's message was refused.
-
-use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+//! a volume's message was refused. What the answers hold is in `answers`; who waits for one, in `calls`.
 
 use bytes::Bytes;
 use farshore_core::codec::{DecodeError, Reader, Writer};
@@ -15,21 +10,14 @@ use farshore_core::history::History;
 use farshore_core::ids::{LineageId, Seq, VolumeId};
 use farshore_core::message::Message;
 use farshore_core::record::RecordHash;
-use tokio::sync::oneshot;
 
-use super::clock::random_u128;
-use super::driver::lock;
 use crate::control::{OpError, OpKind};
-use crate::store::{ChangedExtent, ChangedPage, Cursor};
-use crate::transport::{Lane, PeerName, SendError, Transport};
+use crate::store::Cursor;
 
 const VOLUME: u8 = 0;
 const CALL: u8 = 1;
 const ANSWER: u8 = 2;
 const REFUSED: u8 = 3;
-
-/// Calls that wait for their answers; one more is refused.
-const CALLS_MAX: usize = 1024;
 
 /// A stretch of a shipped image: blocks of one extent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +101,7 @@ pub struct Wanted {
 }
 
 /// What arrived, sorted by its first byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Arrival {
     Volume(Message),
     Call {
@@ -176,7 +165,7 @@ pub fn encode_refused(volume: VolumeId, why: &str) -> Bytes {
     w.finish()
 }
 
-fn encode_call(nonce: u64, call: &Call) -> Bytes {
+pub(super) fn encode_call(nonce: u64, call: &Call) -> Bytes {
     let mut w = Writer::default();
     w.u8(CALL);
     w.u64(nonce);
@@ -311,57 +300,13 @@ fn decode_call(mut r: Reader) -> Result<Call, DecodeError> {
     Ok(call)
 }
 
-fn put_cursor(w: &mut Writer, cursor: &Cursor) {
+pub(super) fn put_cursor(w: &mut Writer, cursor: &Cursor) {
     w.seq(cursor.seq);
     w.u64(cursor.extent);
 }
 
-fn get_cursor(r: &mut Reader) -> Result<Cursor, DecodeError> {
+pub(super) fn get_cursor(r: &mut Reader) -> Result<Cursor, DecodeError> {
     Ok(Cursor { seq: r.seq()?, extent: r.u64()? })
-}
-
-/// Answer to [`Call::ShipBasis`]: the copy's name, its history and its end.
-pub type Basis = (String, History, Seq);
-
-pub fn encode_basis(basis: Option<&Basis>) -> Bytes {
-    let mut w = Writer::default();
-    w.option(basis, |w, (name, history, end)| {
-        w.string(name);
-        put_history(w, history);
-        w.seq(*end);
-    });
-    w.finish()
-}
-
-pub fn decode_basis(bytes: Bytes) -> Result<Option<Basis>, DecodeError> {
-    let mut r = Reader::new("answer to a shipment", bytes);
-    let basis = r.option(|r| Ok((r.string()?, get_history(r)?, r.seq()?)))?;
-    r.end()?;
-    Ok(basis)
-}
-
-/// Answer to [`Call::ShipBasisChanges`].
-pub fn encode_changes(page: &ChangedPage) -> Bytes {
-    let mut w = Writer::default();
-    w.seq(page.seq);
-    w.list(&page.extents, |w, found| {
-        w.u64(found.extent);
-        w.u16(found.changed);
-        w.u16(found.holes);
-    });
-    w.option(page.next.as_ref(), put_cursor);
-    w.finish()
-}
-
-pub fn decode_changes(bytes: Bytes) -> Result<ChangedPage, DecodeError> {
-    let mut r = Reader::new("answer to a shipment", bytes);
-    let page = ChangedPage {
-        seq: r.seq()?,
-        extents: r.list(|r| Ok(ChangedExtent { extent: r.u64()?, changed: r.u16()?, holes: r.u16()? }))?,
-        next: r.option(get_cursor)?,
-    };
-    r.end()?;
-    Ok(page)
 }
 
 pub fn encode_answer(nonce: u64, result: &Result<Bytes, OpError>) -> Bytes {
@@ -381,85 +326,4 @@ pub fn encode_answer(nonce: u64, result: &Result<Bytes, OpError>) -> Bytes {
         }
     }
     w.finish()
-}
-
-/// Who was asked, and who waits for the answer.
-type Asked = (PeerName, oneshot::Sender<Result<Bytes, OpError>>);
-
-/// The calls of this node that wait for their answers.
-pub struct Calls {
-    next: AtomicU64,
-    waiting: Mutex<BTreeMap<u64, Asked>>,
-}
-
-impl Default for Calls {
-    /// Numbers begin anywhere: an answer to the same number of an earlier life must not be taken for ours.
-    fn default() -> Calls {
-        Calls { next: AtomicU64::new(random_u128() as u64), waiting: Mutex::default() }
-    }
-}
-
-impl Calls {
-    pub async fn call(
-        &self,
-        transport: &Transport,
-        peer: &PeerName,
-        call: &Call,
-        patience: Duration,
-    ) -> Result<Bytes, OpError> {
-        let lane = if matches!(call, Call::ShipPage { .. }) { Lane::Bulk } else { Lane::Control };
-        let nonce = self.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, answer) = oneshot::channel();
-        {
-            let mut waiting = lock(&self.waiting);
-            if waiting.len() >= CALLS_MAX {
-                return Err(OpError::unavailable("too many calls to peers wait for answers", "try again shortly"));
-            }
-            waiting.insert(nonce, (peer.clone(), sender));
-        }
-        let bytes = encode_call(nonce, call);
-        let sent = loop {
-            match transport.send(peer, lane, vec![bytes.clone()]) {
-                Err(SendError::Full) => {
-                    if transport.ready(peer, lane).await.is_err() {
-                        break false;
-                    }
-                }
-                Err(SendError::NotConnected) => break false,
-                Ok(()) => break true,
-                Err(_) => break false,
-            }
-        };
-        let result = if sent {
-            match tokio::time::timeout(patience, answer).await {
-                Ok(Ok(result)) => result,
-                Ok(Err(_)) => Err(unreachable_peer(peer, "the connection was lost before it answered")),
-                Err(_) => Err(unreachable_peer(peer, &format!("no answer within {} s", patience.as_secs()))),
-            }
-        } else {
-            Err(unreachable_peer(peer, "it is not connected"))
-        };
-        lock(&self.waiting).remove(&nonce);
-        result
-    }
-
-    /// Only the peer that was asked may answer.
-    pub fn answered(&self, from: &PeerName, nonce: u64, result: Result<Bytes, OpError>) {
-        let mut waiting = lock(&self.waiting);
-        if waiting.get(&nonce).is_some_and(|(peer, _)| peer == from)
-            && let Some((_, sender)) = waiting.remove(&nonce)
-        {
-            let _ = sender.send(result);
-        }
-    }
-
-    /// Calls to a peer that went away get no answer.
-    pub fn lost(&self, peer: &PeerName) {
-        lock(&self.waiting).retain(|_, (asked, _)| asked != peer);
-    }
-}
-
-fn unreachable_peer(peer: &PeerName, why: &str) -> OpError {
-    OpError::unavailable(format!("{peer} could not be asked"), "see `farshore site list` for the state of the link")
-        .because(why)
 }

@@ -15,18 +15,19 @@ use farshore_core::api::Event;
 use farshore_core::codec::DecodeError;
 use farshore_core::durable::LogBase;
 use farshore_core::history::History;
-use farshore_core::ids::{BLOCK_BYTES, MemberId, Seq, VolumeId};
+use farshore_core::ids::{MemberId, Seq, VolumeId};
 use tokio::task::JoinSet;
 
+use super::answers;
 use super::applier::Applier;
 use super::clock::random_u128;
 use super::driver::{VolumeHandle, lock};
 use super::inbox::Inbox;
 use super::node::Shared;
 use super::repair::{self, Copies};
-use super::rpc::{self, Call, ShippedRun};
+use super::rpc::{Call, ShippedRun};
 use crate::control::{OpError, OpKind};
-use crate::store::{BLOCKS_PER_EXTENT, ChangedExtent, Cursor, EXTENT_BYTES, StageData, StoreError};
+use crate::store::{ChangedExtent, Cursor, StageData, StoreError};
 use crate::transport::PeerName;
 
 /// Extents listed at a time, and so the most that one page carries (4 MiB).
@@ -206,7 +207,7 @@ async fn basis_of(
     history: &History,
 ) -> Result<Option<(Seq, String)>, OpError> {
     let answer = shared.calls.call(&shared.transport, peer, &Call::ShipBasis { volume }, PAGE_PATIENCE).await?;
-    let Some((basis, theirs, end)) = rpc::decode_basis(answer).map_err(undecodable)? else { return Ok(None) };
+    let Some((basis, theirs, end)) = answers::decode_basis(answer).map_err(undecodable)? else { return Ok(None) };
     let parted = history.common_point(seq, &theirs, end);
     if parted == Seq::ZERO {
         return Ok(None);
@@ -239,7 +240,7 @@ async fn ship_what_it_changed(
     while let Some(at) = cursor {
         let ask = Call::ShipBasisChanges { volume, basis: basis.clone(), since, cursor: at };
         let answer = shared.calls.call(&shared.transport, &peer, &ask, PAGE_PATIENCE).await?;
-        let page = rpc::decode_changes(answer).map_err(undecodable)?;
+        let page = answers::decode_changes(answer).map_err(undecodable)?;
         let (pinned, extents) = (pin.to_string(), page.extents);
         let runs = on_whole(&shared, copies, pin, move |shared| {
             let mut runs = Vec::new();
@@ -311,22 +312,7 @@ fn read_runs(
     extent: &ChangedExtent,
     runs: &mut Vec<ShippedRun>,
 ) -> Result<(), StoreError> {
-    let kind = |block: usize| {
-        let bit = 1_u16 << block;
-        if extent.changed & bit == 0 { None } else { Some(extent.holes & bit != 0) }
-    };
-    let mut block = 0;
-    while block < BLOCKS_PER_EXTENT {
-        let Some(hole) = kind(block) else {
-            block += 1;
-            continue;
-        };
-        let first = block;
-        while block < BLOCKS_PER_EXTENT && kind(block) == Some(hole) {
-            block += 1;
-        }
-        let offset = extent.extent * EXTENT_BYTES + first as u64 * BLOCK_BYTES;
-        let length = (block - first) as u64 * BLOCK_BYTES;
+    for (offset, length, hole) in extent.runs() {
         let data = if hole { None } else { Some(shared.store.read_at(volume, pin, offset, length as usize)?) };
         runs.push(ShippedRun { offset, length, data });
     }
@@ -342,7 +328,7 @@ pub async fn receive(shared: Arc<Shared>, handle: Arc<VolumeHandle>, call: Call)
                 move || Ok(store.store.volumes().iter().any(|v| v.volume == volume && v.applied_seq == Seq::ZERO));
             let copy = if blocking(empty).await? { shared.diverged.newest(volume) } else { None };
             let basis = copy.map(|copy| (copy.name.clone(), copy.history.clone(), copy.end));
-            return Ok(rpc::encode_basis(basis.as_ref()));
+            return Ok(answers::encode_basis(basis.as_ref()));
         }
         Call::ShipBasisChanges { volume, basis, since, cursor } => {
             let store = shared.clone();
@@ -351,7 +337,7 @@ pub async fn receive(shared: Arc<Shared>, handle: Arc<VolumeHandle>, call: Call)
                 other => other.map(Some),
             };
             return match blocking(page).await? {
-                Some(page) => Ok(rpc::encode_changes(&page)),
+                Some(page) => Ok(answers::encode_changes(&page)),
                 None => {
                     Err(OpError::failed_precondition("what it changed since is not known any more", "copy all of it"))
                 }

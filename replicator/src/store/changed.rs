@@ -2,6 +2,7 @@
 
 use farshore_core::ids::{Seq, VolumeId};
 
+use super::changed_page::{ChangedExtent, ChangedPage};
 use super::error::StoreError;
 use super::extent::{Version, visible};
 use super::index_rows::{Cursor, PinRow};
@@ -10,24 +11,6 @@ use super::volume::{State, Volume};
 
 /// Extents in one page at most; writers wait while a page is made.
 pub const PAGE_EXTENTS_MAX: usize = 4096;
-
-/// Blocks of one extent that differ from the base, as bitmaps: bit i is the block at `extent * EXTENT_BYTES + i * 4096`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChangedExtent {
-    pub extent: u64,
-    pub changed: u16,
-    /// Those of `changed` that are holes now.
-    pub holes: u16,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChangedPage {
-    pub extents: Vec<ChangedExtent>,
-    /// Where to go on; None after the last page.
-    pub next: Option<Cursor>,
-    /// The seq that the listing leads to: the pin's.
-    pub seq: Seq,
-}
 
 impl Store {
     /// Blocks changed after `base`, to data or to a hole, as of the pin `upto`; every block that holds data if there

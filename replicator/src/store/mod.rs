@@ -19,6 +19,7 @@
 
 mod apply;
 mod changed;
+mod changed_page;
 mod checkpoint;
 mod error;
 mod extent;
@@ -49,7 +50,8 @@ mod tests_repair;
 #[cfg(test)]
 mod tests_store;
 
-pub use changed::{ChangedExtent, ChangedPage, PAGE_EXTENTS_MAX};
+pub use changed::PAGE_EXTENTS_MAX;
+pub use changed_page::{ChangedExtent, ChangedPage};
 pub use error::{ErrorClass, StoreError};
 pub use extent::{BLOCKS_PER_EXTENT, EXTENT_BYTES};
 pub use index_rows::Cursor;

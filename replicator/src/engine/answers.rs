@@ -1,0 +1,119 @@
+//! What calls between nodes are answered with, byte by byte.
+
+use bytes::Bytes;
+use farshore_core::codec::{DecodeError, Reader, Writer};
+use farshore_core::durable::{get_history, put_history};
+use farshore_core::history::History;
+use farshore_core::ids::{Incarnation, LineageId, MemberId, Seq};
+
+use super::rpc::{get_cursor, put_cursor};
+use crate::store::{ChangedExtent, ChangedPage};
+
+/// Answer to [`Call::ShipBasis`](super::rpc::Call::ShipBasis): the copy's name, its history and its end.
+pub type Basis = (String, History, Seq);
+
+pub fn encode_basis(basis: Option<&Basis>) -> Bytes {
+    let mut w = Writer::default();
+    w.option(basis, |w, (name, history, end)| {
+        w.string(name);
+        put_history(w, history);
+        w.seq(*end);
+    });
+    w.finish()
+}
+
+pub fn decode_basis(bytes: Bytes) -> Result<Option<Basis>, DecodeError> {
+    let mut r = Reader::new("answer to a shipment", bytes);
+    let basis = r.option(|r| Ok((r.string()?, get_history(r)?, r.seq()?)))?;
+    r.end()?;
+    Ok(basis)
+}
+
+/// Answer to [`Call::ShipBasisChanges`](super::rpc::Call::ShipBasisChanges).
+pub fn encode_changes(page: &ChangedPage) -> Bytes {
+    let mut w = Writer::default();
+    w.seq(page.seq);
+    w.list(&page.extents, |w, found| {
+        w.u64(found.extent);
+        w.u16(found.changed);
+        w.u16(found.holes);
+    });
+    w.option(page.next.as_ref(), put_cursor);
+    w.finish()
+}
+
+pub fn decode_changes(bytes: Bytes) -> Result<ChangedPage, DecodeError> {
+    let mut r = Reader::new("answer to a shipment", bytes);
+    let page = ChangedPage {
+        seq: r.seq()?,
+        extents: r.list(|r| Ok(ChangedExtent { extent: r.u64()?, changed: r.u16()?, holes: r.u16()? }))?,
+        next: r.option(get_cursor)?,
+    };
+    r.end()?;
+    Ok(page)
+}
+
+/// A peer's word on one block: part of the answer to [`Call::Blocks`](super::rpc::Call::Blocks).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Given {
+    Same(Bytes),
+    Newer,
+    Behind,
+    Damaged,
+}
+
+pub(super) fn encode_blocks(blocks: &[Given]) -> Bytes {
+    let mut w = Writer::default();
+    w.list(blocks, |w, block| match block {
+        Given::Same(data) => {
+            w.u8(0);
+            w.bytes(data);
+        }
+        Given::Newer => w.u8(1),
+        Given::Behind => w.u8(2),
+        Given::Damaged => w.u8(3),
+    });
+    w.finish()
+}
+
+pub(super) fn decode_blocks(bytes: Bytes) -> Result<Vec<Given>, DecodeError> {
+    let mut r = Reader::new("blocks for a repair", bytes);
+    let blocks = r.list(|r| match r.u8()? {
+        0 => Ok(Given::Same(r.bytes()?)),
+        1 => Ok(Given::Newer),
+        2 => Ok(Given::Behind),
+        3 => Ok(Given::Damaged),
+        found => Err(r.unknown(found.into())),
+    })?;
+    r.end()?;
+    Ok(blocks)
+}
+
+/// Which replica a node holds: the answer to [`Call::Holding`](super::rpc::Call::Holding).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Holding {
+    pub member: MemberId,
+    pub lineage: LineageId,
+    pub incarnation: Incarnation,
+    /// It can't go on in this life of its daemon.
+    pub failed: bool,
+}
+
+impl Holding {
+    pub fn encode(&self) -> Bytes {
+        let mut w = Writer::default();
+        w.u16(self.member.0);
+        w.lineage(self.lineage);
+        w.u128(self.incarnation.0);
+        w.bool(self.failed);
+        w.finish()
+    }
+
+    pub fn decode(bytes: Bytes) -> Result<Holding, DecodeError> {
+        let mut r = Reader::new("a replica's identity", bytes);
+        let found =
+            Holding { member: r.member()?, lineage: r.lineage()?, incarnation: r.incarnation()?, failed: r.bool()? };
+        r.end()?;
+        Ok(found)
+    }
+}
