@@ -10,3 +10,10 @@ pub mod latency;
 pub mod store;
 pub mod telemetry;
 pub mod transport;
+
+#[cfg(test)]
+#[path = "../core/tests/golden/bytes_file.rs"]
+mod bytes_file;
+#[cfg(test)]
+#[path = "../core/tests/golden/samples.rs"]
+mod samples;

@@ -38,4 +38,9 @@ mod takeover;
 mod view;
 mod volume_device;
 
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod samples;
+
 pub use node::{Node, NodeError};

@@ -151,6 +151,7 @@ pub fn decode(mut bytes: Bytes) -> Result<Arrival, DecodeError> {
                 let (message, why, remedy) = (r.string()?, r.string()?, r.string()?);
                 Err(OpError { kind, message, why, remedy })
             };
+            r.end()?;
             Ok(Arrival::Answer { nonce, result })
         }
         found => Err(DecodeError::Unknown { what: WHAT, found: found.into() }),

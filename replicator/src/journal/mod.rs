@@ -8,6 +8,7 @@
 //! ```
 
 mod burnt;
+mod burnt_note;
 mod cache;
 mod config;
 mod error;

@@ -360,6 +360,15 @@ mod tests {
     }
 
     #[test]
+    fn golden_keys() {
+        let volume = VolumeId(7);
+        let extent = extent_key(volume, 3, Version { image: 2, seq: Seq(5) });
+        assert_eq!(hex(&extent), "000000000000000000000000000000070000000000000003fffffffdfffffffffffffffa");
+        let change = change_key(volume, Cursor { seq: Seq(4), extent: 8 }, 6);
+        assert_eq!(hex(&change), "000000000000000000000000000000070000000000000004000000000000000800000006");
+    }
+
+    #[test]
     fn damaged_and_newer_values_are_refused() {
         let row = &samples()[0];
         let good = row.encode();

@@ -1,5 +1,7 @@
 //! Handshake messages: golden, of other versions, foreign, damaged.
 
+use std::path::Path;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -40,6 +42,29 @@ fn golden_bytes_of_version_1() {
         "465348310101000200040000006561737402000000\
          6e310403020100000000000000000000000002070000000000000000000000000000000900000000000000"
     );
+}
+
+#[test]
+fn golden_bytes_of_every_message() {
+    let generation = Generation { boot: 0x0506_0708, count: 9 };
+    let welcome = |generation| Welcome { version: 1, name: name(), boot: 3, generation };
+    let main = Hello { purpose: Purpose::Main, known: Generation::default(), ..hello() };
+    let (followed, chosen, start) = (welcome(None), welcome(Some(generation)), Start { generation });
+    let samples = [
+        ("hello-main", main.encode().to_vec()),
+        ("hello-bulk", hello().encode().to_vec()),
+        ("welcome", followed.encode().to_vec()),
+        ("welcome-chosen", chosen.encode().to_vec()),
+        ("start", start.encode().to_vec()),
+    ];
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/transport/golden/v1/hello.txt");
+    let golden = crate::bytes_file::hold(&path, &samples);
+    let bytes = |at: usize| Bytes::from(golden[at].1.clone());
+    assert_eq!(Hello::decode(bytes(0)), Ok(main));
+    assert_eq!(Hello::decode(bytes(1)), Ok(hello()));
+    assert_eq!(Welcome::decode(bytes(2)), Ok(followed));
+    assert_eq!(Welcome::decode(bytes(3)), Ok(chosen));
+    assert_eq!(Start::decode(bytes(4)), Ok(start));
 }
 
 #[test]

@@ -211,6 +211,19 @@ mod tests {
     }
 
     #[test]
+    fn golden_codes_and_words() {
+        let text = |code: &RefusalCode| {
+            (code.word(), [&[code.code() as u8][..], &Refusal::new(*code, "x").on_wire()].concat())
+        };
+        let samples: Vec<(&str, Vec<u8>)> = RefusalCode::ALL.iter().map(text).collect();
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/transport/golden/v1/refusal.txt");
+        for (word, bytes) in crate::bytes_file::hold(&path, &samples) {
+            let refusal = Refusal::from_wire(&bytes[1..]).expect("golden");
+            assert_eq!((refusal.code.word(), refusal.code.code()), (word.as_str(), bytes[0].into()));
+        }
+    }
+
+    #[test]
     fn a_refusal_crosses_the_wire_and_garbage_does_not_become_one() {
         let refusal = Refusal::new(RefusalCode::WrongCa, "signed by X; we trust Y");
         assert_eq!(Refusal::from_wire(&refusal.on_wire()), Some(refusal.clone()));
