@@ -4,11 +4,13 @@
 //! `fuzz/run`, and ARCHITECTURE.md for what is covered elsewhere.
 #![no_main]
 
+mod burnt;
 #[path = "../../replicator/src/config.rs"]
 mod config;
 mod configuration_file;
+mod control;
 mod device;
-mod diverged;
+mod engine;
 mod journal;
 mod messages;
 #[path = "../../replicator/core/tests/golden/samples.rs"]

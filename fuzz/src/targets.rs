@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use crate::{configuration_file, device, diverged, journal, messages, store, transport};
+use crate::{burnt, configuration_file, device, engine, journal, messages, store, transport};
 
 pub struct Target {
     pub name: &'static str,
@@ -30,7 +30,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nbd_negotiation", run: device::negotiation, seeds: device::negotiation_seeds },
     Target { name: "nbd_requests", run: device::requests, seeds: device::request_seeds },
     Target { name: "configuration_file", run: configuration_file::parse, seeds: configuration_file::seeds },
-    Target { name: "diverged_note", run: diverged::note, seeds: diverged::seeds },
+    Target { name: "node_calls", run: engine::calls, seeds: engine::call_seeds },
+    Target { name: "node_answers", run: engine::answers, seeds: engine::answer_seeds },
+    Target { name: "diverged_note", run: engine::diverged_notes, seeds: engine::diverged_seeds },
+    Target { name: "scrub_record", run: engine::scrub_records, seeds: engine::scrub_seeds },
+    Target { name: "burnt_note", run: burnt::notes, seeds: burnt::seeds },
 ];
 
 static CHOSEN: OnceLock<&'static Target> = OnceLock::new();

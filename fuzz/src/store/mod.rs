@@ -1,5 +1,7 @@
 //! The store's bytes: its own files, compiled here without RocksDB.
 
+#[path = "../../../replicator/src/store/changed_page.rs"]
+mod changed_page;
 #[path = "../../../replicator/src/store/error.rs"]
 mod error;
 #[path = "../../../replicator/src/store/extent.rs"]
@@ -10,4 +12,6 @@ mod index_rows;
 mod superblock;
 mod targets;
 
+pub use changed_page::{ChangedExtent, ChangedPage};
+pub use index_rows::Cursor;
 pub use targets::{index, index_seeds, superblock_seeds, superblocks};
