@@ -53,6 +53,8 @@ pub fn answers(data: &[u8]) {
         }
         1 => {
             if let Ok(page) = decode_changes(bytes) {
+                // Whoever asked makes offsets of them.
+                page.extents.iter().for_each(|extent| drop(extent.runs()));
                 assert_eq!(decode_changes(encode_changes(&page)), Ok(page));
             }
         }

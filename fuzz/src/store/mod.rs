@@ -13,5 +13,6 @@ mod superblock;
 mod targets;
 
 pub use changed_page::{ChangedExtent, ChangedPage};
+pub use extent::EXTENT_BYTES;
 pub use index_rows::Cursor;
 pub use targets::{index, index_seeds, superblock_seeds, superblocks};

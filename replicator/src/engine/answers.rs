@@ -7,7 +7,7 @@ use farshore_core::history::History;
 use farshore_core::ids::{Incarnation, LineageId, MemberId, Seq};
 
 use super::rpc::{get_cursor, put_cursor};
-use crate::store::{ChangedExtent, ChangedPage};
+use crate::store::{ChangedExtent, ChangedPage, EXTENT_BYTES};
 
 /// Answer to [`Call::ShipBasis`](super::rpc::Call::ShipBasis): the copy's name, its history and its end.
 pub type Basis = (String, History, Seq);
@@ -42,11 +42,20 @@ pub fn encode_changes(page: &ChangedPage) -> Bytes {
     w.finish()
 }
 
+/// One whose bytes can be counted: who asked reckons with their offsets.
+fn get_extent(r: &mut Reader) -> Result<u64, DecodeError> {
+    const LIMIT: u64 = u64::MAX / EXTENT_BYTES - 1;
+    match r.u64()? {
+        found if found > LIMIT => Err(DecodeError::Limit { what: "extent", found, limit: LIMIT }),
+        extent => Ok(extent),
+    }
+}
+
 pub fn decode_changes(bytes: Bytes) -> Result<ChangedPage, DecodeError> {
     let mut r = Reader::new("answer to a shipment", bytes);
     let page = ChangedPage {
         seq: r.seq()?,
-        extents: r.list(|r| Ok(ChangedExtent { extent: r.u64()?, changed: r.u16()?, holes: r.u16()? }))?,
+        extents: r.list(|r| Ok(ChangedExtent { extent: get_extent(r)?, changed: r.u16()?, holes: r.u16()? }))?,
         next: r.option(get_cursor)?,
     };
     r.end()?;

@@ -12,6 +12,7 @@ use super::diverged_note::DivergedCopy;
 use super::scrub_record::ScrubRecord;
 use super::{rpc, samples};
 use crate::bytes_file;
+use crate::store::EXTENT_BYTES;
 
 /// Encodings as the file has them, and each decodes to its sample again; cut short or made longer, it does not.
 fn hold<T: PartialEq + Debug>(
@@ -50,6 +51,21 @@ fn what_calls_are_answered_with() {
 fn notes() {
     hold("diverged-note.txt", &[("note", samples::diverged())], DivergedCopy::encode, DivergedCopy::decode);
     hold("scrub-record.txt", &samples::scrubs(), ScrubRecord::encode, ScrubRecord::decode);
+}
+
+/// Whoever asked what a copy changed reckons with offsets: an extent beyond all bytes must be refused, not multiplied.
+#[test]
+fn an_extent_beyond_all_bytes_is_refused() {
+    let (_, page) = samples::pages().swap_remove(0);
+    for (extent, good) in [(u64::MAX / EXTENT_BYTES - 1, true), (u64::MAX / EXTENT_BYTES, false), (u64::MAX, false)] {
+        let mut page = page.clone();
+        page.extents[0].extent = extent;
+        let found = answers::decode_changes(answers::encode_changes(&page));
+        assert_eq!(found.is_ok(), good, "{found:?}");
+        if let Ok(page) = found {
+            assert!(!page.extents[0].runs().is_empty());
+        }
+    }
 }
 
 /// A call with wrong bytes in it must not be taken for a right one.
