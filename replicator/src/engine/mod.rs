@@ -42,5 +42,7 @@ mod volume_device;
 mod golden_tests;
 #[cfg(test)]
 mod samples;
+#[cfg(test)]
+mod transcript;
 
 pub use node::{Node, NodeError};

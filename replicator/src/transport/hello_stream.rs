@@ -19,6 +19,8 @@ pub(super) enum HelloError {
 
 pub(super) async fn write_message(stream: &mut quinn::SendStream, body: Bytes) -> Result<(), HelloError> {
     assert!(body.len() <= HELLO_BYTES_MAX, "our own handshake message is {} bytes long", body.len());
+    #[cfg(test)]
+    super::tap::handshake(&body);
     let mut prefix = BytesMut::with_capacity(4);
     prefix.put_u32_le(body.len() as u32);
     stream.write_all_chunks(&mut [prefix.freeze(), body]).await?;

@@ -36,6 +36,8 @@ mod stripe;
 mod tls;
 
 #[cfg(test)]
+pub mod tap;
+#[cfg(test)]
 mod tests;
 
 pub use config::{Limits, PeerConfig, TransportConfig};

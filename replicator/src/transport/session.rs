@@ -119,6 +119,8 @@ pub(super) fn broken(peer: &Peer, error: &FrameError) -> Result<(), Refusal> {
 }
 
 pub(super) async fn deliver(node: &Node, peer: &Peer, lane: Lane, message: Bytes) -> Result<(), Refusal> {
+    #[cfg(test)]
+    super::tap::message(&peer.name, node.name(), lane, &message);
     let event = TransportEvent::Message { peer: peer.name.clone(), lane, message };
     let sent = node.events.send(event).await;
     sent.map_err(|_| Refusal::new(RefusalCode::Shutdown, format!("{} is going down", node.name())))
