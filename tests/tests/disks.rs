@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use farshore_tests::cluster::{Cluster, Ledger, Options, Site, Writers, eventually, farshore, member};
+use farshore_tests::cluster::{Cluster, Ledger, NbdClient, Options, Site, Writers, eventually, farshore, member};
 
 const BLOCKS: usize = 2048;
 const CREATE: [&str; 6] = ["volume", "create", "pg", "--size=8MiB", "--members=east,west,north", "--lease=1s"];
@@ -220,6 +220,89 @@ fn rot_in_a_journal_is_repaired_from_a_peer_or_the_copy_is_given_up() {
     west.run(&["volume", "detach", "pg"]);
     west.run(&["switchover", "pg", "--to", "east"]);
     ledger.check_all(&mut east.attach("pg"));
+}
+
+#[test]
+fn rot_in_the_journal_of_the_last_copy_in_sync_is_never_passed_over() {
+    let cluster = Cluster::start(&["east", "west", "arbiter"]);
+    let [east, west] = ["east", "west"].map(|s| cluster.site(s));
+    east.run(&["volume", "create", "pg", "--size=8MiB", "--lease=1s", "--members=east,west", "--witness=arbiter"]);
+    let ledger = Ledger::of_new(BLOCKS);
+    ledger.fill(&mut east.attach("pg"));
+    west.kill();
+    east.wait_volume("pg", "I/O to freeze", |v| v["state"] == "frozen");
+    east.run(&["member", "remove", "pg", "west"]);
+    let writers = Writers::start(&ledger, east.nbd_socket(), "pg", 4);
+    writers.wait_for(400);
+    east.kill();
+    writers.stop();
+    let journal = east.data_dir().join("journal");
+    let segment = newest_segment(&journal);
+    let middle = written_bytes(&segment) * 3 / 4;
+    rot(&segment, middle..middle + 8192, 512);
+    farshore(&["inspect", "journal", text(&journal)]).expect_err("damage is found");
+    // Nobody else has what was acknowledged since: it is not there, and that is said. Nothing older is shown instead.
+    east.start();
+    let said = eventually("east to say that its copy is not whole", || {
+        let status = east.run(&["status"]).to_string();
+        if status.contains("journal-hole") || status.contains("replica-lost") { Ok(status) } else { Err(status) }
+    });
+    println!("{said}");
+    for verb in [&["promote", "pg"][..], &["volume", "attach", "pg", "--device", "nbd"]] {
+        let refusal = east.refused_at_last(verb);
+        // The copy has a hole, or was given up because its state was damaged, too: then nothing is held here.
+        assert!(matches!(refusal.exit, 3 | 4) && refusal.text.contains("pg"), "{refusal:?}");
+    }
+    assert!(NbdClient::connect(&east.nbd_socket(), "pg").is_err(), "a copy with a hole is no device");
+}
+
+#[test]
+fn an_older_index_below_a_whole_journal_loses_nothing() {
+    for (rounds, what) in [(1, "the journal has what it lacks"), (12, "the journal has forgotten some of it")] {
+        println!("{what}");
+        let options = Options { journal_budget: "16MiB", journal_segment: "4MiB", ..Options::default() };
+        let cluster = Cluster::start_with(&["east", "west", "north"], options);
+        let [east, west] = ["east", "west"].map(|s| cluster.site(s));
+        east.run(&CREATE);
+        let ledger = Ledger::of_new(BLOCKS);
+        let mut client = east.attach("pg");
+        (0..BLOCKS / 2).for_each(|block| ledger.write(&mut client, block).expect("a write"));
+        let settled = |v: &serde_json::Value| v["checkpointed_seq"] == v["durable_seq"];
+        west.wait_volume("pg", "everything to be in the store", settled);
+        assert!(west.stop().success());
+        let (index, older) = (west.data_dir().join("store/index"), west.dir.join("older-index"));
+        copy_dir(&index, &older);
+        west.start();
+        for _ in 0..rounds {
+            (BLOCKS / 4..BLOCKS * 3 / 4).for_each(|block| ledger.write(&mut client, block).expect("a write"));
+            (0..64).for_each(|block| ledger.trim(&mut client, block * 7).expect("a trim"));
+        }
+        cluster.wait_in_sync("east", "pg");
+        west.wait_volume("pg", "everything to be in the store", settled);
+        assert!(west.stop().success());
+        std::fs::remove_dir_all(&index).expect("an index can be lost");
+        copy_dir(&older, &index);
+        west.start();
+        cluster.wait_connected();
+        let lost = west.run(&["status"])["conditions"].to_string().contains("replica-lost");
+        println!("the copy was {}", if lost { "given up by name" } else { "brought back" });
+        if lost {
+            east.run(&["member", "replace", "pg", "west", "--with", "west", "--wait"]);
+        }
+        cluster.wait_in_sync("east", "pg");
+        drop(client);
+        east.run(&["volume", "detach", "pg"]);
+        east.run(&["switchover", "pg", "--to", "west"]);
+        ledger.check_all(&mut west.attach("pg"));
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory can be made");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a file can be copied");
+    }
 }
 
 /// The segment that was written to last.

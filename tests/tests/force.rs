@@ -139,3 +139,62 @@ fn what_a_fork_left_behind_is_kept_and_only_what_differs_is_shipped() {
         }
     }
 }
+
+#[test]
+fn a_lost_history_that_had_grown_is_set_aside_and_made_anew() {
+    // So small a journal that the copies can't be made anew from it.
+    let options = Options { journal_budget: "16MiB", journal_segment: "4MiB", ..Options::default() };
+    let cluster = Cluster::start_with(&["east", "west", "north"], options);
+    let [east, west, north] = ["east", "west", "north"].map(|s| cluster.site(s));
+    east.run(&["volume", "create", "pg", "--size=4MiB", "--members=east,west,north", "--lease=1s"]);
+    let lost = Ledger::of_new(BLOCKS);
+    let mut client = east.attach("pg");
+    lost.fill(&mut client);
+    cluster.wait_in_sync("east", "pg");
+    west.kill();
+    let won = lost.fork();
+    // One block more than a whole number of extents.
+    east.run(&["volume", "resize", "pg", "8261632"]);
+    for block in (0..2017).step_by(9).chain([2016]) {
+        client.write(block << 12, &[0x5a; 4096]).expect("the volume has grown");
+    }
+    drop(client);
+    [east, north].iter().for_each(|site| site.kill());
+
+    west.start();
+    west.run(&["promote", "pg", "--force", "--members", "west", "--yes"]);
+    let mut client = west.attach("pg");
+    assert_eq!(client.size_bytes, 4 << 20, "west never heard of the rest");
+    won.fill(&mut client);
+    let rest = vec![0x33; 1 << 20];
+    for _ in 0..24 {
+        client.write(3 << 20, &rest).expect("the volume is attached");
+    }
+    (768..BLOCKS).for_each(|block| won.write(&mut client, block).expect("the volume is attached"));
+    [east, north].iter().for_each(|site| site.start());
+    cluster.wait_connected();
+    for site in [east, north] {
+        site.wait_volume("pg", "the lost history to be known as such", |v| v["state"] == "diverged");
+        west.run(&["resync", "pg", "--member", &site.name, "--discard"]);
+    }
+    cluster.wait_in_sync("west", "pg");
+    assert_eq!(west.log_numbers("image shipped", "bytes=").len(), 2, "one shipment each");
+    drop(client);
+    west.run(&["volume", "detach", "pg"]);
+    west.run(&["switchover", "pg", "--to", "east"]);
+    let mut client = east.attach("pg");
+    assert_eq!(client.size_bytes, 4 << 20);
+    won.check_all(&mut client);
+    let volumes = east.run(&["volume", "list"]);
+    let mut names = volumes["volumes"].as_array().into_iter().flatten().filter_map(|v| v["name"].as_str());
+    let copy = names.find(|name| name.starts_with("diverged-pg")).expect("what was lost is kept");
+    let mut old = east.connect(copy);
+    assert_eq!(old.size_bytes, 8_261_632);
+    assert_eq!(old.read(2016 << 12, 4096).expect("it can be read"), [0x5a; 4096]);
+    // Where the volume grows again, nothing of that shows.
+    east.run(&["volume", "resize", "pg", "8261632"]);
+    let mut client = east.connect("pg");
+    for block in (1024..2017).step_by(9).chain([2016]) {
+        assert!(client.read(block << 12, 4096).expect("it can be read").iter().all(|b| *b == 0), "block {block}");
+    }
+}

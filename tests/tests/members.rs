@@ -1,5 +1,7 @@
 //! Copies that are lost, added, removed, or were away for long.
 
+use std::os::unix::fs::MetadataExt;
+
 use farshore_tests::cluster::{Cluster, Ledger, Options, Writers, eventually, member};
 
 const BLOCKS: usize = 2048;
@@ -177,4 +179,57 @@ fn the_loss_of_the_secondary_of_a_pair_is_ended_by_removing_it() {
     assert_eq!(writers.failed(), 0, "the device waited, it did not fail");
     writers.stop();
     ledger.check_all(&mut east.connect("pg"));
+}
+
+#[test]
+fn the_source_of_a_copy_dies_half_way_and_another_makes_it() {
+    // So small a journal that a new copy can't be made from it.
+    let options = Options { journal_budget: "16MiB", journal_segment: "4MiB", ..Options::default() };
+    let cluster = Cluster::start_with(&["east", "west", "north", "south"], options);
+    let [east, west, north, south] = ["east", "west", "north", "south"].map(|s| cluster.site(s));
+    east.run(&["volume", "create", "pg", "--size", "96MiB", "--lease=1s", "--members", "east,west,north"]);
+    let ledger = Ledger::of_new(BLOCKS);
+    let mut client = east.attach("pg");
+    let rest = vec![0x5a; 1 << 20];
+    for at in 8..96 {
+        client.write(at << 20, &rest).expect("the volume is attached");
+    }
+    ledger.fill(&mut client);
+    drop(client);
+    cluster.wait_in_sync("east", "pg");
+    east.run(&["volume", "detach", "pg"]);
+    let mut half_way = 0;
+    for (source, next) in [(east, west), (west, north), (north, east)] {
+        source.run(&["member", "add", "pg", "south"]);
+        // The target stands still as soon as it has something, so that the source dies before it has all.
+        eventually("blocks to be shipped", || {
+            let slab = south.data_dir().join("store/slab");
+            let bytes = slab.metadata().map_or(0, |found| found.blocks() * 512);
+            if bytes > 2 << 20 { Ok(()) } else { Err(bytes) }
+        });
+        south.pause();
+        half_way += u32::from(member(&source.volume("pg"), "south")["in_sync_set"] == false);
+        source.kill();
+        south.resume();
+        eventually("another to take over", || next.try_run(&["failover", "--from", &source.name]).map(drop));
+        source.start();
+        cluster.wait_in_sync(&next.name, "pg");
+        // It counts, and shows all that it was given.
+        next.run(&["switchover", "pg", "--to", "south"]);
+        let mut client = south.attach("pg");
+        ledger.check_all(&mut client);
+        for at in 8..96 {
+            assert!(client.read(at << 20, 1 << 20).expect("it can be read") == rest, "MiB {at}");
+        }
+        drop(client);
+        south.run(&["volume", "detach", "pg"]);
+        south.run(&["switchover", "pg", "--to", &next.name]);
+        next.run(&["member", "remove", "pg", "south"]);
+        south.kill();
+        std::fs::remove_dir_all(south.data_dir()).expect("a disk can be lost");
+        south.start();
+        cluster.wait_connected();
+    }
+    println!("{half_way} of 3 sources died half-way");
+    assert!(half_way > 0, "every shipment was done before its source could be killed");
 }
