@@ -85,8 +85,10 @@ impl Peer {
         }
     }
 
-    /// Starts again from what it has appended.
+    /// Starts again from what it has for good. What it had merely appended is gone with a crash, and an Ack from before
+    /// that can come after it has told where its log stands.
     pub fn rewind(&mut self) {
+        self.appended = self.durable;
         self.next = self.appended.next();
         self.sent.clear();
         self.sent_bytes = 0;
@@ -130,5 +132,24 @@ impl Peer {
     /// Records are on their way and nothing has arrived for `after_us`.
     pub fn is_stalled(&self, now: Tick, after_us: u64) -> bool {
         !self.sent.is_empty() && now.since(self.moved) >= after_us
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ack_from_before_a_crash_does_not_hide_what_the_crash_took() {
+        let mut peer = Peer::silent(Tick(1));
+        peer.elected(Incarnation(1), Seq(5), Seq(5), Tick(2));
+        peer.sending(Seq(6), 100, Tick(3));
+        // Said before the crash, of what was on its way to the disk.
+        peer.acked(Seq(7), Seq(5), Seq(5), Tick(1), Tick(4));
+        peer.sending(Seq(9), 100, Tick(5));
+        assert_eq!(peer.next, Seq(10));
+        assert!(peer.is_stalled(Tick(1_000_005), 1_000_000));
+        peer.rewind();
+        assert_eq!(peer.next, Seq(6));
     }
 }
