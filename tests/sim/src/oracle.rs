@@ -306,7 +306,7 @@ impl Oracle {
             .collect();
         for write in self.operations.values_mut().filter(|o| o.asked == Asked::Mutate) {
             let flushed = |done| {
-                let after = flushes.iter().filter(|(epoch, invoked, _)| *epoch == write.epoch && *invoked >= done);
+                let after = flushes.iter().filter(|(epoch, invoked, _)| *epoch == write.epoch && *invoked > done);
                 after.map(|(_, _, flushed)| *flushed).min()
             };
             write.owed_from = if self.flush_class { write.done.and_then(flushed) } else { write.done };
