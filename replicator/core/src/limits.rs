@@ -33,6 +33,8 @@ pub const COMMANDS_MAX: usize = 64;
 pub const HEARTBEAT_US: u64 = 500_000;
 /// A peer whose appended position stands still this long, with records on their way, is sent them again.
 pub const RESEND_AFTER_US: u64 = 1_000_000;
+/// Each time nothing arrives, the next is waited for twice as long, so often at most.
+pub const RESEND_DOUBLINGS_MAX: u32 = 4;
 /// Questions of a candidate and register writes are repeated at this interval until they are answered.
 pub const RETRY_US: u64 = 200_000;
 /// A joiner this close behind the acked position enters the sync set. Under load it is never level with it: what the

@@ -7,6 +7,7 @@
 //! ```
 
 use crate::ids::{Incarnation, Seq, Tick};
+use crate::limits::{RESEND_AFTER_US, RESEND_DOUBLINGS_MAX};
 use crate::register::ConfigVersion;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Peer {
     pub heard: Option<Tick>,
     /// When `appended` last moved, or records were first sent after it had caught up.
     pub moved: Tick,
+    /// How often it was sent records again since `appended` last moved.
+    resent: u32,
     /// The newest configuration of ours that it has stored.
     pub config_ok: ConfigVersion,
     /// It has claimed what can't be; told once.
@@ -56,6 +59,7 @@ impl Peer {
             echo: None,
             heard: None,
             moved: now,
+            resent: 0,
             config_ok: ConfigVersion::default(),
             disbelieved: false,
             sent: std::collections::VecDeque::new(),
@@ -79,6 +83,7 @@ impl Peer {
         self.appended = self.durable;
         self.heard = Some(now);
         self.moved = now;
+        self.resent = 0;
         if self.feed == Feed::Silent {
             self.feed = Feed::Live;
             self.rewind();
@@ -103,6 +108,7 @@ impl Peer {
         if appended > self.appended {
             self.appended = appended;
             self.moved = now;
+            self.resent = 0;
         }
         self.durable = self.durable.max(durable);
         self.applied = self.applied.max(applied);
@@ -129,15 +135,41 @@ impl Peer {
         self.sent_bytes
     }
 
-    /// Records are on their way and nothing has arrived for `after_us`.
-    pub fn is_stalled(&self, now: Tick, after_us: u64) -> bool {
-        !self.sent.is_empty() && now.since(self.moved) >= after_us
+    /// Starts again from what it has for good if records are on their way and none has arrived for long: at first a
+    /// second, then twice as long each time. On a slow line they may only take their time, and each copy makes it longer.
+    pub fn resend_if_stalled(&mut self, now: Tick) {
+        let patience_us = RESEND_AFTER_US << self.resent.min(RESEND_DOUBLINGS_MAX);
+        if self.feed == Feed::Live && !self.sent.is_empty() && now.since(self.moved) >= patience_us {
+            self.resent += 1;
+            self.rewind();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slow_line_is_not_filled_with_copies() {
+        let mut peer = Peer::silent(Tick(0));
+        peer.elected(Incarnation(1), Seq(4), Seq::ZERO, Tick(0));
+        let mut copies = 0;
+        for ms in 0..60_000 {
+            let now = Tick(ms * 1000);
+            if peer.next == Seq(5) {
+                peer.sending(Seq(9), 4096, now);
+                copies += 1;
+            }
+            peer.resend_if_stalled(now);
+        }
+        // At 0, 1, 3, 7, 15, 31 and 47 seconds.
+        assert_eq!(copies, 7);
+        peer.acked(Seq(9), Seq(9), Seq::ZERO, Tick(0), Tick(60_000_000));
+        peer.sending(Seq(10), 4096, Tick(60_000_000));
+        peer.resend_if_stalled(Tick(60_000_000 + RESEND_AFTER_US));
+        assert_eq!(peer.next, Seq(10), "what arrived made it quick again");
+    }
 
     #[test]
     fn an_ack_from_before_a_crash_does_not_hide_what_the_crash_took() {
@@ -148,8 +180,7 @@ mod tests {
         peer.acked(Seq(7), Seq(5), Seq(5), Tick(1), Tick(4));
         peer.sending(Seq(9), 100, Tick(5));
         assert_eq!(peer.next, Seq(10));
-        assert!(peer.is_stalled(Tick(1_000_005), 1_000_000));
-        peer.rewind();
+        peer.resend_if_stalled(Tick(1_000_005));
         assert_eq!(peer.next, Seq(6));
     }
 }

@@ -3,7 +3,7 @@
 use super::{Next, Primary};
 use crate::api::{Effect, Effects, Refusal};
 use crate::ids::{Epoch, Incarnation, MemberId, Seq, Tick};
-use crate::limits::{APPEND_BYTES_MAX, HEARTBEAT_US, PEER_INFLIGHT_BYTES_MAX, RESEND_AFTER_US};
+use crate::limits::{APPEND_BYTES_MAX, HEARTBEAT_US, PEER_INFLIGHT_BYTES_MAX};
 use crate::message::{Body, MESSAGE_RECORDS_MAX};
 use crate::peers::{Feed, Peer};
 use crate::record::Record;
@@ -26,9 +26,7 @@ impl Primary {
             let version = self.config.version;
             let peer = self.peers.entry(id).or_insert_with(|| Peer::silent(now));
             let (silent, behind) = (peer.feed == Feed::Silent, peer.config_ok < version);
-            if peer.feed == Feed::Live && peer.is_stalled(now, RESEND_AFTER_US) {
-                peer.rewind();
-            }
+            peer.resend_if_stalled(now);
             if silent {
                 self.elect(replica, id, fx);
             } else {
