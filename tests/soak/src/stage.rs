@@ -16,8 +16,6 @@ use super::tally::Tally;
 
 const BLOCKS: usize = 1024;
 const WRITERS: usize = 3;
-/// Small, so that whoever is away for some seconds needs a shipment.
-const JOURNAL: Options = Options { journal_budget: "32MiB", journal_segment: "4MiB", one_way: false, more: "" };
 /// So far behind a site may be that is to take over; a journal holds some thousands of records.
 const CLOSE_RECORDS: u64 = 500;
 /// Beyond it something hangs. Generous: the machine may be busy.
@@ -49,7 +47,9 @@ impl Stage {
     /// Says why where this machine can't do it.
     pub fn set(layout: Layout, seed: u64, tally: &Arc<Tally>) -> Result<Stage, String> {
         let network = Network::lay(layout.sites().len())?;
-        let cluster = Cluster::lay_out_in(layout.sites(), JOURNAL, Some(network));
+        // Small, so that whoever is away for some seconds needs a shipment.
+        let journal = Options { journal_budget: "32MiB", journal_segment: "4MiB", ..Options::default() };
+        let cluster = Cluster::lay_out_in(layout.sites(), journal, Some(network));
         cluster.put_on_disks(seed)?;
         let clock = |ahead: &u64| BootClock::ahead_by(*ahead, &cluster.dir().join(format!("clock-{ahead}")));
         let clocks = BOOTS.iter().map(clock).collect::<Result<Vec<_>, String>>()?;
