@@ -297,7 +297,7 @@ impl Default for Log {
 
 /// Every section and its keys, so that an unknown one can be answered with the nearest. A test holds it to the structs.
 const KEYS: [(&str, &[&str]); 9] = [
-    ("node", &["site", "node", "data_dir", "runtime_dir"]),
+    ("node", &["site", "node", "data_dir", "runtime_dir", "worker_threads"]),
     ("transport", &["listen", "ca", "cert", "key", "congestion", "window_bytes", "idle_timeout_ms"]),
     ("peers", &["site", "node", "address"]),
     ("control", &["socket"]),
