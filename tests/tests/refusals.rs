@@ -51,6 +51,23 @@ fn volumes_that_can_not_be_are_not_created() {
     cluster.site("west").refused(&create("pg", "16MiB", "west,east")).says(6, &["pg"]);
 }
 
+/// Each copy needs its part of the journal, or it might never open again after a crash.
+#[test]
+fn a_copy_for_which_the_journal_has_no_room_is_not_made() {
+    let options = Options { journal_budget: "16MiB", journal_segment: "4MiB", ..Options::default() };
+    let cluster = Cluster::start_with(&["east", "west"], options);
+    let east = cluster.site("east");
+    for name in ["one", "two"] {
+        east.run(&create(name, "4MiB", "east,west"));
+    }
+    east.refused(&create("three", "4MiB", "east,west")).says(4, &["three", "16 MiB", "journal.budget_bytes", "20MiB"]);
+    for site in &cluster.sites {
+        assert_eq!(site.run(&["volume", "list"])["volumes"].as_array().map(Vec::len), Some(2), "{}", site.name);
+    }
+    east.run(&["volume", "delete", "one", "--yes"]);
+    east.run(&create("three", "4MiB", "east,west"));
+}
+
 #[test]
 fn a_member_that_is_away_is_named_and_creation_leaves_nothing_behind() {
     let cluster = Cluster::start(&["east", "west", "north"]);
