@@ -16,7 +16,7 @@ pub struct Plot {
 }
 
 const STYLE: &str = "set terminal pngcairo size 820,460 font 'sans,11'\nset grid ytics lt 1 lc rgb '#dddddd'\n\
-    set border 3 lc rgb '#888888'\nset tics nomirror\nset key above left\n";
+    set border 3 lc rgb '#888888'\nset tics nomirror\nset key above horizontal left samplen 2\n";
 const SERIES: [&str; 4] = ["#1f77b4", "#d62728", "#2ca02c", "#888888"];
 
 /// Those that the rows have figures for.
@@ -66,7 +66,7 @@ fn latency(rows: &[Row]) -> Option<Plot> {
     script += &format!(
         "END\nset style data histogram\nset style histogram clustered gap 1\nset style fill solid noborder\n\
         set logscale y\nset xlabel 'round trip between the sites'\nset ylabel 'p50 of a 4k write at QD1, µs'\n\
-        plot $data using 2:xtic(1) title 'limit: echo + append, second of three' lc rgb '{grey}', \
+        plot $data using 2:xtic(1) title 'limit: echo + append' lc rgb '{grey}', \
         '' using 3 title 'durability write' lc rgb '{blue}', '' using 4 title 'durability flush' lc rgb '{green}'\n"
     );
     Some(Plot { file: "latency.png", title: "A 4k write at QD1 beside what it can't be faster than", script })

@@ -56,7 +56,7 @@ pub fn judge(
         let what = "reads at QD64 against qemu-nbd --cache=none --aio=native";
         all.push(Target::new(what, format!("≥ {READS_RATIO_MIN} ×"), said, reads.ratio >= READS_RATIO_MIN));
     }
-    wan.iter().for_each(|figures| all.extend(long_link(figures)));
+    wan.iter().filter(|figures| figures.judged).for_each(|figures| all.extend(long_link(figures)));
     let worst = limits.relay_added_p50_us.iter().map(|(_, added)| *added).reduce(f64::max);
     all.extend(worst.map(|us| {
         let what = "what the emulator itself adds to one way, p50";

@@ -87,7 +87,7 @@ fn bad_values_name_the_key_what_was_found_and_what_may_be() {
         ("[transport]\nidle_timeout_ms = 5\n", "transport.idle_timeout_ms = 5: give 500"),
         (
             "[transport]\ncongestion = \"reno\"\n",
-            "line 5 (congestion = \"reno\"): unknown variant `reno`, expected one of `cubic`",
+            "line 5 (congestion = \"reno\"): unknown variant `reno`, expected one of `delay`",
         ),
         ("[transport]\nca = \"pki/ca.pem\"\n", "transport.ca = pki/ca.pem: give an absolute path"),
         ("[transport]\nwindow_bytes = 1\n", "transport.window_bytes = 1B: give 64KiB"),
