@@ -225,8 +225,8 @@ fn wan(details: &Details) -> String {
     format!(
         "\n## A long link\n\nRTT {} ms, {} Mbit/s each way between each two sites, a queue of one bandwidth-delay product, random \
         loss.\n\n{}\nRecords: 128 KiB writes, 128 at once, every remote waited for. Bulk: the first copy for a member that \
-        joins. Beside each other: 300 writes of 4 KiB a second, every remote waited for. The aims are for `fixed`, which is for \
-        links of one's own; `cubic`, the default, shares them, and stands here for comparison.\n",
+        joins. Beside each other: 300 writes of 4 KiB a second, every remote waited for. The aims are for `delay`, the default; \
+        `cubic` stands here for comparison.\n",
         details.wan[0].rtt_ms,
         number(details.wan[0].link_mbit_s),
         markdown(&headings, 1, &rows)
