@@ -174,7 +174,11 @@ pub(super) fn open(
     create_dirs(dir).map_err(JournalError::io("create directory", dir))?;
     let lock = lock(dir)?;
     let mut super_file = match SuperFile::read(dir)? {
-        Some(now) => SuperFile::open(dir, now)?,
+        Some(now) => {
+            let found = SuperFile::open(dir, now)?;
+            found.rewrite()?;
+            found
+        }
         None => create_superblock(config)?,
     };
     let segment_bytes = super_file.now.segment_bytes;

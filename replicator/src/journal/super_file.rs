@@ -54,6 +54,15 @@ impl SuperFile {
         Ok(SuperFile { file, path, now })
     }
 
+    /// Writes it where it is once more, and syncs it: after a failed sync it can be read and not be there.
+    pub(super) fn rewrite(&self) -> Result<(), JournalError> {
+        let write = || {
+            self.file.write_all_at(&self.now.encode(), self.now.slot_offset())?;
+            self.file.sync_data()
+        };
+        write().map_err(JournalError::io("write", &self.path))
+    }
+
     /// Writes a first superblock. The file has its name only once it is whole.
     pub(super) fn create(dir: &Path, first: Superblock) -> Result<SuperFile, JournalError> {
         let path = dir.join(SUPER_NAME);
