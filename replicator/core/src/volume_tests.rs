@@ -425,3 +425,22 @@ fn a_session_does_not_outlive_an_epoch_that_may_lack_its_writes() {
         assert_eq!(taken_back.is_ok(), class == Durability::Write, "{class:?}: {taken_back:?}");
     }
 }
+
+/// That a session was released is forgotten when another is open, not when one is asked for: the register names the old one
+/// until then.
+#[test]
+fn a_released_session_is_remembered_until_another_is_open() {
+    let (first, second) = (MemberId(0), MemberId(1));
+    let sites = ["s0", "s0", "s1"].map(String::from);
+    let mut cluster = Cluster::in_sites(&[DATA, DATA, DATA], &sites, TWO_SITES);
+    let attach = |session| Command::Attach { writer: session + 900, session: SessionId(session) };
+    cluster.command(first, attach(7)).expect("the device opens");
+    cluster.command(first, Command::Handover { to: second }).expect("it is handed over");
+    assert!(cluster.volumes[&first].replica().d.ended > Epoch::ZERO);
+    cluster.never_lands = BTreeSet::from([0, 1, 2].map(MemberId));
+    cluster.ask(first, attach(9));
+    cluster.pass(LEASE_US);
+    let volume = &cluster.volumes[&first];
+    assert!(volume.primary().is_some_and(|p| !p.device_open()), "it has won, and its first record is nowhere");
+    assert!(volume.replica().d.ended > Epoch::ZERO);
+}

@@ -4,7 +4,7 @@ use super::holder::{Device, Handover};
 use super::{Next, Primary};
 use crate::api::{Change, CommandId, Effect, Effects, Refusal};
 use crate::change;
-use crate::ids::{Epoch, MemberId, SessionId, Tick};
+use crate::ids::{MemberId, SessionId, Tick};
 use crate::limits::{COMMANDS_MAX, HANDOVER_TIMEOUT_US};
 use crate::register::Attachment;
 use crate::replica::Replica;
@@ -64,7 +64,6 @@ impl Primary {
         }
         match change::propose(&self.config, &self.under(), &Change::Attached { attached }) {
             Ok(next) => {
-                replica.d.ended = Epoch::ZERO;
                 self.device = Some(Device { session, open: false });
                 self.on_device.push(command);
                 self.write_register(next, Vec::new(), replica, now, fx);

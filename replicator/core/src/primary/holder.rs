@@ -88,10 +88,7 @@ impl Primary {
         let mut config = change::adopt(&found, epoch, me);
         // A verb that moves the primary's site clears node and session in the same write and opens no device.
         config.attached = match attach {
-            Some(session) => {
-                replica.d.ended = Epoch::ZERO;
-                Some(Attachment { member: me, session })
-            }
+            Some(session) => Some(Attachment { member: me, session }),
             // Nor is a device taken back, here or later, whose completed writes this epoch may not have: another epoch
             // that has cut them would not tell.
             None if moves || !session_is_whole => None,
@@ -251,7 +248,7 @@ impl Primary {
         self.pipeline.appended(seq, draft);
     }
 
-    pub(super) fn try_open(&mut self, replica: &Replica, now: Tick, fx: &mut Effects) {
+    pub(super) fn try_open(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) {
         let begun = (self.acked >= self.start && replica.applied >= self.start) || broken(Sabotage::ServeBeforeStart);
         let alone = now >= self.old_lease_until || broken(Sabotage::OldLeaseIgnored);
         if !self.opened && self.settled && begun && alone {
@@ -269,6 +266,7 @@ impl Primary {
             && named.is_some_and(|a| a.session == device.session)
         {
             device.open = true;
+            replica.another_session();
             fx.push(Effect::OpenDevice { session: device.session });
             for id in self.on_device.drain(..) {
                 fx.push(Effect::Answer { id, result: Ok(()) });

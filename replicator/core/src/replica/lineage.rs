@@ -27,6 +27,14 @@ impl Replica {
         self.once_durable(Then::Ended { epoch, tell, command });
     }
 
+    /// A device is open here under a session that the register names: the one that was released is named no more.
+    pub fn another_session(&mut self) {
+        if self.d.ended > Epoch::ZERO {
+            self.d.ended = Epoch::ZERO;
+            self.persist_meta();
+        }
+    }
+
     /// The volume goes on in a new lineage, by an operator's force. Durable before it is answered.
     pub fn on_fork(
         &mut self,
