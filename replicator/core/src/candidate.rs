@@ -283,6 +283,18 @@ impl Candidate {
         missing
     }
 
+    /// The volume goes on without this copy.
+    pub fn refuse_superseded(&self, replica: &Replica) -> Option<Refusal> {
+        let lineage = replica.d.superseded?;
+        let config = self.newest(replica);
+        let site = config.site_of(replica.me());
+        Some(Refusal::new(
+            "promote-superseded",
+            format!("the volume goes on as lineage {lineage}, by force; this copy is of {}", replica.d.lineage),
+            format!("at its primary: `farshore resync {} --member {site} --discard`", config.volume.name),
+        ))
+    }
+
     /// May this node promote at all, by what the newest register says?
     fn refuse_by_rule(&self, replica: &Replica) -> Option<Refusal> {
         let config = self.newest(replica);
@@ -299,12 +311,8 @@ impl Candidate {
                 "promote a site that `farshore status` lists in the sync set, or wait for the resync",
             ));
         }
-        if let Some(lineage) = replica.d.superseded {
-            return Some(Refusal::new(
-                "promote-superseded",
-                format!("the volume goes on as lineage {lineage}, by force; this copy is of {}", replica.d.lineage),
-                format!("at its primary: `farshore resync {} --member {site} --discard`", config.volume.name),
-            ));
+        if let Some(refusal) = self.refuse_superseded(replica) {
+            return Some(refusal);
         }
         let home = &config.current.primary_site;
         match (self.why, self.attach) {

@@ -16,8 +16,9 @@ use crate::api::{CommandId, Effect, Effects, Refusal};
 use crate::ids::{Epoch, LineageId, MemberId, Tick};
 use crate::limits::{PROMOTE_TIMEOUT_US, RETRY_US};
 use crate::message::{Body, Message, Report};
-use crate::register::{ConfigVersion, Configuration, DataRule, MemberKind, SyncMember, Terms, Vote};
+use crate::register::{ConfigVersion, Configuration, DataRule, Member, MemberKind, SyncMember, Terms, Vote};
 use crate::replica::Replica;
+use crate::sabotage::{Sabotage, broken};
 
 #[derive(Debug)]
 enum Phase {
@@ -55,13 +56,9 @@ impl Force {
     ) -> Result<Force, Refusal> {
         let config = &replica.d.config;
         if let Some(stranger) = named.iter().find(|id| config.member(**id).is_none()) {
-            return Err(Refusal::new(
-                "force-unknown-member",
-                format!("{stranger} is no member of the volume"),
-                "name members that `farshore volume show` lists",
-            ));
+            return Err(unknown_member(*stranger));
         }
-        let holds = config.member(replica.me()).is_some_and(|m| m.kind != MemberKind::Witness);
+        let holds = config.member(replica.me()).is_some_and(|m| kind_in_fork(config, m) == MemberKind::Data);
         if !named.contains(&replica.me()) || !holds {
             return Err(Refusal::new(
                 "force-elsewhere",
@@ -92,7 +89,8 @@ impl Force {
             let body = match &self.phase {
                 Phase::Asking { answers } if !answers.contains_key(to) => Body::Probe { nonce: self.nonce() },
                 Phase::Forking { lineage, epoch, config, stored } if !stored.contains(to) => {
-                    Body::Fork { lineage: *lineage, epoch: *epoch, config: config.clone() }
+                    let log = Some((replica.history().clone(), replica.end()));
+                    Body::Fork { lineage: *lineage, epoch: *epoch, config: config.clone(), log }
                 }
                 _ => continue,
             };
@@ -131,8 +129,10 @@ impl Force {
             Ok((n, mut config)) => {
                 let epoch = Epoch { n, writer: self.writer };
                 config.version = ConfigVersion { epoch, k: 0 };
-                let lineage = LineageId { generation: replica.d.lineage.generation.saturating_add(1), uuid: self.uuid };
-                replica.on_fork(lineage, epoch, config.clone(), replica.me(), fx);
+                let raised = u64::from(!broken(Sabotage::GenerationKept));
+                let generation = replica.d.lineage.generation.saturating_add(raised);
+                let lineage = LineageId { generation, uuid: self.uuid };
+                replica.on_fork(lineage, epoch, config.clone(), None, replica.me(), fx);
                 let config = Box::new(config);
                 self.phase = Phase::Forking { lineage, epoch, config, stored: BTreeSet::new() };
                 self.retry_at = now.plus(RETRY_US);
@@ -179,6 +179,23 @@ impl Force {
     }
 }
 
+/// Whoever is named counts from then on, and stays. What one that leaves was, only the terms that end with it tell.
+fn kind_in_fork(config: &Configuration, member: &Member) -> MemberKind {
+    match member.kind {
+        MemberKind::Observer => MemberKind::Data,
+        MemberKind::Leaving if config.all_terms().any(|t| t.sync.iter().any(|s| s.member == member.id)) => {
+            MemberKind::Data
+        }
+        MemberKind::Leaving => MemberKind::Witness,
+        kind => kind,
+    }
+}
+
+fn unknown_member(stranger: MemberId) -> Refusal {
+    let text = format!("{stranger} is no member of the volume");
+    Refusal::new("force-unknown-member", text, "name members that `farshore volume show` lists")
+}
+
 /// The epoch's number and the configuration of the new lineage, or why it can't be.
 fn plan(
     answers: &BTreeMap<MemberId, Report>,
@@ -187,12 +204,20 @@ fn plan(
 ) -> Result<(u64, Configuration), Refusal> {
     let me = replica.me();
     let newest = answers.values().map(|r| &r.config).max_by_key(|c| c.version).unwrap_or(&replica.d.config);
-    let data = |id: &MemberId| newest.member(*id).is_some_and(|m| m.kind != MemberKind::Witness);
+    if let Some(stranger) = named.iter().find(|id| newest.member(**id).is_none()) {
+        return Err(unknown_member(*stranger));
+    }
+    let mut config = newest.clone();
+    for member in config.members.iter_mut().filter(|m| named.contains(&m.id)) {
+        member.kind = kind_in_fork(newest, member);
+    }
+    let members = config.members.clone();
+    let data = |id: &MemberId| members.iter().any(|m| m.id == *id && m.kind == MemberKind::Data);
     let ours = replica.report(Tick(0));
     let standing = |r: &Report| (r.history.last_epoch(), r.durable);
     for (id, report) in answers.iter().filter(|(id, _)| data(id)) {
         let site = newest.site_of(*id);
-        if standing(report) > standing(&ours) {
+        if standing(report) > standing(&ours) && !broken(Sabotage::ForkFromAnyLog) {
             return Err(Refusal::new(
                 "force-donor",
                 format!("{site} holds a longer log ({}, ours {})", report.durable, ours.durable),
@@ -233,7 +258,6 @@ fn plan(
         min_remote: asked.min_remote.min(remotes.len() as u8),
         local: asked.local,
     };
-    let mut config = newest.clone();
     config.current = Terms { votes, sync, rule, primary_site: site };
     config.earlier = each_of(&config.current);
     config.attached = None;
@@ -245,6 +269,9 @@ fn plan(
 /// with no sync set. As earlier terms of a value they hold until the first epoch's configuration is stored by all of them
 /// and what it adopted is on its data quorum.
 fn each_of(terms: &Terms) -> Vec<Terms> {
+    if broken(Sabotage::ForkByQuorum) {
+        return Vec::new();
+    }
     let only =
         |vote: &Vote| Terms { votes: vec![Vote { votes: 1, ..vote.clone() }], sync: Vec::new(), ..terms.clone() };
     terms.votes.iter().map(only).collect()

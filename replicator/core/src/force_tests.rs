@@ -3,7 +3,7 @@
 use crate::api::{Command, CommandId, Effect, Effects, Event, JournalOp, Promotion};
 use crate::durable::{Durable, LogBase};
 use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, Tick, VolumeId};
-use crate::message::Message;
+use crate::message::{Body, Message};
 use crate::record::Record;
 use crate::register::{
     ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
@@ -166,4 +166,32 @@ fn a_fork_that_a_crash_cut_short_does_not_open_and_can_be_finished() {
     assert_eq!((generation(&b), generation(&witness)), (2, 2), "the same fork, finished");
     assert!(b.opened(), "all that were named are in it");
     assert!(b.volume.primary().is_some_and(|p| p.config().earlier.is_empty()), "and nobody is waited for any more");
+}
+
+/// Whoever holds the epoch may be named: once it is in the new lineage, its epoch is of the old one.
+#[test]
+fn a_holder_that_enters_a_fork_holds_nothing_any_more() {
+    let (mut a, mut b, mut witness) = (Node::new(MemberId(0)), Node::new(B), Node::new(WITNESS));
+    let mut sent = a.ask(10, Command::Promote { writer: u128::MAX, why: Promotion::Takeover });
+    for step in 0..25 {
+        let now = 10 + step * 100_000;
+        while !sent.is_empty() {
+            let message = sent.remove(0);
+            let to = [&mut a, &mut b, &mut witness].into_iter().find(|node| node.durable.me == message.to);
+            sent.extend(to.expect("one of them").handle(now, Event::Message(message)));
+        }
+        sent.extend(a.handle(now, Event::Timer));
+    }
+    assert!(a.volume.primary().is_some());
+    let old = a.durable.lineage;
+    let lineage = LineageId { generation: old.generation + 1, uuid: 99 };
+    // Lower than the epoch that a holds: nothing else would end that.
+    let epoch = Epoch { n: a.durable.promised.n, writer: 1 };
+    let (history, end) = (a.volume.replica().history().clone(), a.volume.replica().end());
+    let version = ConfigVersion { epoch, k: 0 };
+    let config = Box::new(Configuration { version, ..configuration() });
+    let body = Body::Fork { lineage, epoch, config, log: Some((history, end)) };
+    a.handle(3_000_000, Event::Message(Message { volume: VOLUME, lineage: old, from: B, to: MemberId(0), body }));
+    assert_eq!(a.durable.lineage, lineage);
+    assert!(a.volume.primary().is_none());
 }

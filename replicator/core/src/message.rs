@@ -121,6 +121,8 @@ pub enum Body {
         lineage: LineageId,
         epoch: Epoch,
         config: Box<Configuration>,
+        /// The log that it goes on from, and where that ends. Who does not say so is believed.
+        log: Option<(History, Seq)>,
     },
     /// The sender has persisted the lineage that it speaks in.
     ForkOk,
@@ -256,11 +258,15 @@ impl Message {
                 w.seq(*from);
                 w.u32(*max_bytes);
             }
-            Body::Fork { lineage, epoch, config } => {
+            Body::Fork { lineage, epoch, config, log } => {
                 w.u8(16);
                 w.lineage(*lineage);
                 w.epoch(*epoch);
                 w.bytes(&config.encode());
+                if let Some((history, end)) = log {
+                    put_history(&mut w, history);
+                    w.seq(*end);
+                }
             }
             Body::ForkOk => w.u8(17),
             Body::Fetched { epoch, from, floor, records: list } => {
@@ -338,6 +344,7 @@ impl Message {
                 lineage: r.lineage()?,
                 epoch: r.epoch()?,
                 config: Box::new(Configuration::decode(r.bytes()?)?),
+                log: if r.is_empty() { None } else { Some((get_history(&mut r)?, r.seq()?)) },
             },
             17 => Body::ForkOk,
             other => return Err(r.unknown(other.into())),

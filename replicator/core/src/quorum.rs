@@ -6,6 +6,7 @@
 
 use crate::ids::{Incarnation, MemberId};
 use crate::register::{SyncMember, Terms};
+use crate::sabotage::{Sabotage, broken};
 
 /// Sync sets are seldom larger.
 const SYNC_SET_USUAL: usize = 8;
@@ -44,8 +45,9 @@ impl Terms {
                 remote_sites += 1;
             }
         }
-        count >= u32::from(self.rule.w)
-            && remote_sites >= u32::from(self.rule.min_remote)
+        let in_force = if broken(Sabotage::RuleShrinksWithSet) { self.sync.len() as u8 } else { u8::MAX };
+        count >= u32::from(self.rule.w.min(in_force.max(1)))
+            && remote_sites >= u32::from(self.rule.min_remote.min(in_force.saturating_sub(1)))
             && (local || !self.rule.local)
     }
 

@@ -76,6 +76,10 @@ pub enum Sabotage {
     ShrinkEarly,
     /// New terms take effect before their members have what was acknowledged.
     GrowWhileLagging,
+    /// While a change is joint the lease counts under the new terms alone.
+    LeaseByNewTerms,
+    /// The policy's numbers shrink with the sync set.
+    RuleShrinksWithSet,
     /// A register value does not hold the terms that it replaces.
     EarlierNotKept,
     /// The new voters alone decide that there are new voters.
@@ -92,6 +96,42 @@ pub enum Sabotage {
     InstallUnmarked,
     /// A late copy of an Elect cuts records of its own epoch.
     LateElectCuts,
+
+    // Force and lineages.
+    /// A forced promotion begins another lineage of the same generation.
+    GenerationKept,
+    /// A forced promotion goes on from the log of the node that it was asked of, whatever the others named hold.
+    ForkFromAnyLog,
+    /// A member enters the new lineage whatever it has applied since it answered.
+    ForkFollowedBlindly,
+    /// A quorum of the members named can open the new lineage.
+    ForkByQuorum,
+    /// A copy that hears of a higher generation goes on.
+    LoserNotFenced,
+    /// A restart forgets that the volume goes on in a higher generation.
+    FenceForgotten,
+    /// A copy that has heard of a higher generation still promises and acknowledges in its own.
+    FencedStillSpeaks,
+    /// What is said in another lineage is taken as if it were said in ours.
+    LineageNotCompared,
+
+    // The journal.
+    /// A segment is used anew though the store has not got all of its records.
+    SegmentReusedEarly,
+    /// The next group begins in the last block of the one before.
+    BlockRewritten,
+    /// A group counts by its header alone, whatever became of its body.
+    BodyUnchecked,
+    /// What a segment still holds of a former life counts too.
+    FormerLifeCounts,
+    /// The last group found is taken for durable without having been written once more.
+    TailNotRewritten,
+    /// A group that cannot be read is taken for the end of the log.
+    DamageAsEnd,
+    /// What was lost with groups that cannot be read is not looked for in the group that follows.
+    LossUnnoticed,
+    /// A replica's older state is taken where the newest cannot be read.
+    OlderStateTaken,
 
     // Attaching and handing over.
     /// A volume is attached in another site than the one that was promoted.

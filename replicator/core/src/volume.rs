@@ -17,7 +17,7 @@ use crate::message::{Body, Message};
 use crate::primary::{Next, Primary};
 use crate::register::Configuration;
 use crate::replica::{Recovered, Replica};
-use crate::sabotage::asserts_off;
+use crate::sabotage::{Sabotage, asserts_off, broken};
 
 /// Why a role ended that was given up on purpose.
 pub(crate) const RELEASED: &str = "released";
@@ -150,6 +150,8 @@ impl Volume {
             Role::Candidate(candidate) => {
                 if let Some(reason) = failed {
                     let refusal = Refusal::new("journal-poisoned", reason, "replace the disk, then restart the daemon");
+                    self.lose(refusal, fx);
+                } else if let Some(refusal) = candidate.refuse_superseded(&self.replica) {
                     self.lose(refusal, fx);
                 } else if candidate.epoch() > Epoch::ZERO && promised > candidate.epoch() {
                     let verdict = candidate.on_reject(promised);
@@ -289,6 +291,18 @@ impl Volume {
         }
     }
 
+    /// What this node held or tried to win was of the lineage that it has just left.
+    fn leave_role(&mut self, now: Tick, fx: &mut Effects) {
+        let reason = format!("the volume goes on as lineage {}, by force", self.replica.d.lineage);
+        let refusal = || Refusal::new("force-overtaken", reason.clone(), "see `farshore status`");
+        match &self.role {
+            Role::Follower => {}
+            Role::Primary(_) => self.follow_up(Next::Fenced(reason), fx),
+            Role::Candidate(_) => self.lose(refusal(), fx),
+            Role::Force(_) => self.force_step(Step::Failed(refusal()), now, fx),
+        }
+    }
+
     fn send(&self, to: MemberId, body: Body, fx: &mut Effects) {
         let (volume, lineage, from) = (self.replica.volume, self.replica.d.lineage, self.replica.me());
         fx.push(Effect::Send(Message { volume, lineage, from, to, body }));
@@ -301,18 +315,33 @@ impl Volume {
             return;
         }
         let from = message.from;
-        if let Body::Fork { lineage, epoch, config } = message.body {
+        if let Body::Fork { lineage, epoch, config, log } = message.body {
             // Written in the lineage that it ends; a repeated one finds us in the new one already.
             if message.lineage == ours || lineage == ours {
-                self.replica.on_fork(lineage, epoch, *config, from, fx);
+                self.replica.on_fork(lineage, epoch, *config, log, from, fx);
+            }
+            if self.replica.d.lineage != ours {
+                self.leave_role(now, fx);
             }
             return;
         }
-        if message.lineage != ours {
+        if message.lineage != ours && !broken(Sabotage::LineageNotCompared) {
             if message.lineage.generation > ours.generation {
                 self.replica.on_higher_lineage(message.lineage, fx);
             } else if message.lineage.generation == ours.generation {
                 self.replica.on_rival_lineage(message.lineage, fx);
+            }
+            return;
+        }
+        if let Some(newer) = self.replica.d.superseded
+            && !matches!(message.body, Body::Probe { .. } | Body::Answer { .. } | Body::ForkOk)
+            && !broken(Sabotage::FencedStillSpeaks)
+        {
+            // What is still said in the lineage that was left has not heard of the newer one. Only a force may go on here.
+            let (volume, to, body) =
+                (self.replica.volume, from, Body::Reject { asked: Epoch::ZERO, promised: Epoch::ZERO });
+            if from != self.replica.me() {
+                fx.push(Effect::Send(Message { volume, lineage: newer, from: self.replica.me(), to, body }));
             }
             return;
         }

@@ -8,6 +8,7 @@ use crate::journal::log::VolumeLog;
 use crate::record::RecordHash;
 use crate::register::MemberKind;
 use crate::replica::Recovered;
+use crate::sabotage::{Sabotage, broken};
 
 /// What recovery found of one volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +83,7 @@ fn holds_data(durable: &Durable) -> bool {
 
 /// The core's view of what recovery found; `applied` is what the store holds, if it has the volume; pure.
 pub fn plan(found: &RecoveredVolume, applied: Option<Seq>) -> Result<Recovered, RecoveryError> {
-    if found.meta_damaged {
+    if found.meta_damaged && !broken(Sabotage::OlderStateTaken) {
         return Err(RecoveryError::StateLost);
     }
     let durable = Durable::decode(found.meta.clone().ok_or(RecoveryError::NoState)?)?;

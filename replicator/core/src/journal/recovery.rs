@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 
 use crate::journal::group::{FLAG_HEAD, FLAG_HEAD_END, GroupHeader};
 use crate::journal::scan::{Found, SegmentScan};
+use crate::sabotage::{Sabotage, broken};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
@@ -87,6 +88,9 @@ pub fn decide(scans: &[SegmentScan], in_use: bool) -> (Rule, Plan) {
     }
     let oldest = oldest_needed(scans);
     let mut found = by_index(scans, oldest);
+    if broken(Sabotage::DamageAsEnd) {
+        end_at_damage(&mut found);
+    }
     let newest_header = found.keys().next_back().copied().unwrap_or_default();
 
     let torn_tail = drop_torn_tail(&mut found, &mut plan);
@@ -103,6 +107,9 @@ pub fn decide(scans: &[SegmentScan], in_use: bool) -> (Rule, Plan) {
     lay_out_segments(scans, &found, &mut plan);
     plan.tail = found.values().next_back().filter(|tail| tail.whole).map(|tail| tail.header);
     plan.resume = resume(&found, last, oldest, &plan);
+    if broken(Sabotage::TailNotRewritten) {
+        plan.tail = None;
+    }
     let rule = match (damage, torn_head, torn_tail) {
         (Some(rule), _, _) => rule,
         (None, Some(_), _) => Rule::TornHead,
@@ -110,6 +117,16 @@ pub fn decide(scans: &[SegmentScan], in_use: bool) -> (Rule, Plan) {
         (None, None, None) => Rule::Clean,
     };
     (rule, plan)
+}
+
+/// The suite's mistake, made nowhere else: what lies behind damage never was.
+fn end_at_damage(found: &mut BTreeMap<u64, Found>) {
+    let mut expected = found.keys().next().copied().unwrap_or_default();
+    found.retain(|&index, group| {
+        let follows = index == expected && group.whole;
+        expected += u64::from(follows);
+        follows
+    });
 }
 
 /// The highest generation that any intact group names as the oldest needed.

@@ -7,6 +7,7 @@ use crate::journal::entry::{Entry, Item, LogEnd, RecapItem, VolumeHead};
 use crate::journal::group::{FLAG_AFTER_LOSS, FLAG_HEAD, FLAG_HEAD_END, GroupHeader};
 use crate::journal::log::{Log, LogError, Place};
 use crate::record::{Record, RecordHash};
+use crate::sabotage::{Sabotage, broken};
 
 /// Feeds the planned groups, in order, into a [`Log`].
 #[derive(Default)]
@@ -76,7 +77,7 @@ impl Replay {
     fn account_for_losses(&mut self, header: &GroupHeader, recap: &[RecapItem]) {
         self.log.take_recap();
         let lost = std::mem::take(&mut self.lost);
-        if lost == 0 {
+        if lost == 0 || broken(Sabotage::LossUnnoticed) {
             return;
         }
         if lost > 1 || header.is(FLAG_AFTER_LOSS) {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::codec::DecodeError;
 use crate::journal::entry::decode_items;
 use crate::journal::group::{GROUP_ALIGN_BYTES, GroupHeader};
+use crate::sabotage::{Sabotage, broken};
 
 /// Where a segment's bytes come from. `None` is a range that the disk cannot read.
 pub trait Blocks {
@@ -59,12 +60,12 @@ pub fn scan(journal: u128, number: u32, blocks: &mut dyn Blocks) -> Result<Segme
             offset += GROUP_ALIGN_BYTES as u64;
             continue;
         };
-        if found.header.generation > generation {
+        if found.header.generation > generation && !broken(Sabotage::FormerLifeCounts) {
             generation = found.header.generation;
             out.stale += out.groups.len();
             out.groups.clear();
         }
-        if found.header.generation == generation {
+        if found.header.generation == generation || broken(Sabotage::FormerLifeCounts) {
             out.groups.push(found);
         } else {
             out.stale += 1;

@@ -10,6 +10,7 @@ use crate::journal::entry::Entry;
 use crate::journal::log::Log;
 use crate::journal::recovery::Plan;
 use crate::journal::scan::SegmentScan;
+use crate::sabotage::{Sabotage, broken};
 
 /// The newest segment and the one before it always stay: every volume's metadata is in two places then.
 const LIVE_MIN: usize = 2;
@@ -128,7 +129,7 @@ impl<F> Segments<F> {
     /// Gives up the oldest segments that hold nothing needed. Returns whether any was.
     pub fn recycle(&mut self, log: &mut Log, ahead: &mut Log) -> bool {
         let mut any = false;
-        while self.live.len() > LIVE_MIN && self.holders(log, self.space_is_short()).is_empty() {
+        while self.live.len() > LIVE_MIN && self.oldest_is_unneeded(log) {
             let Some(segment) = self.live.pop_front() else { break };
             for (volume, &last) in &segment.holds {
                 for log in [&mut *log, &mut *ahead] {
@@ -141,6 +142,10 @@ impl<F> Segments<F> {
             any = true;
         }
         any
+    }
+
+    fn oldest_is_unneeded(&self, log: &Log) -> bool {
+        self.holders(log, self.space_is_short()).is_empty() || broken(Sabotage::SegmentReusedEarly)
     }
 
     /// The volumes that still need the oldest segment.

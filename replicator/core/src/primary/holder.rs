@@ -184,6 +184,7 @@ impl Primary {
         let lease_us = self.config.volume.lease_us;
         self.in_force
             .iter()
+            .filter(|t| **t == self.config.current || !broken(Sabotage::LeaseByNewTerms))
             .map(|t| t.quorum_value(|m| self.counted(m.member, m.incarnation).and_then(|p| p.echo)))
             .min()
             .flatten()

@@ -3,7 +3,7 @@
 use super::acceptor::{Pending, Replica, Then};
 use crate::api::{Effect, Effects, JournalOp, Refusal, Token};
 use crate::durable::LogBase;
-use crate::ids::{Seq, Tick};
+use crate::ids::{Epoch, Seq, Tick};
 use crate::limits::JOURNAL_PORTION_BYTES;
 use crate::message::Body;
 use crate::sabotage::{Sabotage, broken};
@@ -117,6 +117,10 @@ impl Replica {
         self.following = None;
     }
 
+    fn speaks_under(&self, epoch: Epoch) -> bool {
+        epoch == self.d.promised && (self.d.superseded.is_none() || broken(Sabotage::FencedStillSpeaks))
+    }
+
     pub(super) fn carry_out(&mut self, then: Vec<Then>, now: Tick, fx: &mut Effects) {
         let mut ack = false;
         for step in then {
@@ -130,15 +134,15 @@ impl Replica {
                     self.durable = to;
                     self.cuts.pop_front();
                 }
-                Then::Promised { epoch, to } if epoch == self.d.promised => {
+                Then::Promised { epoch, to } if self.speaks_under(epoch) => {
                     let report = Box::new(self.report(now));
                     self.send(to, Body::Promise { epoch, report }, fx);
                 }
-                Then::ConfigStored { epoch, version, to } if epoch == self.d.promised => {
+                Then::ConfigStored { epoch, version, to } if self.speaks_under(epoch) => {
                     let incarnation = self.d.incarnation;
                     self.send(to, Body::ConfigOk { epoch, incarnation, version }, fx);
                 }
-                Then::Elected { epoch } if epoch == self.d.promised || broken(Sabotage::LowerEpochAccepted) => {
+                Then::Elected { epoch } if self.speaks_under(epoch) || broken(Sabotage::LowerEpochAccepted) => {
                     let (incarnation, durable, applied) = (self.d.incarnation, self.durable, self.applied);
                     if let Some(following) = self.following.as_mut().filter(|f| f.epoch == epoch) {
                         following.synced = true;
@@ -146,7 +150,7 @@ impl Replica {
                         self.send(leader, Body::ElectOk { epoch, incarnation, durable, applied }, fx);
                     }
                 }
-                // A higher epoch was promised meanwhile: nothing of a lower one leaves.
+                // A higher epoch was promised meanwhile, or the lineage was left: nothing of a lower one leaves.
                 Then::Promised { .. } | Then::ConfigStored { .. } | Then::Elected { .. } => {}
                 Then::Forked { lineage, to } if lineage == self.d.lineage => self.send(to, Body::ForkOk, fx),
                 Then::Forked { .. } => {}

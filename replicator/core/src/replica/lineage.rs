@@ -4,7 +4,7 @@ use super::acceptor::{Replica, Then};
 use crate::api::{CommandId, Effect, Effects, JournalOp};
 use crate::durable::{Installing, LogBase};
 use crate::history::History;
-use crate::ids::{Epoch, LineageId, MemberId, Tick};
+use crate::ids::{Epoch, LineageId, MemberId, Seq, Tick};
 use crate::register::Configuration;
 use crate::sabotage::{Sabotage, broken};
 use crate::tail::Tail;
@@ -35,19 +35,27 @@ impl Replica {
         }
     }
 
-    /// The volume goes on in a new lineage, by an operator's force. Durable before it is answered.
+    /// The volume goes on in a new lineage, by an operator's force, from the donor's log (ours, if none is given). Durable
+    /// before it is answered.
     pub fn on_fork(
         &mut self,
         lineage: LineageId,
         epoch: Epoch,
         config: Configuration,
+        donor_log: Option<(History, Seq)>,
         from: MemberId,
         fx: &mut Effects,
     ) {
         if self.failed.is_some() || config.version.epoch != epoch {
             return;
         }
-        if lineage.generation > self.d.lineage.generation {
+        let renewed = broken(Sabotage::GenerationKept) && lineage != self.d.lineage;
+        if lineage.generation > self.d.lineage.generation || renewed {
+            if let Some((history, end)) = donor_log
+                && !self.may_follow_fork(&history, end, fx)
+            {
+                return;
+            }
             self.raise(epoch, fx);
             let end = self.end();
             fx.push(Effect::Edge {
@@ -67,14 +75,32 @@ impl Replica {
         }
     }
 
+    /// Since it answered the donor this replica may have gone on in the old lineage: then what it holds is not what the
+    /// new one goes on from. It stays where it is, and an operator decides.
+    fn may_follow_fork(&self, history: &History, end: Seq, fx: &mut Effects) -> bool {
+        let common = self.history.common_point(self.end(), history, end);
+        let known = self.applied.max(self.acked);
+        if common >= known || broken(Sabotage::ForkFollowedBlindly) {
+            return true;
+        }
+        let text = format!("the log that is forked from parts from ours at {common}, below what was acked ({known})");
+        fx.push(Effect::Edge { rule: "fork-refused", text });
+        false
+    }
+
     /// A member speaks in a higher generation of the volume: what is here is history.
     pub fn on_higher_lineage(&mut self, lineage: LineageId, fx: &mut Effects) {
+        if broken(Sabotage::LoserNotFenced) {
+            return;
+        }
         if self.d.superseded.is_none_or(|known| known.generation < lineage.generation) && self.failed.is_none() {
             let text = format!("the volume goes on as lineage {lineage}; this copy ({}) is fenced", self.d.lineage);
             fx.push(Effect::Edge { rule: "lineage-superseded", text });
             self.d.superseded = Some(lineage);
             self.following = None;
-            self.persist_meta();
+            if !broken(Sabotage::FenceForgotten) {
+                self.persist_meta();
+            }
         }
     }
 

@@ -117,10 +117,11 @@ pub fn messages() -> Vec<Message> {
         Body::Ack { epoch, incarnation, appended: Seq(12), durable: Seq(11), applied: Seq(8), echo: Tick(5) },
         Body::NeedElect { epoch },
         Body::Release { epoch },
-        Body::Fork { lineage: LINEAGE, epoch, config },
+        Body::Fork { lineage: LINEAGE, epoch, config: config.clone(), log: None },
         Body::ForkOk,
         Body::Fetch { epoch, from: Seq(1), max_bytes: 4096 },
         Body::Fetched { epoch, from: Seq(10), floor: Seq(1), records },
+        Body::Fork { lineage: LINEAGE, epoch, config, log: Some((history(), Seq(11))) },
     ];
     let message = |body| Message { volume: VOLUME, lineage: LINEAGE, from: MemberId(1), to: MemberId(2), body };
     bodies.into_iter().map(message).collect()
