@@ -61,7 +61,8 @@ impl World {
         };
         let life = self.life(id).unwrap_or_default();
         let range = if asked == Asked::Flush { 0..0 } else { first as usize..(first + blocks) as usize };
-        self.oracle.submitted(number, asked, range, (id, life, session), self.now);
+        let lineage = self.nodes.get(&id).map_or(0, |n| n.lineage.uuid);
+        self.oracle.submitted(number, asked, range, (id, life, session, lineage), self.now);
         let origin = Origin { session, tag: number };
         self.feed(id, Event::Io(Request { id: RequestId(number), io, origin }));
         number

@@ -22,6 +22,9 @@ use crate::neighbour::NEIGHBOUR;
 use crate::opening::{self, Shape, Unopened};
 use crate::world::VOLUME;
 
+/// What was written last, to a journal.
+const LATELY_BYTES: usize = 6 * 4096;
+
 /// Who wrote a block last: the request's id (0 = never written), and the record's place in the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cell {
@@ -99,6 +102,8 @@ pub struct Disk {
     recovered: Option<Recovered>,
     /// What the other volume's log is by the last opening.
     pub neighbour: Option<RecoveredVolume>,
+    /// When it rots, it does so near the end of its journal.
+    pub rots_lately: bool,
     /// Why it can't be used any more: it must be replaced.
     pub broken: Option<String>,
     /// Something that was durable has rotted, and the replica has not come back since.
@@ -128,11 +133,16 @@ impl Disk {
             staged: BTreeMap::new(),
             recovered: Some(recovered),
             neighbour: None,
+            rots_lately: false,
             broken: None,
             damaged: false,
             known: durable.clone(),
             zeroes: BTreeMap::new(),
         }
+    }
+
+    pub fn stores(&self) -> bool {
+        self.stores
     }
 
     /// The state of the replica as far as it is durable.
@@ -188,7 +198,7 @@ impl Disk {
 
     /// Power is lost, or the process dies: what was not synced may be gone. With `rot`, something rots that was durable
     /// and is proven to have been. Then the journal is opened again, which may take several attempts.
-    pub fn crash(&mut self, rot: bool, dice: &mut Dice) -> Crashed {
+    pub fn crash(&mut self, rot: bool, dice: &mut Dice, side: &mut Dice) -> Crashed {
         let reached = std::mem::replace(&mut self.now, self.safe.clone());
         self.zeroes.clear();
         if dice.chance(150) {
@@ -199,7 +209,10 @@ impl Disk {
             return crashed;
         }
         self.known = self.durable_blob();
-        self.journal.medium.cut(dice);
+        // After a failed sync it may be the daemon alone that is restarted.
+        if !self.journal.poisoned || side.chance(500) {
+            self.journal.medium.cut(dice);
+        }
         if rot {
             crashed.rot = self.rot(dice);
             self.damaged |= crashed.rot.is_some();
@@ -252,9 +265,14 @@ impl Disk {
         let newest = self.journal.segments.live.back().map(|segment| segment.number)?;
         let live: Vec<(u32, u64)> =
             self.journal.segments.live.iter().map(|segment| (segment.number, segment.used_bytes)).collect();
+        if std::mem::take(&mut self.rots_lately) {
+            let upto = self.journal.last_group_at as usize;
+            let from = upto.saturating_sub(LATELY_BYTES);
+            return (upto > from).then(|| self.journal.medium.rot(newest, from..upto, dice));
+        }
         let (number, used) = dice.pick(&live)?;
         let bytes = if number == newest { self.journal.last_group_at } else { used };
-        (bytes > 0).then(|| self.journal.medium.rot(number, bytes as usize, dice))
+        (bytes > 0).then(|| self.journal.medium.rot(number, 0..bytes as usize, dice))
     }
 
     /// What a daemon finds on this disk when it starts.

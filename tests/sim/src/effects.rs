@@ -76,7 +76,9 @@ impl World {
             Effect::Complete { id: request, outcome } => self.complete(request, outcome, epoch),
             Effect::OpenDevice { session } => {
                 self.say(|| format!("{id}: device open for {session}"));
-                let verdict = self.oracle.sessions.opened(id, session);
+                self.opens_in_its_lineage(id);
+                let lineage = self.nodes.get(&id).map_or(0, |n| n.lineage.uuid);
+                let verdict = self.oracle.sessions.opened(id, session, lineage);
                 self.check(verdict);
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.device = Some(session);
@@ -131,6 +133,8 @@ impl World {
 
     fn journal(&mut self, id: MemberId, life: u32, token: Token, ops: Vec<JournalOp>) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
+        let state =
+            ops.iter().rev().find_map(|op| if let JournalOp::Meta(blob) = op { Some(blob.clone()) } else { None });
         let (oracle, zeroes) = (&mut self.oracle, &mut node.disk.zeroes);
         let mut verdict = Ok(());
         let watch = |record: &Record, hash| {
@@ -143,6 +147,9 @@ impl World {
         };
         node.disk.journal.append_watched(VOLUME, ops, Asker::Core(token), watch);
         self.check(verdict);
+        if let Some(blob) = state {
+            self.looks_at_lineage(id, blob);
+        }
         self.start_write(id, life);
     }
 
@@ -211,6 +218,7 @@ impl World {
         self.tally.messages += 1;
         let verdict = self.oracle.words.said(&message);
         self.check(verdict);
+        self.speaks_in_its_lineage(id, &message);
         match &message.body {
             Body::PutConfig { .. } => self.register_written_at = self.now,
             Body::Release { .. } => self.oracle.sessions.released(id),
@@ -237,5 +245,6 @@ impl World {
         };
         let verdict = self.oracle.completed(request.0, seen, epoch, self.now);
         self.check(verdict);
+        self.count_copies(request.0);
     }
 }

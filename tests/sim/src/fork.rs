@@ -98,7 +98,8 @@ pub fn fork(world: &mut World, holder: MemberId) -> Result<bool, Violation> {
             return wrong(format!("{id} is promoted in the lineage that was left"));
         }
         let Some(teacher) = world.nodes.get(&donor).map(|n| n.disk.durable_blob()) else { continue };
-        if config.member(id).is_some_and(|m| m.kind != MemberKind::Leaving) {
+        let discarded = world.nodes.get(&id).is_some_and(|n| n.lineage == teacher.lineage);
+        if !discarded && config.member(id).is_some_and(|m| m.kind != MemberKind::Leaving) {
             world.fault("copy-discarded", || format!("{id}"));
             world.wipe(id, &teacher);
         }
@@ -107,5 +108,5 @@ pub fn fork(world: &mut World, holder: MemberId) -> Result<bool, Violation> {
 }
 
 fn lineage(world: &World, id: MemberId) -> u64 {
-    world.nodes.get(&id).map_or(0, |n| n.disk.durable_blob().lineage.generation)
+    world.nodes.get(&id).map_or(0, |n| world.oracle.branches.depth(n.lineage.uuid))
 }

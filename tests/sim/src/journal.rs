@@ -121,6 +121,11 @@ impl Journal {
         assert!(unanswered.is_none(), "the queue was ended");
     }
 
+    /// The write under way is a segment's first.
+    pub fn begins_a_segment(&self) -> bool {
+        self.flying.as_ref().is_some_and(|flying| matches!(flying.content, Content::Heads))
+    }
+
     /// Those that are answered without being written, and why.
     pub fn refused(&mut self) -> Vec<(Asker, NotTaken)> {
         std::mem::take(&mut self.queue.refused)

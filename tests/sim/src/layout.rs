@@ -22,7 +22,7 @@ pub struct Layout {
 }
 
 use Durability::{Flush, Write};
-use MemberKind::{Data, Witness};
+use MemberKind::{Data, Observer, Witness};
 
 const PAIR_WITNESS: &[(&str, MemberKind, u8)] = &[("a", Data, 1), ("b", Data, 1), ("w", Witness, 1)];
 const THREE: &[(&str, MemberKind, u8)] = &[("a", Data, 1), ("b", Data, 1), ("c", Data, 1)];
@@ -32,6 +32,13 @@ const FIVE: &[(&str, MemberKind, u8)] =
     &[("a", Data, 1), ("b", Data, 1), ("c", Data, 1), ("d", Data, 1), ("e", Data, 1)];
 /// The heavy side goes on alone; the light one never does.
 const WEIGHTED_PAIR: &[(&str, MemberKind, u8)] = &[("a", Data, 2), ("b", Data, 1)];
+/// Of a copy and the witness the copy alone has most votes.
+const HEAVY_PAIR_WITNESS: &[(&str, MemberKind, u8)] = &[("a", Data, 2), ("b", Data, 2), ("w", Witness, 1)];
+/// One copy of each kind that is fed and counts for nothing: an observer for good, and one that awaits its vote.
+const OBSERVED_3: &[(&str, MemberKind, u8)] =
+    &[("a", Data, 1), ("b", Data, 1), ("c", Data, 1), ("o", Observer, 0), ("p", Data, 0)];
+const OBSERVED_PAIR: &[(&str, MemberKind, u8)] =
+    &[("a", Data, 1), ("b", Data, 1), ("w", Witness, 1), ("o", Observer, 0)];
 const TWO_IN_ONE_SITE: &[(&str, MemberKind, u8)] = &[("a", Data, 1), ("a", Data, 1), ("b", Data, 1), ("c", Data, 1)];
 
 const fn layout(
@@ -54,6 +61,8 @@ pub const LAYOUTS: &[Layout] = &[
     layout("two-in-one-site", TWO_IN_ONE_SITE, (2, 1, false), Write, 2),
     layout("pair-two-witnesses", PAIR_TWO_WITNESSES, (2, 1, false), Write, 2),
     layout("weighted-pair", WEIGHTED_PAIR, (2, 1, false), Write, 2),
+    layout("observed-3", OBSERVED_3, (2, 1, false), Write, 2),
+    layout("observed-pair", OBSERVED_PAIR, (2, 1, false), Write, 1),
     layout("flush-3", THREE, (2, 1, false), Flush, 2),
     layout("flush-nearest-3", THREE, (2, 1, true), Flush, 1),
     layout("flush-pair-witness", PAIR_WITNESS, (2, 1, false), Flush, 1),
@@ -62,6 +71,7 @@ pub const LAYOUTS: &[Layout] = &[
 /// Only told of in stories.
 const STORIED: &[Layout] = &[
     layout("flush-two-in-one-site", TWO_IN_ONE_SITE, (2, 1, false), Flush, 0),
+    layout("heavy-pair-witness", HEAVY_PAIR_WITNESS, (2, 1, false), Write, 0),
     layout("local-pair-witness", PAIR_WITNESS, (1, 0, true), Write, 0),
 ];
 
@@ -83,6 +93,15 @@ pub fn named(name: &str) -> Option<&'static Layout> {
 }
 
 impl Layout {
+    /// Does this member begin as one that is fed and counts for nothing?
+    pub fn is_fed_only(&self, id: MemberId) -> bool {
+        self.members.get(usize::from(id.0)).is_some_and(|(_, kind, votes)| *kind != Witness && *votes == 0)
+    }
+
+    pub fn feeds_observers(&self) -> bool {
+        (0..self.members.len()).any(|i| self.is_fed_only(MemberId(i as u16)))
+    }
+
     pub fn configuration(&self, lease_us: u64, on_quorum_loss: OnQuorumLoss) -> Configuration {
         let members: Vec<Member> = self
             .members
@@ -95,12 +114,14 @@ impl Layout {
                 kind: *kind,
             })
             .collect();
-        let votes = members.iter().zip(self.members).map(|(m, (_, _, votes))| Vote {
+        let voters = members.iter().zip(self.members).filter(|(_, (_, _, votes))| *votes > 0);
+        let votes = voters.map(|(m, (_, _, votes))| Vote {
             member: m.id,
             incarnation: Incarnation(u128::from(m.id.0)),
             votes: *votes,
         });
-        let sync = members.iter().filter(|m| m.kind == Data).map(|m| SyncMember {
+        let counts = |m: &&Member| m.kind == Data && !self.is_fed_only(m.id);
+        let sync = members.iter().filter(counts).map(|m| SyncMember {
             member: m.id,
             incarnation: Incarnation(u128::from(m.id.0)),
             site: m.site.clone(),

@@ -4,10 +4,12 @@
 //! code under test is [`farshore_core::volume::Volume`], the very one that the daemon drives. No thread, no clock, no
 //! I/O: a run takes milliseconds and replays exactly.
 
+mod branches;
 mod clients;
 pub mod dice;
 pub mod disk;
 mod effects;
+mod forces;
 mod fork;
 pub mod journal;
 mod knobs;

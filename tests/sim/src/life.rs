@@ -32,16 +32,21 @@ impl World {
         if node.volume.take().is_none() {
             return;
         }
+        if node.slowness == 1 && !rot {
+            self.oracle.branches.falls((id, node.life), self.now);
+        }
         node.life += 1;
         node.device = None;
         node.dies_after = None;
         node.dies_at_sync = None;
         node.fails_sync = false;
         node.timer_at = None;
-        let crashed = node.disk.crash(rot, &mut self.dice);
-        let verdict = self.oracle.image(id, &node.disk.now);
+        let crashed = node.disk.crash(rot, &mut self.dice, &mut self.side);
+        node.lineage = node.disk.durable_blob().lineage;
+        let verdict = self.oracle.image(id, node.lineage.uuid, &node.disk.now);
         self.check(verdict);
         if let Some(rot) = crashed.rot {
+            self.lost_at = self.now;
             self.fault(rot, || format!("{id}"));
         }
         if crashed.cuts > 0 {
@@ -66,6 +71,14 @@ impl World {
         self.after(delay, Happening::Restart { node: id });
     }
 
+    /// The node dies, and some of what it wrote last rots.
+    pub fn rot_lately(&mut self, id: MemberId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.disk.rots_lately = true;
+        }
+        self.crash(id, true);
+    }
+
     /// The disk is lost with all it held: a new incarnation joins empty, knowing what some other member knows.
     pub fn wipe(&mut self, id: MemberId, teacher: &Durable) {
         self.crash(id, false);
@@ -76,6 +89,8 @@ impl World {
             let parents = teacher.parents.clone();
             let first = Durable { parents, ..Durable::first(id, incarnation, teacher.lineage, teacher.config.clone()) };
             node.disk = Disk::fresh(&first, self.knobs.journal, &mut self.dice);
+            node.lineage = first.lineage;
+            self.lost_at = self.now;
             node.neighbour = Neighbour::default();
             node.last_session = None;
             node.wiped = true;
@@ -120,6 +135,7 @@ impl World {
     pub fn journal_fails(&mut self, id: MemberId) {
         let Some(node) = self.nodes.get_mut(&id).filter(|n| n.volume.is_some()) else { return };
         node.disk.journal.poisoned = true;
+        node.disk.journal.medium.fail(&mut self.side);
         self.fault("journal-failed", || format!("{id}"));
         self.feed(id, Event::JournalFailed { reason: "fsync: I/O error".to_string() });
         let exchanged = self.is_settled() && self.may_lose(id) && self.dice.chance(500);

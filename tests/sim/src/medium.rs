@@ -1,7 +1,8 @@
 //! The bytes of a node's journal, in sectors, and what happens to them that should not.
 //!
 //! A write lands when its sync has returned. Power that fails before leaves each of its sectors as it was, as it should
-//! be, or (a sector is not written in no time) half of each.
+//! be, or (a sector is not written in no time) half of each. A sync that fails leaves the same on the disk; yet all of the
+//! write can be read until the power fails.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -78,6 +79,9 @@ pub struct Medium {
     tail_copy: Vec<u8>,
     segments: Vec<Arc<Sheet>>,
     unsynced: Option<Write>,
+    /// What the disk really has where a failed sync left other bytes in memory: those are read until the power fails,
+    /// or until they are written once more.
+    beneath: Vec<Write>,
 }
 
 impl Medium {
@@ -121,12 +125,33 @@ impl Medium {
     /// The write under way is durable; gives its buffer back.
     pub fn sync(&mut self) -> Vec<u8> {
         let Some(write) = self.unsynced.take() else { return Vec::new() };
+        let end = write.offset + write.data.len();
+        self.beneath.retain(|b| b.place != write.place || b.offset < write.offset || b.offset >= end);
         let file = self.file(write.place, write.offset);
-        let kept = file.len().min(write.offset + write.data.len());
+        let kept = file.len().min(end);
         let (over, behind) = write.data.split_at(kept - write.offset);
         file[write.offset..kept].copy_from_slice(over);
         file.extend_from_slice(behind);
         write.data
+    }
+
+    /// The sync of the write under way fails, and the daemon with it; the power stays.
+    pub fn fail(&mut self, dice: &mut Dice) {
+        let Some(write) = self.unsynced.take() else { return };
+        let (place, offset, data) = (write.place, write.offset, write.data.clone());
+        self.unsynced = Some(write);
+        self.cut(dice);
+        let file = self.file(place, offset + data.len());
+        let mut beneath = Vec::new();
+        for (i, part) in data.chunks(SECTOR_BYTES).enumerate() {
+            let at = offset + i * SECTOR_BYTES;
+            let there = &mut file[at..at + part.len()];
+            if there != part {
+                beneath.push(Write { place, offset: at, data: there.to_vec() });
+                there.copy_from_slice(part);
+            }
+        }
+        self.beneath = beneath;
     }
 
     fn file(&mut self, place: Place, end: usize) -> &mut Vec<u8> {
@@ -143,6 +168,10 @@ impl Medium {
 
     /// The power fails, or the disk does: of the write under way some sectors are there.
     pub fn cut(&mut self, dice: &mut Dice) -> &'static str {
+        for Write { place, offset, data } in std::mem::take(&mut self.beneath) {
+            let end = offset + data.len();
+            self.file(place, end)[offset..end].copy_from_slice(&data);
+        }
         let Some(write) = self.unsynced.take() else { return "nothing was under way" };
         let sectors = write.data.len().div_ceil(SECTOR_BYTES);
         let (what, kept): (_, Vec<bool>) = match dice.range(0, 3) {
@@ -170,13 +199,13 @@ impl Medium {
         what
     }
 
-    /// Something that was durable rots: within the first `bytes` of this segment.
-    pub fn rot(&mut self, segment: u32, bytes: usize, dice: &mut Dice) -> &'static str {
-        let blocks = (bytes / GROUP_ALIGN_BYTES) as u64;
-        let Some(last) = blocks.checked_sub(1) else { return "nothing" };
-        let at = dice.range(0, last) as usize * GROUP_ALIGN_BYTES;
-        let other = dice.range(0, last) as usize * GROUP_ALIGN_BYTES;
-        let file = self.file(Place::Segment(segment), bytes);
+    /// Something that was durable rots: within these bytes of the segment.
+    pub fn rot(&mut self, segment: u32, within: std::ops::Range<usize>, dice: &mut Dice) -> &'static str {
+        let (first, blocks) = ((within.start / GROUP_ALIGN_BYTES) as u64, (within.end / GROUP_ALIGN_BYTES) as u64);
+        let Some(last) = blocks.checked_sub(1).filter(|last| *last >= first) else { return "nothing" };
+        let at = dice.range(first, last) as usize * GROUP_ALIGN_BYTES;
+        let other = dice.range(first, last) as usize * GROUP_ALIGN_BYTES;
+        let file = self.file(Place::Segment(segment), within.end);
         match dice.range(0, 3) {
             0 => {
                 let bit = dice.range(0, 8 * GROUP_ALIGN_BYTES as u64 - 1) as usize;

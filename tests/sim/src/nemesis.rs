@@ -7,17 +7,24 @@ use std::collections::BTreeMap;
 
 use farshore_core::api::Event;
 use farshore_core::durable::Durable;
-use farshore_core::ids::{Incarnation, MemberId};
+use farshore_core::ids::{Incarnation, LineageId, MemberId};
 use farshore_core::register::{Configuration, Terms};
 
 use crate::network::Weather;
 use crate::schedule::Happening;
-use crate::world::World;
+use crate::world::{Node, World};
+
+/// Of a thousand seeds so many see promotions forced while other things go wrong.
+const FORKED_PER_MILLE: u32 = 200;
 
 impl World {
     pub fn begin_turmoil(&mut self) {
         self.after(1_000, Happening::Operator);
         self.after(200_000, Happening::Fault);
+        if self.side.chance(FORKED_PER_MILLE) {
+            let delay = self.side.range(300_000, 3_000_000);
+            self.after(delay, Happening::Fork);
+        }
     }
 
     // ---- faults ----
@@ -151,7 +158,9 @@ impl World {
     }
 
     pub fn replace_disk(&mut self, id: MemberId) {
-        let others: Vec<MemberId> = self.nodes.keys().copied().filter(|n| *n != id).collect();
+        let lineage = self.nodes.get(&id).map(|n| n.lineage);
+        let knows = |n: &&Node| n.id != id && Some(n.lineage) == lineage;
+        let others: Vec<MemberId> = self.nodes.values().filter(knows).map(|n| n.id).collect();
         let Some(teacher) = self.dice.pick(&others).and_then(|t| self.nodes.get(&t)) else { return };
         let teacher = teacher.disk.durable_blob();
         self.fault("disk-lost", || format!("{id}"));
@@ -159,33 +168,44 @@ impl World {
     }
 
     /// Every register value that anyone may still act on.
-    fn known_configurations<'a>(&'a self, blobs: &'a BTreeMap<MemberId, Durable>) -> Vec<&'a Configuration> {
+    fn known_configurations<'a>(
+        &'a self,
+        blobs: &'a BTreeMap<MemberId, Durable>,
+    ) -> Vec<(LineageId, &'a Configuration)> {
         let mut known = Vec::new();
         for node in self.nodes.values() {
-            known.extend(blobs.get(&node.id).map(|blob| &blob.config));
+            known.extend(blobs.get(&node.id).map(|blob| (blob.lineage, &blob.config)));
             if let Some(volume) = &node.volume {
-                known.push(&volume.replica().d.config);
-                known.extend(volume.primary().map(|p| p.config()));
+                let d = &volume.replica().d;
+                known.push((d.lineage, &d.config));
+                known.extend(volume.primary().map(|p| (d.lineage, p.config())));
             }
         }
         known
     }
 
+    /// Is what this member holds under this incarnation and in this lineage there, and complete?
+    pub fn holds(&self, blob: &Durable, incarnation: Incarnation, lineage: LineageId) -> bool {
+        self.nodes.get(&blob.me).is_some_and(|n| {
+            let installing = n.volume.as_ref().is_some_and(|v| v.replica().d.installing.is_some());
+            let lost = n.burnt || n.disk.damaged || n.volume.as_ref().is_some_and(|v| !v.replica().whole());
+            let same = blob.incarnation == incarnation && blob.lineage == lineage;
+            !lost && same && blob.installing.is_none() && !installing && blob.holed.is_none()
+        })
+    }
+
     pub fn may_lose(&self, id: MemberId) -> bool {
         let blobs: BTreeMap<MemberId, Durable> =
             self.nodes.iter().map(|(id, node)| (*id, node.disk.durable_blob())).collect();
-        // Is what this member holds under this incarnation there and complete?
-        let holds = |member: MemberId, incarnation: Incarnation| {
-            let (Some(n), Some(blob)) = (self.nodes.get(&member), blobs.get(&member)) else { return false };
-            let installing = n.volume.as_ref().is_some_and(|v| v.replica().d.installing.is_some());
-            let lost = n.burnt || n.disk.damaged || n.volume.as_ref().is_some_and(|v| !v.replica().whole());
-            !lost && blob.incarnation == incarnation && blob.installing.is_none() && !installing && blob.holed.is_none()
+        let holds = |member: MemberId, incarnation: Incarnation, lineage: LineageId| {
+            blobs.get(&member).is_some_and(|blob| self.holds(blob, incarnation, lineage))
         };
-        let enough = |terms: &Terms| {
-            terms.control_quorum(|m, inc| m != id && holds(m, inc))
-                && terms.recovery(|m| m.member != id && holds(m.member, m.incarnation))
+        let enough = |lineage: LineageId, terms: &Terms| {
+            terms.control_quorum(|m, inc| m != id && holds(m, inc, lineage))
+                && terms.recovery(|m| m.member != id && holds(m.member, m.incarnation, lineage))
         };
-        self.known_configurations(&blobs).iter().all(|c| c.all_terms().all(enough))
+        let known = self.known_configurations(&blobs);
+        known.iter().all(|(lineage, c)| c.all_terms().all(|terms| enough(*lineage, terms)))
     }
 
     /// Sometimes a member does not come back, where the others can do without it.

@@ -143,6 +143,10 @@ fn refused(error: impl std::fmt::Display) -> Unopened {
 
 fn try_open(medium: &mut Medium, shape: Shape, writes: &mut Writes) -> Result<Opened, Unopened> {
     let mut superblock = Superblock::choose(medium.superblock()).map_err(refused)?;
+    if superblock.in_use {
+        // As the tail: what a failed sync left can be read, and be gone after the next power cut.
+        writes.put(medium, Place::Super, superblock.slot_offset(), &superblock.encode())?;
+    }
     let (mut findings, log, recap, bodies) = read(&medium.views(), medium.tail_copy(), &superblock)?;
     settle_tail(medium, &findings, bodies, writes)?;
     while medium.segments() > superblock.segments || superblock.segments < SEGMENTS_AT_START {
@@ -326,5 +330,43 @@ fn cursor_of(plan: &Plan, recap: Option<Vec<RecapItem>>, segment_bytes: u64) -> 
             prev_crc: Some(0),
             recap: Some(Vec::new()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Asker;
+    use crate::world::VOLUME;
+    use farshore_core::api::{JournalOp, Token};
+
+    /// The journal grew, the sync failed, and the daemon alone was restarted: what it writes into the new segment is there
+    /// after a power cut, too.
+    #[test]
+    fn a_superblock_whose_sync_failed_is_written_once_more() {
+        let shape = Shape { segment_bytes: 128 << 10, segments_max: 12 };
+        for seed in 0..40 {
+            let mut dice = Dice::seeded(seed);
+            let mut journal = create(shape, 7, &mut dice);
+            journal.append(VOLUME, vec![JournalOp::Meta(Bytes::from(vec![0; 2000]))], Asker::Core(Token(0)));
+            let before = journal.superblock.segments;
+            assert!(journal.begin(), "it has something to write");
+            journal.medium.fail(&mut dice);
+            let medium = std::mem::take(&mut journal.medium);
+            let mut journal = open(medium, shape, &mut dice, None).unwrap_or_else(|(_, why)| panic!("{why:?}")).journal;
+            assert!(journal.superblock.segments > before, "what was begun was a segment more");
+            let mut last = Bytes::new();
+            for turn in 0..200_u64 {
+                last = Bytes::from([&turn.to_le_bytes()[..], &[7; 3000]].concat());
+                journal.append(VOLUME, vec![JournalOp::Meta(last.clone())], Asker::Core(Token(turn)));
+                while journal.begin() {
+                    journal.landed();
+                }
+            }
+            journal.medium.cut(&mut dice);
+            let medium = std::mem::take(&mut journal.medium);
+            let opened = open(medium, shape, &mut dice, None).unwrap_or_else(|(_, why)| panic!("seed {seed}: {why:?}"));
+            assert_eq!(opened.volumes[0].meta.as_ref(), Some(&last), "seed {seed}");
+        }
     }
 }

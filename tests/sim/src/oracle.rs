@@ -9,15 +9,18 @@
 //! | image | every image is the fold of the applied order up to its seq (P3) |
 //! | once | each request completes exactly once, unless its node dies (I36) |
 //!
-//! More of them are in words (what members say) and sessions (whose the device is).
+//! | copies | what completes is on as many disks as the least that anybody asked for |
+//!
+//! More of them are in words (what members say), sessions (whose the device is) and branches (forced promotions).
 //!
 //! A checker is believed only once it has caught something: `tests/sabotage` shows what they catch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use farshore_core::ids::{Epoch, MemberId, Seq, SessionId};
+use farshore_core::ids::{Epoch, Incarnation, MemberId, Seq, SessionId};
 use farshore_core::record::{Record, RecordHash};
 
+use crate::branches::{Branch, Branches, Claim, Kept, Lineage};
 use crate::disk::{Image, blocks_of, stamp_of};
 use crate::layout::VOLUME_BLOCKS;
 use crate::sessions::Sessions;
@@ -36,6 +39,27 @@ pub fn wrong(checker: &'static str, text: String) -> Verdict {
     Err(Violation { checker, text })
 }
 
+/// What is judged as one register.
+#[derive(Debug, Clone, Copy)]
+enum Scope {
+    Lineage(Lineage),
+    /// Within a session nothing is forgiven.
+    Session(SessionId),
+}
+
+impl Scope {
+    fn is_session(self) -> bool {
+        matches!(self, Scope::Session(_))
+    }
+}
+
+enum Seen {
+    Here,
+    /// Written before the session began.
+    Foreign,
+    Skip,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     Read,
@@ -50,6 +74,9 @@ struct Operation {
     node: MemberId,
     life: u32,
     session: SessionId,
+    lineage: Lineage,
+    /// Of the record that carries it, once one was journalled.
+    seq: Seq,
     invoked: u64,
     /// When it succeeded, if it did. A failed or lost request may have taken effect or not.
     done: Option<u64>,
@@ -61,16 +88,15 @@ struct Operation {
     epoch: Epoch,
 }
 
-#[derive(Default)]
 pub struct Oracle {
     operations: BTreeMap<u64, Operation>,
     /// Requests that have not come back, by the node and life that took them.
     open: BTreeMap<(MemberId, u32), BTreeSet<u64>>,
-    /// The one order, as it is applied anywhere first.
-    order: BTreeMap<Seq, RecordHash>,
-    block_history: Vec<Vec<(Seq, u64)>>,
-    journalled: BTreeMap<(Epoch, Seq), RecordHash>,
-    newest_epoch: Epoch,
+    pub branches: Branches,
+    /// With the request that the record carries.
+    journalled: BTreeMap<(Epoch, Seq), (RecordHash, Option<u64>)>,
+    /// The least number of copies that anybody asked for.
+    pub copies_asked: usize,
     pub words: Words,
     pub sessions: Sessions,
     /// Class `flush`: survival across epochs is owed to flushed writes alone.
@@ -81,8 +107,20 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    pub fn new(flush_class: bool) -> Oracle {
-        Oracle { flush_class, block_history: vec![Vec::new(); VOLUME_BLOCKS as usize], ..Oracle::default() }
+    pub fn new(flush_class: bool, lineage: Lineage, copies_asked: usize) -> Oracle {
+        Oracle {
+            operations: BTreeMap::new(),
+            open: BTreeMap::new(),
+            branches: Branches::beginning_with(lineage),
+            journalled: BTreeMap::new(),
+            copies_asked,
+            words: Words::default(),
+            sessions: Sessions::default(),
+            flush_class,
+            acked_writes: 0,
+            reads: 0,
+            late_completions: 0,
+        }
     }
 
     pub fn submitted(
@@ -90,7 +128,7 @@ impl Oracle {
         id: u64,
         asked: Asked,
         blocks: std::ops::Range<usize>,
-        (node, life, session): (MemberId, u32, SessionId),
+        (node, life, session, lineage): (MemberId, u32, SessionId, Lineage),
         now: u64,
     ) {
         let operation = Operation {
@@ -99,6 +137,8 @@ impl Oracle {
             node,
             life,
             session,
+            lineage,
+            seq: Seq::ZERO,
             invoked: now,
             done: None,
             completed: false,
@@ -124,6 +164,8 @@ impl Oracle {
         let Some(seen) = ok else { return Ok(()) };
         operation.done = Some(now);
         operation.epoch = epoch;
+        let lineage = operation.lineage;
+        self.branches.may_serve((operation.node, operation.life), lineage, "completes a request")?;
         let read = operation.asked == Asked::Read;
         if read && seen.len() != operation.blocks.len() {
             return wrong(
@@ -137,16 +179,23 @@ impl Oracle {
             Asked::Mutate => self.acked_writes += 1,
             Asked::Flush => {}
         }
-        if epoch < self.newest_epoch {
+        let newest = &mut self.branches.of(lineage).newest_epoch;
+        if epoch < *newest {
             if read {
-                let text = format!("read {id} served in epoch {epoch} after {} completed requests", self.newest_epoch);
+                let text = format!("read {id} served in epoch {epoch} after {newest} completed requests");
                 return wrong("reader", text);
             }
             // The acks of a lost epoch may arrive late: its records are in the later log, so this is no lie.
             self.late_completions += 1;
         }
-        self.newest_epoch = self.newest_epoch.max(epoch);
+        *newest = epoch.max(*newest);
         Ok(())
+    }
+
+    /// A write that completed, the seq of its record and when it was asked for.
+    pub fn mutation(&self, id: u64) -> Option<(Seq, u64)> {
+        let operation = self.operations.get(&id).filter(|o| o.asked == Asked::Mutate && o.done.is_some())?;
+        Some((operation.seq, operation.invoked))
     }
 
     /// Every request to this life of a node has come back; to be called when the device is gone or the run ends.
@@ -162,40 +211,100 @@ impl Oracle {
     }
 
     pub fn journalled(&mut self, node: MemberId, record: &Record, hash: RecordHash) -> Verdict {
-        let known = *self.journalled.entry((record.epoch, record.seq)).or_insert(hash);
+        let mut news = None;
+        let (known, _) = *self.journalled.entry((record.epoch, record.seq)).or_insert_with(|| {
+            news = stamp_of(record);
+            (hash, news)
+        });
+        if let Some(operation) = news.and_then(|stamp| self.operations.get_mut(&stamp)) {
+            operation.seq = record.seq;
+        }
         if known != hash {
             return wrong("order", format!("{node} journals other bytes for {}@{}", record.seq, record.epoch));
         }
         Ok(())
     }
 
-    pub fn applied(&mut self, node: MemberId, record: &Record, hash: RecordHash) -> Verdict {
-        match self.order.get(&record.seq) {
-            Some(known) if *known == hash => return Ok(()),
-            Some(_) => {
-                let text = format!("{node} applies {}@{}, another was applied there", record.seq, record.epoch);
-                return wrong("order", text);
-            }
-            None => {}
+    /// The request that a record carries.
+    pub fn request_in(&self, epoch: Epoch, seq: Seq) -> Option<u64> {
+        self.journalled.get(&(epoch, seq)).and_then(|(_, request)| *request)
+    }
+
+    pub fn applied(&mut self, node: MemberId, lineage: Lineage, record: &Record, hash: RecordHash) -> Verdict {
+        let branch = self.branches.of(lineage);
+        if branch.order.get(&record.seq).is_some_and(|known| *known != hash) {
+            let text = format!("{node} applies {}@{}, another was applied there", record.seq, record.epoch);
+            return wrong("order", text);
         }
-        self.order.insert(record.seq, hash);
+        if branch.order.insert(record.seq, hash).is_some() {
+            return Ok(());
+        }
+        let mut gone = Vec::new();
+        if branch.tail.get(&record.seq).is_some_and(|(known, _)| *known != hash) {
+            gone = branch.drop_tail(record.seq);
+        }
         if let Some(stamp) = stamp_of(record) {
+            if self.operations.get(&stamp).is_some_and(|o| o.lineage != lineage) {
+                branch.kept.insert(stamp, record.seq);
+            }
             for block in blocks_of(record) {
-                let history = &mut self.block_history[block];
+                let history = &mut branch.block_history[block];
                 let at = history.partition_point(|(seq, _)| *seq < record.seq);
                 history.insert(at, (record.seq, stamp));
+            }
+        }
+        let asked_at = self.branches.claim(lineage).map_or(0, |claim| claim.asked_at);
+        match gone.into_iter().find(|id| self.owed_by(*id, asked_at)) {
+            Some(id) => wrong("fork", format!("request {id}, acknowledged and forked from, is replaced at {node}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Was this write acknowledged by then? In class `flush` its completion says nothing, a later flush does.
+    fn owed_by(&self, id: u64, by: u64) -> bool {
+        let Some((write, done)) = self.operations.get(&id).and_then(|o| Some((o, o.done?))) else { return false };
+        let flushes = |o: &Operation| o.asked == Asked::Flush && o.epoch == write.epoch && o.invoked > done;
+        let mut flushed = self.operations.values().filter(|o| flushes(o)).filter_map(|o| o.done);
+        if self.flush_class { flushed.any(|at| at <= by) } else { done <= by }
+    }
+
+    /// A lineage begins that was not there before. What those named had must be in it; `proven` are those of them whose
+    /// disks are still as they were when it was asked for.
+    pub fn forks(
+        &mut self,
+        (from, to): (Lineage, Lineage),
+        kept: Kept,
+        named: Vec<(MemberId, Incarnation)>,
+        proven: &[MemberId],
+        now: u64,
+    ) -> Verdict {
+        self.branches.fork(from, to, kept, named, now);
+        let Some(claim) = self.branches.claim(to).filter(|claim| claim.lineage == from) else { return Ok(()) };
+        let Some(branch) = self.branches.get(to) else { return Ok(()) };
+        for (member, _, held) in claim.held.iter().filter(|(member, _, _)| proven.contains(member)) {
+            let lost = held.iter().find(|id| !branch.kept.contains_key(id) && self.owed_by(**id, claim.asked_at));
+            if let Some(id) = lost {
+                let text =
+                    format!("request {id} was acknowledged, and is given up although {member} was named and has it");
+                return wrong("fork", text);
             }
         }
         Ok(())
     }
 
-    pub fn image(&self, node: MemberId, image: &Image) -> Verdict {
+    pub fn force_asked(&mut self, uuid: Lineage, claim: Claim) {
+        self.copies_asked = 1;
+        self.branches.asked(uuid, claim);
+    }
+
+    pub fn image(&self, node: MemberId, lineage: Lineage, image: &Image) -> Verdict {
         let upto = image.base.seq;
-        if upto > Seq::ZERO && self.order.get(&upto) != Some(&image.base.hash) {
+        let Some(branch) = self.branches.get(lineage) else { return Ok(()) };
+        if upto > Seq::ZERO && branch.order.get(&upto) != Some(&image.base.hash) {
             return wrong("image", format!("{node} shows an image at {upto} that ends in another record"));
         }
         for (block, cell) in image.cells.iter().enumerate() {
-            let history = &self.block_history[block];
+            let history = &branch.block_history[block];
             let want = match history.partition_point(|(seq, _)| *seq <= upto) {
                 0 => (Seq::ZERO, 0),
                 n => history[n - 1],
@@ -215,8 +324,10 @@ impl Oracle {
     pub fn registers(&mut self) -> Verdict {
         self.owe();
         let touching = self.touching();
-        for (block, ids) in touching.iter().enumerate() {
-            self.register(block, ids, None)?;
+        for (lineage, _) in self.branches.all() {
+            for (block, ids) in touching.iter().enumerate() {
+                self.register(block, ids, Scope::Lineage(lineage))?;
+            }
         }
         if !self.flush_class {
             return Ok(());
@@ -225,7 +336,7 @@ impl Oracle {
         let sessions: BTreeSet<SessionId> = self.operations.values().map(|o| o.session).collect();
         for session in sessions {
             for (block, ids) in touching.iter().enumerate() {
-                self.register(block, ids, Some(session))?;
+                self.register(block, ids, Scope::Session(session))?;
             }
         }
         Ok(())
@@ -242,57 +353,100 @@ impl Oracle {
         touching
     }
 
+    /// Until when what a request did counts in this scope; `None` if it is no part of it.
+    fn counts_until(&self, scope: Scope, id: u64, operation: &Operation) -> Option<u64> {
+        match scope {
+            Scope::Session(session) => (operation.session == session).then_some(u64::MAX),
+            Scope::Lineage(lineage) if lineage == operation.lineage => Some(u64::MAX),
+            Scope::Lineage(lineage) => {
+                let kept = |branch: &Branch| operation.asked != Asked::Mutate || branch.kept.contains_key(&id);
+                self.branches.get(lineage).filter(|branch| kept(branch))?;
+                self.branches.counts_until(lineage, operation.lineage)
+            }
+        }
+    }
+
     /// Gibbons and Korach, "Testing shared memories" (1997): with unique stamps, a register's history is
     /// linearizable iff no read precedes its write, the zones of two values that must both span time do not
     /// overlap, and none that may be a point lies inside one that spans time.
-    fn register(&self, block: usize, touching: &[u64], session: Option<SessionId>) -> Verdict {
+    fn register(&self, block: usize, touching: &[u64], scope: Scope) -> Verdict {
         // Per stamp: earliest completion and latest invocation of its write and reads.
         let mut zones: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         zones.insert(0, (0, 0));
-        let here = || {
-            let of = |o: &Operation| session.is_none_or(|s| o.session == s);
-            touching.iter().map(|id| (id, &self.operations[id])).filter(move |(_, o)| of(o))
-        };
-        let done_reads = here().filter(|(_, o)| o.asked == Asked::Read && o.done.is_some());
-        let seen: BTreeSet<u64> = done_reads.map(|(_, o)| o.seen[block - o.blocks.start]).collect();
-        for (id, operation) in here() {
+        let here: Vec<(u64, &Operation, u64)> = touching
+            .iter()
+            .filter_map(|id| {
+                let operation = &self.operations[id];
+                Some((*id, operation, self.counts_until(scope, *id, operation)?))
+            })
+            .collect();
+        let seen: BTreeSet<u64> = here
+            .iter()
+            .filter(|(_, o, until)| o.asked == Asked::Read && o.done.is_some_and(|done| done <= *until))
+            .map(|(_, o, _)| o.seen[block - o.blocks.start])
+            .collect();
+        for (id, operation, until) in here {
             match operation.asked {
                 Asked::Flush => {}
                 Asked::Mutate => {
-                    let owed = if session.is_some() { operation.done } else { operation.owed_from };
-                    let done = owed.unwrap_or(u64::MAX);
-                    if done == u64::MAX && !seen.contains(id) {
+                    let owed = if scope.is_session() { operation.done } else { operation.owed_from };
+                    let done = owed.filter(|done| *done <= until).unwrap_or(u64::MAX);
+                    if done == u64::MAX && !seen.contains(&id) {
                         continue;
                     }
-                    let zone = zones.entry(*id).or_insert((u64::MAX, 0));
+                    let zone = zones.entry(id).or_insert((u64::MAX, 0));
                     *zone = (zone.0.min(done), zone.1.max(operation.invoked));
                 }
                 Asked::Read => {
-                    let Some(done) = operation.done else { continue };
+                    let Some(done) = operation.done.filter(|done| *done <= until) else { continue };
                     let stamp = operation.seen[block - operation.blocks.start];
-                    if session.is_none() && self.flush_class && !self.survives(stamp) {
-                        continue;
-                    }
-                    if let Some(write) = self.operations.get(&stamp) {
-                        if write.asked != Asked::Mutate || !write.blocks.contains(&block) {
-                            return wrong("register", format!("read {id} of block {block} saw request {stamp}"));
-                        }
-                        if done < write.invoked {
-                            return wrong("register", format!("read {id} saw request {stamp} before it was made"));
-                        }
-                    } else if stamp != 0 {
-                        return wrong(
-                            "register",
-                            format!("read {id} of block {block} saw {stamp}, which nobody wrote"),
-                        );
-                    }
-                    let foreign = session.is_some_and(|s| self.operations.get(&stamp).is_some_and(|w| w.session != s));
-                    let zone = zones.entry(stamp).or_insert((if foreign { 0 } else { u64::MAX }, 0));
+                    let of = match self.seen_in(scope, block, (id, operation), stamp)? {
+                        Seen::Skip => continue,
+                        Seen::Foreign => 0,
+                        Seen::Here => u64::MAX,
+                    };
+                    let zone = zones.entry(stamp).or_insert((of, 0));
                     *zone = (zone.0.min(done), zone.1.max(operation.invoked));
                 }
             }
         }
         judge_zones(block, &zones)
+    }
+
+    /// What it means that a read saw this stamp.
+    fn seen_in(
+        &self,
+        scope: Scope,
+        block: usize,
+        (id, read): (u64, &Operation),
+        stamp: u64,
+    ) -> Result<Seen, Violation> {
+        let complain = |text: String| Err(Violation { checker: "register", text });
+        let Some(write) = self.operations.get(&stamp) else {
+            return match stamp {
+                0 => Ok(Seen::Here),
+                _ => complain(format!("read {id} of block {block} saw {stamp}, which nobody wrote")),
+            };
+        };
+        if write.asked != Asked::Mutate || !write.blocks.contains(&block) {
+            return complain(format!("read {id} of block {block} saw request {stamp}"));
+        }
+        if read.done.is_some_and(|done| done < write.invoked) {
+            return complain(format!("read {id} saw request {stamp} before it was made"));
+        }
+        match scope {
+            Scope::Session(session) if write.session != session => Ok(Seen::Foreign),
+            Scope::Session(_) => Ok(Seen::Here),
+            Scope::Lineage(lineage) => match self.counts_until(scope, stamp, write) {
+                // What was read there is not kept here.
+                None if read.lineage != lineage => Ok(Seen::Skip),
+                None => complain(format!("read {id} of block {block} saw request {stamp} of another lineage")),
+                Some(until) => {
+                    let survives = write.owed_from.is_some_and(|owed| owed <= until);
+                    Ok(if self.flush_class && !survives { Seen::Skip } else { Seen::Here })
+                }
+            },
+        }
     }
 
     /// From when on a mutation must be there: its completion; in class `flush`, that of the first flush after it in
@@ -311,10 +465,6 @@ impl Oracle {
             };
             write.owed_from = if self.flush_class { write.done.and_then(flushed) } else { write.done };
         }
-    }
-
-    fn survives(&self, stamp: u64) -> bool {
-        self.operations.get(&stamp).is_none_or(|w| w.owed_from.is_some())
     }
 }
 
@@ -370,8 +520,8 @@ mod tests {
 
     #[test]
     fn a_second_completion_is_seen() {
-        let mut oracle = Oracle::new(false);
-        oracle.submitted(1, Asked::Flush, 0..0, (MemberId(0), 0, SessionId(1)), 5);
+        let mut oracle = Oracle::new(false, 1, 1);
+        oracle.submitted(1, Asked::Flush, 0..0, (MemberId(0), 0, SessionId(1), 1), 5);
         assert!(oracle.completed(1, None, Epoch::ZERO, 6).is_ok());
         assert!(oracle.completed(1, None, Epoch::ZERO, 7).is_err());
         assert!(oracle.completed(2, None, Epoch::ZERO, 7).is_err());

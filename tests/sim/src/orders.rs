@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use farshore_core::api::{Change, Command, Promotion};
+use farshore_core::durable::Durable;
 use farshore_core::ids::{BLOCK_BYTES, Incarnation, MemberId, SessionId};
 use farshore_core::register::{Configuration, DataRule, Member, MemberKind, SyncMember};
 
@@ -46,6 +47,7 @@ impl World {
         if self.dice.chance(self.knobs.drama_per_mille) {
             self.drama();
         }
+        self.promote_observer();
         let open: Vec<MemberId> = self.holders();
         let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
         let any = self.dice.pick(&ids);
@@ -100,6 +102,28 @@ impl World {
         // Leave room for work between the orders.
         let delay = self.dice.range(10_000, self.knobs.patience_us * 2);
         self.after(delay, Happening::Operator);
+    }
+
+    /// In a layout with members that are only fed: one is given a vote, by which it enters the sync set once it is whole,
+    /// or is taken out again.
+    fn promote_observer(&mut self) {
+        if !self.layout.feeds_observers() || !self.side.chance(150) {
+            return;
+        }
+        let primaries = self.primaries();
+        let Some((id, config)) = self.side.pick(&primaries).and_then(|id| Some((id, self.config_of(id)?))) else {
+            return;
+        };
+        let fed: Vec<MemberId> = config.members.iter().filter(|m| m.kind == MemberKind::Data).map(|m| m.id).collect();
+        let Some(member) = self.side.pick(&fed) else { return };
+        let lineage = self.nodes.get(&id).map(|n| n.lineage);
+        let Some(node) = self.nodes.get(&member).filter(|n| Some(n.lineage) == lineage) else { return };
+        let incarnation = node.disk.durable_blob().incarnation;
+        match config.vote_of(member) {
+            None => self.command(id, Command::Change(Change::Readmit { member, incarnation })),
+            Some(_) if self.layout.is_fed_only(member) => self.command(id, Command::Change(Change::Remove { member })),
+            Some(_) => None,
+        };
     }
 
     /// What an operator asks for by mistake, and a device that grows.
@@ -292,11 +316,13 @@ impl World {
 
     /// A member that came back with a new disk is let in again, by whoever holds the epoch.
     pub fn readmit_lost(&mut self) {
-        let lost: Vec<MemberId> = self.nodes.values().filter(|n| n.wiped).map(|n| n.id).collect();
+        let lost: Vec<MemberId> =
+            self.nodes.values().filter(|n| n.wiped && !self.buried.contains(&n.id)).map(|n| n.id).collect();
         for member in lost {
             for id in self.primaries() {
                 let Some(config) = self.config_of(id) else { continue };
-                let Some(node) = self.nodes.get_mut(&member) else { continue };
+                let lineage = self.nodes.get(&id).map(|n| n.lineage);
+                let Some(node) = self.nodes.get_mut(&member).filter(|n| Some(n.lineage) == lineage) else { continue };
                 let incarnation = node.disk.durable_blob().incarnation;
                 let voted = config.current.has_vote(member, incarnation);
                 // While the value is joint it may still be taken back.
@@ -327,8 +353,11 @@ impl World {
                 let incarnation = Incarnation(self.dice.u128());
                 let sites = ["a", "b", "c", "x"];
                 let site = self.dice.pick(&sites).unwrap_or("x").to_string();
-                let Some(lineage) = self.nodes.get(&id).map(|n| n.disk.durable_blob().lineage) else { return };
-                self.add_node(member, incarnation, lineage, config.clone());
+                let Some(teacher) = self.nodes.get(&id).map(|n| n.disk.durable_blob()) else { return };
+                // Its log will hold records from before the last fork, too.
+                let parents = teacher.parents.clone();
+                let first = Durable::first(member, incarnation, teacher.lineage, config.clone());
+                self.add_disk(Durable { parents, ..first });
                 let votes = if self.dice.chance(800) { 1 } else { 0 };
                 let member = Member { id: member, site, node: format!("n{next}"), kind: MemberKind::Data };
                 Change::Add { member, incarnation, votes }

@@ -115,7 +115,9 @@ fn converge(world: &mut World) -> Result<(), Violation> {
     world.turmoil = false;
     world.network.heal();
     world.network.weather = Weather::fair();
-    world.bury_one();
+    if world.lineages() == 1 {
+        world.bury_one();
+    }
     let ids: Vec<MemberId> = world.nodes.keys().copied().filter(|id| !world.buried.contains(id)).collect();
     for id in &ids {
         if let Some(node) = world.nodes.get_mut(id) {
@@ -146,7 +148,7 @@ fn converge(world: &mut World) -> Result<(), Violation> {
     }
     for id in ids {
         let Some(node) = world.nodes.get(&id) else { continue };
-        world.oracle.image(id, &node.disk.now)?;
+        world.oracle.image(id, node.lineage.uuid, &node.disk.now)?;
         world.oracle.all_completed(id, node.life)?;
     }
     Ok(())
@@ -189,7 +191,9 @@ fn come_to_rest(world: &mut World) -> Result<Option<MemberId>, Violation> {
 
 fn open_device(world: &World) -> Option<(MemberId, SessionId)> {
     world.nodes.values().find_map(|n| {
-        let serving = n.volume.as_ref().is_some_and(|v| v.lease_until().is_some_and(|t| t > n.clock_at(world.now)));
+        let left_behind = world.is_left_behind(n.id);
+        let serving = !left_behind
+            && n.volume.as_ref().is_some_and(|v| v.lease_until().is_some_and(|t| t > n.clock_at(world.now)));
         n.device.filter(|_| serving).map(|s| (n.id, s))
     })
 }
@@ -204,11 +208,19 @@ fn open_somewhere(world: &mut World, deadline: u64) -> Option<(MemberId, Session
         if let Some(found) = open_device(world) {
             return Some(found);
         }
-        world.readmit_lost();
-        world.leave_out_buried();
+        world.tend();
         world.run_until(world.now + POLL_US);
         let id = ids[turn % ids.len()];
         turn += 1;
+        if turn % 3 == 0
+            && let Some((donor, command)) = world.fork_to_finish()
+        {
+            await_answer(world, donor, command);
+            continue;
+        }
+        if world.is_left_behind(id) {
+            continue;
+        }
         if !await_ok(world, id, |world| Command::Promote { writer: world.dice.u128(), why: Promotion::Takeover }) {
             continue;
         }
@@ -233,8 +245,7 @@ pub fn await_answer(world: &mut World, id: MemberId, command: Command) -> Option
         if let Some(answer) = world.answers.get(&number) {
             return Some(*answer);
         }
-        world.readmit_lost();
-        world.leave_out_buried();
+        world.tend();
         world.run_until(world.now + 200_000);
     }
     None
@@ -269,8 +280,7 @@ fn wait(world: &mut World, deadline: u64, holder: MemberId, done: impl Fn(&World
         if world.now >= deadline || world.violation.is_some() || !served {
             return false;
         }
-        world.readmit_lost();
-        world.leave_out_buried();
+        world.tend();
         world.run_until(world.now + POLL_US);
     }
     true

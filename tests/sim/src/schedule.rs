@@ -81,6 +81,8 @@ pub enum Happening {
         life: u32,
     },
     Operator,
+    /// Somebody forces a promotion, or discards a copy that one has left out.
+    Fork,
     Fault,
     Order {
         node: MemberId,
@@ -126,6 +128,7 @@ impl Happening {
             Happening::Neighbour { .. } => "neighbour",
             Happening::Line { .. } => "line",
             Happening::Operator => "operator",
+            Happening::Fork => "fork",
             Happening::Fault => "fault",
             Happening::Order { .. } => "order",
         }

@@ -11,13 +11,15 @@ use farshore_core::api::{Change, Command, Promotion};
 use farshore_core::ids::{MemberId, SessionId};
 use farshore_core::register::Member;
 
+use crate::branches::Lineage;
 use crate::oracle::{Verdict, wrong};
 
 #[derive(Default)]
 pub struct Sessions {
     /// Where each session was open last.
     opened: BTreeMap<SessionId, MemberId>,
-    newest: Option<SessionId>,
+    /// In each lineage.
+    newest: BTreeMap<Lineage, SessionId>,
     /// Sessions that are over, and why.
     over: BTreeMap<SessionId, &'static str>,
     sites: BTreeMap<MemberId, String>,
@@ -59,7 +61,7 @@ impl Sessions {
         }
     }
 
-    pub fn opened(&mut self, node: MemberId, session: SessionId) -> Verdict {
+    pub fn opened(&mut self, node: MemberId, session: SessionId, lineage: Lineage) -> Verdict {
         let site = self.sites.get(&node).map_or("?", String::as_str);
         if !self.homes.contains(site) {
             return wrong("home", format!("a device opens at {node} in {site}, which nobody promoted"));
@@ -67,7 +69,7 @@ impl Sessions {
         if let Some(why) = self.over.get(&session) {
             return wrong("session", format!("{node} opens a device for {session}, which {why}"));
         }
-        if let Some(before) = self.newest.replace(session).filter(|before| *before != session) {
+        if let Some(before) = self.newest.insert(lineage, session).filter(|before| *before != session) {
             self.over.insert(before, "was followed by another");
         }
         self.opened.insert(session, node);

@@ -19,9 +19,9 @@ impl World {
         let full = node.store_full_until > self.now;
         let (upto_now, life) = (if full { node.disk.now.base.seq } else { upto }, node.life);
         let applied = node.disk.apply(upto_now);
-        let reached = node.disk.now.base.seq;
+        let (reached, lineage) = (node.disk.now.base.seq, node.lineage.uuid);
         for (record, hash) in &applied {
-            let verdict = self.oracle.applied(id, record, *hash);
+            let verdict = self.oracle.applied(id, lineage, record, *hash);
             self.check(verdict);
         }
         if !applied.is_empty() {
@@ -36,7 +36,7 @@ impl World {
     pub fn checkpoint(&mut self, id: MemberId) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let base = node.disk.checkpoint();
-        let verdict = self.oracle.image(id, &node.disk.now);
+        let verdict = self.oracle.image(id, node.lineage.uuid, &node.disk.now);
         let life = node.life;
         self.check(verdict);
         self.feed(id, Event::Checkpointed { base });
@@ -123,7 +123,7 @@ impl World {
     pub fn installed(&mut self, id: MemberId, seq: Seq) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let visible = node.disk.install(seq);
-        let verdict = self.oracle.image(id, &node.disk.now);
+        let verdict = self.oracle.image(id, node.lineage.uuid, &node.disk.now);
         self.check(verdict);
         self.feed(id, if visible { Event::ImageVisible } else { Event::ImageLost });
     }

@@ -7,7 +7,7 @@
 use crate::knobs::Knobs;
 use crate::layout::{self, Layout};
 use crate::network::Weather;
-use crate::plots::{changes, disks, epochs, reads};
+use crate::plots::{changes, disks, epochs, forces, reads};
 use crate::run::{Outcome, finish};
 use crate::world::World;
 
@@ -33,6 +33,7 @@ pub const STORIES: &[Story] = &[
     story("late", &["majority-3"], epochs::late),
     story("echo", &["majority-3"], epochs::echo),
     story("split", &["majority-3", "flush-3"], reads::split),
+    story("alone", &["majority-3"], reads::alone),
     story("sleep", &["majority-3"], reads::sleep),
     story("slow-store", &["majority-3"], reads::slow_store),
     story("handover", &["majority-3", "two-in-one-site"], reads::handover),
@@ -41,6 +42,11 @@ pub const STORIES: &[Story] = &[
     story("shrink", &["pair-witness", "majority-3"], changes::shrink),
     story("stuck", &["majority-3", "pair-witness"], changes::stuck),
     story("grow", &["pair-witness"], changes::grow),
+    story("taken-out", &["pair-witness"], changes::taken_out),
+    story("old-site-returns", &["majority-3"], forces::old_site_returns),
+    story("fork-behind", &["majority-3"], forces::behind),
+    story("fork-late", &["majority-3"], forces::late),
+    story("fork-cut-short", &["heavy-pair-witness"], forces::cut_short),
     story("witness", &["pair-witness"], changes::witness),
     story("heavy-joiner", &["majority-3"], changes::heavy_joiner),
     story("move", &["local-pair-witness"], changes::moved),
@@ -48,6 +54,9 @@ pub const STORIES: &[Story] = &[
     story("resync", &["majority-3"], disks::resync),
     story("late-shipment", &["majority-3"], disks::late_shipment),
     story("blackout", &["majority-3", "flush-3"], disks::blackout),
+    story("rotten-promise", &["majority-3"], disks::rotten_promise),
+    story("tight", &["majority-3"], disks::tight),
+    story("bad-sync", &["majority-3"], disks::bad_sync),
 ];
 
 /// Seeds of each story that `make test` tells.

@@ -30,6 +30,8 @@ pub const LINEAGE: LineageId = LineageId { generation: 1, uuid: 7 };
 pub struct Node {
     pub id: MemberId,
     pub disk: Disk,
+    /// What it is in by what it last wrote, or would find on its disk.
+    pub lineage: LineageId,
     pub volume: Option<Volume>,
     /// Counts restarts: what an earlier life began does not reach a later one.
     pub life: u32,
@@ -76,6 +78,8 @@ pub struct World {
     /// Happenings since time last moved on.
     instant: u64,
     pub dice: Dice,
+    /// A second stream: what is drawn from it leaves the rest of a seed as it was.
+    pub side: Dice,
     pub knobs: Knobs,
     pub layout: &'static Layout,
     pub nodes: BTreeMap<MemberId, Node>,
@@ -86,6 +90,8 @@ pub struct World {
     pub verbose: bool,
     /// Faults and operators act; off while the world is asked to converge.
     pub turmoil: bool,
+    /// When a disk last lost something: until then fewer copies may be left than completed a write.
+    pub lost_at: u64,
     pub next_request: u64,
     next_command: u64,
     /// What each command was.
@@ -122,15 +128,17 @@ impl World {
             schedule: Schedule::default(),
             instant: 0,
             dice,
+            side: Dice::seeded(seed ^ 0x51de_0000_0000_0000),
             knobs,
             layout,
             nodes: BTreeMap::new(),
             network,
-            oracle: Oracle::new(layout.durability == Durability::Flush),
+            oracle: Oracle::new(layout.durability == Durability::Flush, LINEAGE.uuid, layout.rule.w.into()),
             tally: Tally::default(),
             violation: None,
             verbose,
             turmoil: true,
+            lost_at: 0,
             next_request: 1,
             next_command: 1,
             commands: BTreeMap::new(),
@@ -151,12 +159,18 @@ impl World {
 
     /// A node with an empty disk that knows `config`.
     pub fn add_node(&mut self, id: MemberId, incarnation: Incarnation, lineage: LineageId, config: Configuration) {
-        let first = Durable::first(id, incarnation, lineage, config);
+        self.add_disk(Durable::first(id, incarnation, lineage, config));
+    }
+
+    /// A node whose disk holds no more than this.
+    pub fn add_disk(&mut self, first: Durable) {
+        let id = first.me;
         let disk = Disk::fresh(&first, self.knobs.journal, &mut self.dice);
         let clock = Clock::draw(&mut self.dice);
         let node = Node {
             id,
             disk,
+            lineage: first.lineage,
             volume: None,
             life: 0,
             clock,
@@ -248,6 +262,7 @@ impl World {
             Happening::Synced { node, life } => return self.synced(*node, *life),
             Happening::Restart { node } => return self.boot(*node),
             Happening::Operator => return self.operate(),
+            Happening::Fork => return self.fork_or_discard(),
             Happening::Fault => return self.misbehave(),
             Happening::Order { node, order } => return self.obey(*node, *order),
             Happening::Line { between, up } => return self.line(*between, *up),
@@ -265,9 +280,9 @@ impl World {
         }
         match what {
             Happening::Deliver { letter, .. } => match letter {
-                Letter::Said(message) => self.feed(id, Event::Message(*message)),
+                Letter::Said(message) => self.hear(id, *message),
                 Letter::Encoded(bytes) => match Message::decode(bytes) {
-                    Ok(message) => self.feed(id, Event::Message(message)),
+                    Ok(message) => self.hear(id, message),
                     Err(e) => {
                         let text = format!("a message does not decode: {e}");
                         self.check(Err(Violation { checker: "codec", text }));
@@ -292,6 +307,7 @@ impl World {
             Happening::Synced { .. }
             | Happening::Restart { .. }
             | Happening::Operator
+            | Happening::Fork
             | Happening::Fault
             | Happening::Line { .. }
             | Happening::Order { .. } => {}
@@ -299,6 +315,16 @@ impl World {
     }
 
     // ---- the core ----
+
+    fn hear(&mut self, id: MemberId, message: Message) {
+        let lineage = message.lineage;
+        self.feed(id, Event::Message(message));
+        let Some(node) = self.nodes.get(&id) else { return };
+        let well = node.volume.as_ref().is_some_and(|v| v.replica().failed.is_none());
+        if well && lineage.uuid != node.lineage.uuid {
+            self.oracle.branches.meets((id, node.life), lineage.uuid, self.now);
+        }
+    }
 
     pub fn feed(&mut self, id: MemberId, event: Event) {
         let lazy = self.dice.chance(self.knobs.lazy_flush_per_mille);
@@ -347,6 +373,7 @@ impl World {
         self.next_command += 1;
         self.say(|| format!("{id}: command {number}: {command:?}"));
         self.oracle.sessions.asked(id, number, &command);
+        self.oracle_hears(id, &command);
         let name = rules::name_of(&command);
         *self.tally.asked.entry(name).or_default() += 1;
         self.commands.insert(number, name);

@@ -87,6 +87,18 @@ pub fn grow(world: &mut World) {
     world.lapse(10_000, 100_000);
 }
 
+/// One of two copies is removed, and the rule asks for two.
+pub fn taken_out(world: &mut World) {
+    let holder = world.begin_work();
+    let member = world.other_than(&[holder]);
+    world.command(holder, Command::Change(Change::Remove { member }));
+    world.until_edge("config-settled", 300_000);
+    world.part(&[member]);
+    world.lapse(20_000, 100_000);
+    world.heal_links();
+    world.lapse(10_000, 100_000);
+}
+
 /// One copy and the witness, then the other copy and the witness.
 pub fn witness(world: &mut World) {
     let holder = world.begin_work();

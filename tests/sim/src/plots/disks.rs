@@ -90,3 +90,68 @@ pub fn blackout(world: &mut World) {
         world.lapse(1_000, 50_000);
     }
 }
+
+/// A sync fails, and what it should have made durable can still be read; the daemon alone is restarted, then the power
+/// fails.
+pub fn bad_sync(world: &mut World) {
+    world.knobs.think_us = 1_000;
+    for _ in 0..4 {
+        let holder = world.begin_work();
+        let struck = world.other_than(&[]);
+        if let Some(node) = world.nodes.get_mut(&struck) {
+            node.fails_sync = true;
+        }
+        world.until_edge("journal-poisoned", 100_000);
+        world.crash(struck, false);
+        world.boot(struck);
+        world.lapse(100, 40_000);
+        world.crash(struck, false);
+        if world.dice.chance(500) {
+            world.crash(holder, false);
+        }
+        world.everyone_rises();
+        world.lapse(1_000, 50_000);
+    }
+}
+
+/// Journals that can't grow; the power fails when one begins a segment anew.
+pub fn tight(world: &mut World) {
+    world.knobs.journal_keep = 0;
+    world.knobs.checkpoint_us = 20_000;
+    world.knobs.think_us = 1_000;
+    world.knobs.neighbour_us = 20_000;
+    let struck = world.other_than(&[]);
+    for _ in 0..4 {
+        world.begin_work();
+        for id in world.copies() {
+            world.nodes.entry(id).and_modify(|n| {
+                n.disk.journal.segments.allocation_error = Some("No space left on device".to_string());
+            });
+        }
+        world.pause(1_000, 100_000);
+        world.until(400_000, |world| world.nodes.get(&struck).is_some_and(|n| n.disk.journal.begins_a_segment()));
+        world.fall(struck);
+        world.everyone_rises();
+        world.lapse(1_000, 50_000);
+    }
+}
+
+/// What a member promised just now rots, with what else it wrote last; who asked for it has fallen.
+pub fn rotten_promise(world: &mut World) {
+    world.knobs.neighbour_us = 1_500;
+    for _ in 0..6 {
+        let holder = world.begin_work();
+        let next = world.other_than(&[holder]);
+        let struck = world.other_than(&[holder, next]);
+        world.take_over(next);
+        world.until(PATIENCE_US, |world| world.runs(next));
+        world.lapse(300, 5_000);
+        world.fall(next);
+        world.pause(1_000, 12_000);
+        if world.may_lose(struck) {
+            world.rot_lately(struck);
+        }
+        world.everyone_rises();
+        world.lapse(1_000, 30_000);
+    }
+}

@@ -3,4 +3,5 @@
 pub mod changes;
 pub mod disks;
 pub mod epochs;
+pub mod forces;
 pub mod reads;

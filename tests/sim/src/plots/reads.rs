@@ -28,6 +28,23 @@ pub fn split(world: &mut World) {
     world.lapse(10_000, 200_000);
 }
 
+/// The holder, cut off, would be content with itself; nobody has heard of it. It reads more than it writes.
+pub fn alone(world: &mut World) {
+    let holder = world.begin_work();
+    world.knobs.in_flight = 1;
+    world.knobs.think_us = 10_000;
+    world.lapse(10_000, 50_000);
+    world.part(&[holder]);
+    world.lapse(10, 5_000);
+    let others: Vec<MemberId> = world.copies().into_iter().filter(|id| *id != holder).collect();
+    world.reduce(holder, &others);
+    let next = world.other_than(&[holder]);
+    world.serve_at(next, PATIENCE_US);
+    world.lapse(50_000, 300_000);
+    world.heal_links();
+    world.lapse(10_000, 100_000);
+}
+
 /// The holder sleeps with answers in its inbox, and wakes when another serves.
 pub fn sleep(world: &mut World) {
     let holder = world.begin_work();

@@ -1,0 +1,157 @@
+//! Forced promotions, and what of the old lineage comes back.
+
+use farshore_core::ids::MemberId;
+
+use crate::stage::PATIENCE_US;
+use crate::world::World;
+
+/// How long a fence must have been there to outlive a crash.
+const REMEMBERED_US: u64 = 3_500_000;
+
+impl World {
+    /// `donor` and those named with it go on by force; a device opens there.
+    fn go_on_by_force(&mut self, donor: MemberId, named: &[MemberId]) -> bool {
+        let before = self.nodes.get(&donor).map(|n| n.lineage);
+        self.force_at(donor, named.to_vec());
+        self.until(PATIENCE_US, |world| world.holders().contains(&donor));
+        self.serve_at(donor, PATIENCE_US);
+        self.nodes.get(&donor).map(|n| n.lineage) != before
+    }
+
+    fn only_hears(&mut self, one: MemberId, other: MemberId) {
+        self.heal_links();
+        let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
+        for id in ids.into_iter().filter(|id| *id != one) {
+            self.network.cut(one, id);
+            if id != other {
+                self.network.cut(id, one);
+            }
+        }
+    }
+}
+
+/// One site goes on by force; the others do not know, go on too, and change places meanwhile. Then they meet: all at
+/// once, or one of the old ones alone, or only in one direction.
+pub fn old_site_returns(world: &mut World) {
+    let holder = world.begin_work();
+    let donor = world.other_than(&[holder]);
+    let between = world.other_than(&[holder, donor]);
+    world.part(&[donor]);
+    world.lapse(1_000, 20_000);
+    world.go_on_by_force(donor, &[donor]);
+    for _ in 0..world.dice.range(0, 4) {
+        let next = world.other_than(&[donor]);
+        world.serve_at(next, PATIENCE_US);
+        world.lapse(1_000, 30_000);
+    }
+    match world.dice.range(0, 4) {
+        0 => world.heal_links(),
+        1 => world.only_hears(donor, between),
+        2 => {
+            // The new one hears the old holder, whose epoch is above its own by then; nobody hears it.
+            world.heal_links();
+            world.mute(donor);
+        }
+        3 => {
+            // The new lineage and one of the old meet; the other old one hears of it through that.
+            world.heal_links();
+            for (a, b) in [(donor, holder), (holder, donor)] {
+                world.network.cut(a, b);
+            }
+        }
+        _ => {
+            world.heal_links();
+            world.lapse(1_000, 20_000);
+            world.pause(REMEMBERED_US, REMEMBERED_US + 1_000_000);
+            world.part(&[donor]);
+            for id in [holder, between] {
+                world.fall(id);
+                world.boot(id);
+            }
+        }
+    }
+    world.lapse(20_000, 200_000);
+    for next in [between, holder] {
+        world.serve_at(next, 300_000);
+        world.lapse(5_000, 50_000);
+    }
+    world.heal_links();
+    world.lapse(10_000, 200_000);
+}
+
+/// The force is asked of a site that is behind; another that is named has what it lacks.
+pub fn behind(world: &mut World) {
+    let holder = world.begin_work();
+    let donor = world.other_than(&[holder]);
+    let ahead = world.other_than(&[holder, donor]);
+    world.part(&[donor]);
+    world.lapse(5_000, 100_000);
+    world.mend_but(&[holder]);
+    world.go_on_by_force(donor, &[donor, ahead]);
+    world.lapse(5_000, 50_000);
+    world.heal_links();
+    world.lapse(10_000, 100_000);
+}
+
+/// The donor takes its time; those named have answered, and go on in the old lineage until they are asked to follow.
+pub fn late(world: &mut World) {
+    world.knobs.apply_us = 300;
+    let holder = world.begin_work();
+    let donor = world.other_than(&[holder]);
+    let follows = world.other_than(&[holder, donor]);
+    let named = if world.dice.chance(500) { holder } else { follows };
+    world.slow_down(donor, 200);
+    if world.dice.chance(500) {
+        world.network.cut(holder, donor);
+    }
+    world.force_at(donor, vec![donor, named]);
+    world.lapse(100, 20_000);
+    if world.dice.chance(600) {
+        // It is on its way to the epoch when it is asked to follow.
+        world.stop_clients();
+        let near = world.dice.range(0, 60_000);
+        world.until(1_000_000, |world| {
+            world.nodes.get(&donor).is_some_and(|n| n.disk.durable_blob().parents.len() == 1)
+        });
+        world.take_over(named);
+        let end = world.now + near;
+        world.run_until(end);
+    } else {
+        world.pause(1_000, 300_000);
+    }
+    world.slow_down(donor, 1);
+    world.until(PATIENCE_US, |world| world.holders().contains(&donor));
+    world.serve_at(donor, PATIENCE_US);
+    world.lapse(10_000, 100_000);
+    world.heal_links();
+    world.lapse(10_000, 100_000);
+}
+
+/// The donor falls when it alone is in the new lineage; it comes back, and is promoted as if nothing were missing.
+pub fn cut_short(world: &mut World) {
+    let holder = world.begin_work();
+    let donor = world.other_than(&[holder]);
+    world.part(&[holder]);
+    world.lapse(1_000, 20_000);
+    let before = world.nodes.get(&donor).map(|n| n.lineage.generation);
+    let mut named = vec![donor];
+    let witnesses = world.initial.members.iter().map(|m| m.id).filter(|id| !world.copies().contains(id));
+    named.extend(witnesses);
+    let inside = named.clone();
+    world.force_at(donor, named);
+    world
+        .until(PATIENCE_US, |world| world.nodes.get(&donor).map(|n| n.disk.durable_blob().lineage.generation) > before);
+    world.fall(donor);
+    for id in inside.iter().filter(|id| **id != donor) {
+        world.network.cut(donor, *id);
+        world.network.cut(*id, donor);
+    }
+    world.boot(donor);
+    world.serve_at(donor, PATIENCE_US);
+    world.lapse(10_000, 100_000);
+    world.mend_but(&[donor]);
+    world.serve_at(holder, PATIENCE_US);
+    world.lapse(10_000, 100_000);
+    world.heal_links();
+    world.lapse(10_000, 100_000);
+}
