@@ -34,7 +34,7 @@ const RAMP: &str = "--ramp_time=3";
 pub struct Scenario {
     pub congestion: &'static str,
     pub loss: f64,
-    /// The aims are for links of one's own, which are to be configured as such; the others are shown for comparison.
+    /// The aims are for the default controller; others are shown for comparison.
     pub judged: bool,
 }
 
