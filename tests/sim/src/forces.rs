@@ -149,7 +149,6 @@ impl World {
                 self.discard(id, holder);
             }
             self.bury_strangers(holder);
-            return;
         }
     }
 

@@ -212,7 +212,7 @@ fn open_somewhere(world: &mut World, deadline: u64) -> Option<(MemberId, Session
         world.run_until(world.now + POLL_US);
         let id = ids[turn % ids.len()];
         turn += 1;
-        if turn % 3 == 0
+        if turn.is_multiple_of(3)
             && let Some((donor, command)) = world.fork_to_finish()
         {
             await_answer(world, donor, command);
