@@ -157,14 +157,20 @@ impl World {
     pub fn fork_to_finish(&mut self) -> Option<(MemberId, Command)> {
         let living: Vec<MemberId> = self.nodes.keys().copied().filter(|id| !self.buried.contains(id)).collect();
         let newest: Vec<MemberId> = living.iter().copied().filter(|id| !self.is_left_behind(*id)).collect();
-        let donor = self.side.pick(&newest)?;
+        // The donor is whoever has the best log: it is refused elsewhere.
+        let end = |id: &MemberId| {
+            let log = self.nodes.get(id).and_then(|n| n.disk.journal.log.volumes.get(&VOLUME));
+            log.map(|log| (log.end().epoch, log.last_seq()))
+        };
+        let donor = newest.iter().copied().max_by_key(end)?;
         let state = self.nodes.get(&donor)?.disk.durable_blob();
         let branch = self.oracle.branches.get(state.lineage.uuid)?;
         if branch.served || branch.parent.is_none() {
             return None;
         }
-        let members: Vec<MemberId> = if self.side.chance(400) {
-            state.config.current.votes.iter().map(|v| v.member).collect()
+        let voters: Vec<MemberId> = state.config.current.votes.iter().map(|v| v.member).collect();
+        let members: Vec<MemberId> = if voters.iter().all(|id| living.contains(id)) && self.side.chance(400) {
+            voters
         } else {
             let follows = |id: &&MemberId| self.nodes.get(id).is_some_and(|n| n.lineage == state.lineage);
             living.iter().filter(follows).copied().collect()
@@ -241,7 +247,8 @@ impl World {
         self.nodes.entry(id).and_modify(|n| n.lineage = to);
         let Ok(state) = Durable::decode(blob) else { return };
         if !begins {
-            return self.oracle.branches.inherit(to.uuid);
+            self.oracle.branches.inherit(to.uuid);
+            return;
         }
         let named: Vec<(MemberId, Incarnation)> =
             state.config.current.votes.iter().map(|v| (v.member, v.incarnation)).collect();
