@@ -96,6 +96,8 @@ const FULL: [&str; 10] = [
 const FULL_FLUSH: [&str; 4] = ["randwrite-4k-qd1", "randwrite-4k-qd16", "randwrite-4k-qd64", "fsync-4k-qd1"];
 const QUICK: [&str; 5] =
     ["randwrite-4k-qd1", "randwrite-4k-qd64", "randread-4k-qd64", "write-128k-qd8", "fsync-4k-qd1"];
+/// What depends on the distance.
+const QUICK_FAR: [&str; 3] = ["randwrite-4k-qd1", "randwrite-4k-qd64", "fsync-4k-qd1"];
 const QUICK_ONE: [&str; 1] = ["randwrite-4k-qd1"];
 
 const FULL_RTTS_MS: [u32; 5] = [0, 1, 5, 20, 80];
@@ -185,7 +187,8 @@ fn usual_workloads(quick: bool, device: Device, durability: Durability, rtt_ms: 
     let names: &[&str] = match (quick, device, durability) {
         (false, _, Durability::Write) => &FULL,
         (false, _, Durability::Flush) => &FULL_FLUSH,
-        (true, Device::Nbd, Durability::Write) => &QUICK,
+        (true, Device::Nbd, Durability::Write) if rtt_ms == 0 => &QUICK,
+        (true, Device::Nbd, Durability::Write) => &QUICK_FAR,
         (true, Device::Nbd, Durability::Flush) => &QUICK_ONE,
         (true, Device::Fuse, Durability::Write) if rtt_ms == 0 => &QUICK_ONE,
         (true, Device::Fuse, _) => &[],

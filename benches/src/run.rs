@@ -100,7 +100,8 @@ impl Run<'_> {
         let disk = fio::written_file(&file, self.plan.volume_bytes)?;
         self.limits.measure_disk(&disk, &self.plan.disk_workloads(), self.plan.seconds.min(4))?;
 
-        let mut stage = Stage::set_up(&self.options.dir, Journal::USUAL, &self.options.transport.join("\n"));
+        let journal = Journal::for_volumes_of(self.plan.volume_bytes);
+        let mut stage = Stage::set_up(&self.options.dir, journal, &self.options.transport.join("\n"));
         matrix::prepare(&self.plan, &mut stage)?;
         let time = self.short();
         let measured = matrix::run(&self.plan, &mut stage, &mut self.limits, time, |line| println!("{line}"))?;

@@ -45,9 +45,16 @@ pub struct Journal {
 }
 
 impl Journal {
-    pub const USUAL: Journal = Journal { budget: "1GiB", segment: "64MiB" };
+    const USUAL: Journal = Journal { budget: "1GiB", segment: "64MiB" };
+    const SMALL: Journal = Journal { budget: "256MiB", segment: "16MiB" };
     /// Holds less than the volumes: a member that joins needs a shipment.
     pub const SHORT: Journal = Journal { budget: "192MiB", segment: "16MiB" };
+
+    /// One that has grown to its budget once a volume of this size was filled: a journal that grows writes every new
+    /// segment once, for the user's bytes to come, and a row would pay for that.
+    pub fn for_volumes_of(bytes: u64) -> Journal {
+        if bytes < 1 << 30 { Journal::SMALL } else { Journal::USUAL }
+    }
 }
 
 pub struct Stage {
