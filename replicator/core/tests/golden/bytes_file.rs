@@ -51,6 +51,7 @@ pub fn hold(path: &Path, samples: &[(&str, Vec<u8>)]) -> Vec<(String, Vec<u8>)> 
     });
     let golden: Vec<(String, Vec<u8>)> = lines.collect();
     let now: BTreeMap<&str, &[u8]> = samples.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+    assert_eq!(now.len(), samples.len(), "two samples of one name: only one of them would be held");
     let then: BTreeMap<&str, &[u8]> = golden.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     let differ: Vec<&str> =
         now.keys().chain(then.keys()).filter(|name| now.get(*name) != then.get(*name)).copied().collect();
