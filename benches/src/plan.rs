@@ -48,7 +48,7 @@ pub struct Options {
     /// Renew the table in this README
     #[arg(long, value_name = "FILE")]
     pub readme: Option<PathBuf>,
-    /// A line for [transport] in the replicators' configuration, such as 'congestion = "bbr"'
+    /// A line for the transport section of the replicators' configuration, such as 'congestion = "bbr"'
     #[arg(long, value_name = "LINE")]
     pub transport: Vec<String>,
 }

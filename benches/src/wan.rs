@@ -54,7 +54,7 @@ pub struct Scale {
 
 #[derive(Debug, Clone, Serialize)]
 pub struct WanFigures {
-    /// What [transport] of the replicators' configuration said.
+    /// What the transport section of the replicators' configuration said.
     pub transport: String,
     pub rtt_ms: u32,
     pub loss: f64,

@@ -22,7 +22,7 @@ const FIXED_WINDOW_BYTES_MIN: u64 = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Congestion {
     Cubic,
-    /// By delay, a few losses being weather: see [`super::delay`].
+    /// By delay, a few losses being weather: see `transport/delay.rs`.
     #[default]
     Delay,
     Bbr,

@@ -126,11 +126,3 @@ pub fn messages() -> Vec<Message> {
     let message = |body| Message { volume: VOLUME, lineage: LINEAGE, from: MemberId(1), to: MemberId(2), body };
     bodies.into_iter().map(message).collect()
 }
-
-/// Bodies of one kind have a sample for each form.
-pub fn name_of(message: &Message) -> &'static str {
-    match &message.body {
-        Body::Fork { log: Some(_), .. } => "fork-with-log",
-        body => body.name(),
-    }
-}
