@@ -46,10 +46,11 @@ model: deps-build ## Try every history of the protocol's model within wide bound
 	cargo run --release $(CARGO_FLAGS) -p farshore-model -- --larger
 
 .PHONY: bench
-bench: deps-bench ## Speed beside the limits of disk and network, into benches/report: QUICK=1 for three minutes of it (root)
+bench: deps-bench ## Speed beside the limits of disk and network, into benches/report: QUICK=1 for three minutes of it, SECONDS=n per row (root)
 	cargo build --release --workspace --bins $(CARGO_FLAGS)
-	@FARSHORE_BENCH_COMMAND='make bench$(if $(QUICK), QUICK=1)' $(CARGO_TARGET_DIR)/release/farshore-bench \
-	  --out benches/report $(if $(QUICK),--quick,--readme README.md)
+	@FARSHORE_BENCH_COMMAND='make bench$(if $(QUICK), QUICK=1)$(if $(SECONDS), SECONDS=$(SECONDS))' \
+	  $(CARGO_TARGET_DIR)/release/farshore-bench --out benches/report $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(QUICK),--quick,--readme README.md)
 
 .PHONY: fuzz
 fuzz: deps-build ## Foreign bytes for every decoder, so long each: SECONDS=60
