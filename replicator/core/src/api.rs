@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::durable::LogBase;
 use crate::history::History;
-use crate::ids::{Epoch, MemberId, Seq, SessionId, VolumeId};
+use crate::ids::{Epoch, LineageId, MemberId, Seq, SessionId, VolumeId};
 use crate::message::Message;
 use crate::overlay::Hit;
 use crate::record::{Origin, Record};
@@ -174,6 +174,8 @@ pub enum Event {
     },
     /// A resync's image is staged completely; install it.
     Staged {
+        /// Of the source, when it began.
+        lineage: LineageId,
         base: LogBase,
         history: History,
     },
@@ -258,9 +260,10 @@ pub enum Effect {
     Ship {
         to: MemberId,
         base: Seq,
+        lineage: LineageId,
         history: History,
     },
-    /// The staged image comes too late: our log has gone past it.
+    /// The staged image comes too late (our log has gone past it), or is of another lineage.
     DropImage,
     /// Make the staged image visible, then say [`Event::ImageVisible`].
     InstallImage {

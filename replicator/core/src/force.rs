@@ -130,7 +130,7 @@ impl Force {
                 let epoch = Epoch { n, writer: self.writer };
                 config.version = ConfigVersion { epoch, k: 0 };
                 let raised = u64::from(!broken(Sabotage::GenerationKept));
-                let generation = replica.d.lineage.generation.saturating_add(raised);
+                let generation = newest_generation(replica).saturating_add(raised);
                 let lineage = LineageId { generation, uuid: self.uuid };
                 replica.on_fork(lineage, epoch, config.clone(), None, replica.me(), fx);
                 let config = Box::new(config);
@@ -177,6 +177,14 @@ impl Force {
         }
         Step::Waiting
     }
+}
+
+/// The highest generation known here. A fenced copy is forced above the one that fenced it: two lineages of one
+/// generation would refuse each other for ever.
+fn newest_generation(replica: &Replica) -> u64 {
+    let ours = replica.d.lineage.generation;
+    let known = replica.d.superseded.map_or(0, |newer| newer.generation);
+    if broken(Sabotage::FencedGenerationTaken) { ours } else { ours.max(known) }
 }
 
 /// Whoever is named counts from then on, and stays. What one that leaves was, only the terms that end with it tell.

@@ -147,11 +147,58 @@ fn a_shipment_behind_our_log_is_ignored() {
     let mut fx = Effects::new();
     let mut replica = restarted(&log(EPOCH, 8), None, &mut fx);
     elect(&mut replica, 8, &mut fx);
-    replica.on_staged(LogBase { seq: Seq(6), hash: RecordHash(1) }, History::default(), &mut fx);
+    replica.on_staged(LINEAGE, LogBase { seq: Seq(6), hash: RecordHash(1) }, History::default(), &mut fx);
     settle(&mut replica, &mut fx);
     assert!(replica.whole() && replica.end() == Seq(8), "an image took back what was acknowledged");
-    replica.on_staged(LogBase { seq: Seq(9), hash: RecordHash(1) }, History::default(), &mut fx);
+    replica.on_staged(LINEAGE, LogBase { seq: Seq(9), hash: RecordHash(1) }, History::default(), &mut fx);
     assert!(!replica.whole(), "one that is ahead is installed");
+}
+
+#[test]
+fn an_image_of_another_lineage_is_dropped() {
+    let mut fx = Effects::new();
+    let mut replica = restarted(&log(EPOCH, 8), None, &mut fx);
+    let left = LineageId { generation: LINEAGE.generation - 1, uuid: 7 };
+    let begin = fx.len();
+    replica.on_staged(left, LogBase { seq: Seq(9), hash: RecordHash(1) }, History::default(), &mut fx);
+    assert!(replica.whole(), "it may show what this lineage never had");
+    assert!(fx[begin..].iter().any(|e| matches!(e, Effect::DropImage)), "its space is not given back");
+}
+
+#[test]
+fn a_fork_below_an_image_that_is_being_installed_is_not_followed() {
+    let mut fx = Effects::new();
+    let mut replica = restarted(&log(EPOCH, 4), None, &mut fx);
+    let image = LogBase { seq: Seq(9), hash: RecordHash(1) };
+    replica.on_staged(LINEAGE, image, replica.history().clone(), &mut fx);
+    settle(&mut replica, &mut fx);
+    let forked = LineageId { generation: LINEAGE.generation + 1, uuid: 3 };
+    let epoch = Epoch { n: EPOCH.n + 1, writer: 1 };
+    let mut config = replica.d.config.clone();
+    config.version = ConfigVersion { epoch, k: 0 };
+    let donor = Some((replica.history().clone(), Seq(6)));
+    replica.on_fork(forked, epoch, config, donor, LEADER, &mut fx);
+    assert_eq!(replica.d.lineage, LINEAGE, "the image will show more than the fork keeps");
+}
+
+#[test]
+fn a_fenced_copy_follows_no_fork_of_a_lower_generation() {
+    let mut fx = Effects::new();
+    let mut replica = restarted(&log(EPOCH, 4), None, &mut fx);
+    let newer = LineageId { generation: LINEAGE.generation + 1, uuid: 7 };
+    replica.on_higher_lineage(newer, &mut fx);
+    let forked = LineageId { generation: newer.generation, uuid: 3 };
+    let epoch = Epoch { n: EPOCH.n + 1, writer: 1 };
+    let mut config = replica.d.config.clone();
+    config.version = ConfigVersion { epoch, k: 0 };
+    let donor = Some((replica.history().clone(), Seq(4)));
+    let begin = fx.len();
+    replica.on_fork(forked, epoch, config, donor, LEADER, &mut fx);
+    assert_eq!(replica.d.lineage, LINEAGE, "two lineages of one generation refuse each other for ever");
+    assert!(
+        fx[begin..].iter().any(|e| matches!(e, Effect::Send(m) if m.lineage == newer && m.to == LEADER)),
+        "whoever forks must hear of the one that fenced us"
+    );
 }
 
 #[test]

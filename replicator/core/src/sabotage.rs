@@ -92,6 +92,8 @@ pub enum Sabotage {
     TrimEarly,
     /// A shipment that arrives late replaces a log that has gone on.
     LateShipmentInstalled,
+    /// A shipment that arrives when the volume goes on in another lineage is shown there.
+    ForeignShipmentInstalled,
     /// An image is shown before the mark is durable that says so.
     InstallUnmarked,
     /// A late copy of an Elect cuts records of its own epoch.
@@ -100,6 +102,8 @@ pub enum Sabotage {
     // Force and lineages.
     /// A forced promotion begins another lineage of the same generation.
     GenerationKept,
+    /// A fenced copy that is forced takes the generation after its own, whatever it knows of others.
+    FencedGenerationTaken,
     /// A forced promotion goes on from the log of the node that it was asked of, whatever the others named hold.
     ForkFromAnyLog,
     /// A member enters the new lineage whatever it has applied since it answered.

@@ -250,8 +250,8 @@ impl Volume {
             }
             Event::Checkpointed { base } => self.replica.on_checkpointed(base),
             // A candidate or holder stands by the log that it promised with.
-            Event::Staged { base, history } if matches!(self.role, Role::Follower) => {
-                self.replica.on_staged(base, history, fx);
+            Event::Staged { lineage, base, history } if matches!(self.role, Role::Follower) => {
+                self.replica.on_staged(lineage, base, history, fx);
             }
             Event::Staged { .. } => fx.push(Effect::DropImage),
             Event::ImageVisible => self.replica.on_image_visible(fx),
@@ -338,11 +338,7 @@ impl Volume {
             && !broken(Sabotage::FencedStillSpeaks)
         {
             // What is still said in the lineage that was left has not heard of the newer one. Only a force may go on here.
-            let (volume, to, body) =
-                (self.replica.volume, from, Body::Reject { asked: Epoch::ZERO, promised: Epoch::ZERO });
-            if from != self.replica.me() {
-                fx.push(Effect::Send(Message { volume, lineage: newer, from: self.replica.me(), to, body }));
-            }
+            self.replica.tell_of(newer, from, fx);
             return;
         }
         let held = self.role_epoch();

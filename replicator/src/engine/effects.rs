@@ -74,7 +74,7 @@ impl Driver {
                     self.resized(config.volume.size_bytes);
                     self.config.send_replace(std::sync::Arc::new(*config));
                 }
-                Effect::Ship { to, base, history } => {
+                Effect::Ship { to, base, lineage, history } => {
                     ship::send(
                         self.shared.clone(),
                         self.inbox.clone(),
@@ -82,7 +82,7 @@ impl Driver {
                         self.address(to),
                         to,
                         base,
-                        history,
+                        (lineage, history),
                     );
                 }
                 Effect::DropImage => ship::drop_image(self.shared.clone(), self.volume.id()),

@@ -54,6 +54,8 @@ pub enum Call {
     ShipBegin {
         volume: VolumeId,
         ship: u128,
+        /// Whose image it is.
+        lineage: LineageId,
         base: Seq,
         image: LogBase,
         history: History,
@@ -201,10 +203,11 @@ pub(super) fn encode_call(nonce: u64, call: &Call) -> Bytes {
             w.seq(*since);
             put_cursor(&mut w, cursor);
         }
-        Call::ShipBegin { volume, ship, base, image, history, basis } => {
+        Call::ShipBegin { volume, ship, lineage, base, image, history, basis } => {
             w.u8(4);
             w.u128(volume.0);
             w.u128(*ship);
+            w.lineage(*lineage);
             w.seq(*base);
             w.seq(image.seq);
             w.u128(image.hash.0);
@@ -255,6 +258,7 @@ fn decode_call(mut r: Reader) -> Result<Call, DecodeError> {
         4 => Call::ShipBegin {
             volume: r.volume()?,
             ship: r.u128()?,
+            lineage: r.lineage()?,
             base: r.seq()?,
             image: LogBase { seq: r.seq()?, hash: RecordHash(r.u128()?) },
             history: get_history(&mut r)?,

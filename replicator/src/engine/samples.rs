@@ -20,7 +20,10 @@ pub fn calls() -> Vec<(&'static str, Call)> {
     let volume = VOLUME;
     let basis = name_of("pg", LINEAGE);
     let image = LogBase { seq: Seq(12), hash: RecordHash(6) };
-    let begin = |basis| Call::ShipBegin { volume, ship: SHIP, base: Seq(4), image, history: history(), basis };
+    let begin = |basis| {
+        let (lineage, base) = (LINEAGE, Seq(4));
+        Call::ShipBegin { volume, ship: SHIP, lineage, base, image, history: history(), basis }
+    };
     let runs = vec![
         ShippedRun { offset: 8192, length: 4096, data: Some(Bytes::from(vec![0x5a; 4096])) },
         ShippedRun { offset: 65536, length: 8192, data: None },

@@ -15,7 +15,7 @@ use farshore_core::api::Event;
 use farshore_core::codec::DecodeError;
 use farshore_core::durable::LogBase;
 use farshore_core::history::History;
-use farshore_core::ids::{MemberId, Seq, VolumeId};
+use farshore_core::ids::{LineageId, MemberId, Seq, VolumeId};
 use tokio::task::JoinSet;
 
 use super::answers;
@@ -49,6 +49,7 @@ pub struct Incoming {
     volume: VolumeId,
     ship: u128,
     image: LogBase,
+    lineage: LineageId,
     history: History,
     heard: Instant,
 }
@@ -61,7 +62,7 @@ pub fn send(
     peer: Option<PeerName>,
     to: MemberId,
     base: Seq,
-    history: History,
+    of: (LineageId, History),
 ) {
     let volume = copies.volume;
     tokio::spawn(async move {
@@ -69,7 +70,7 @@ pub fn send(
         let pin = format!("{SHIP_PIN_PREFIX}{ship:032x}");
         if let Some(peer) = peer {
             let started = Instant::now();
-            match ship_pinned(&shared, &copies, &peer, ship, &pin, base, history).await {
+            match ship_pinned(&shared, &copies, &peer, ship, &pin, base, of).await {
                 Ok(bytes) => {
                     let ms = started.elapsed().as_millis() as u64;
                     tracing::info!(%volume, %peer, bytes, ms, "resync: image shipped");
@@ -100,7 +101,7 @@ async fn ship_pinned(
     ship: u128,
     pin: &str,
     base: Seq,
-    mut history: History,
+    (lineage, mut history): (LineageId, History),
 ) -> Result<u64, OpError> {
     let volume = copies.volume;
     let (store, name) = (shared.clone(), pin.to_string());
@@ -122,7 +123,8 @@ async fn ship_pinned(
     {
         (base, basis) = (Some(parted), Some(name));
     }
-    let begin = Call::ShipBegin { volume, ship, base: base.unwrap_or(Seq::ZERO), image, history, basis: basis.clone() };
+    let (since, builds_on) = (base.unwrap_or(Seq::ZERO), basis.clone());
+    let begin = Call::ShipBegin { volume, ship, lineage, base: since, image, history, basis: builds_on };
     shared.calls.call(&shared.transport, peer, &begin, PAGE_PATIENCE).await?;
     let mut pages = Pages::new(shared, copies.volume, peer, ship);
     if let (Some(since), Some(basis)) = (base, basis) {
@@ -343,13 +345,13 @@ pub async fn receive(shared: Arc<Shared>, handle: Arc<VolumeHandle>, call: Call)
                 }
             };
         }
-        Call::ShipBegin { volume, ship, base, image, history, basis } => {
+        Call::ShipBegin { volume, ship, lineage, base, image, history, basis } => {
             let store = shared.clone();
             let base = (base > Seq::ZERO).then_some(base);
             blocking(move || store.store.stage_begin(volume, ship, base, basis.as_deref(), image.seq)).await?;
             let mut incoming = lock(&shared.incoming);
             incoming.retain(|i| i.volume != volume);
-            incoming.push(Incoming { volume, ship, image, history, heard: Instant::now() });
+            incoming.push(Incoming { volume, ship, image, lineage, history, heard: Instant::now() });
         }
         Call::ShipPage { volume, ship, runs } => {
             heard(&shared, volume, ship)?;
@@ -373,7 +375,7 @@ pub async fn receive(shared: Arc<Shared>, handle: Arc<VolumeHandle>, call: Call)
                 let at = incoming.iter().position(|i| i.volume == volume && i.ship == ship);
                 at.map(|at| incoming.remove(at))
             };
-            if let Some(Incoming { image, history, .. }) = ended {
+            if let Some(Incoming { image, lineage, history, .. }) = ended {
                 // Durable as a whole before the core hears of it: from then on a crash may fall anywhere, and what is
                 // installed after it must be all of the image.
                 let store = shared.clone();
@@ -382,7 +384,7 @@ pub async fn receive(shared: Arc<Shared>, handle: Arc<VolumeHandle>, call: Call)
                     store.store.checkpoint().map(drop)
                 })
                 .await?;
-                handle.inbox.event(Event::Staged { base: image, history });
+                handle.inbox.event(Event::Staged { lineage, base: image, history });
             }
         }
         _ => {}

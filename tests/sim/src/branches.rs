@@ -27,7 +27,8 @@ pub type BlockHistory = Vec<Vec<(Seq, u64)>>;
 
 pub struct Branch {
     pub parent: Option<Lineage>,
-    /// How many forces it took to get here: who is deeper goes on, whatever the epochs.
+    /// How many forces it took to get here, those of others that a donor had met included: who is deeper goes on,
+    /// whatever the epochs.
     pub depth: u64,
     /// When the new lineage began: from then on nothing of the old one is owed here.
     pub forked_at: u64,
@@ -129,15 +130,23 @@ impl Branches {
         self.claims.get(&uuid)
     }
 
-    /// A new lineage begins at `kept`.
-    pub fn fork(&mut self, from: Lineage, to: Lineage, kept: Kept, named: Vec<(MemberId, Incarnation)>, now: u64) {
+    /// A new lineage begins at `kept`, above all that `donor` has met.
+    pub fn fork(
+        &mut self,
+        donor: (MemberId, u32),
+        (from, to): (Lineage, Lineage),
+        kept: Kept,
+        named: Vec<(MemberId, Incarnation)>,
+        now: u64,
+    ) {
+        let met = self.met.get(&donor).map_or(0, |(met, _)| *met);
         let Some(parent) = self.by_lineage.get(&from) else { return };
         let upto = |history: &Vec<(Seq, u64)>| history.iter().copied().filter(|(seq, _)| *seq <= kept.image).collect();
         let mut requests = parent.requests(kept.image);
         requests.extend(kept.tail.iter().filter_map(|(seq, _, request)| Some(((*request)?, *seq))));
         let branch = Branch {
             parent: Some(from),
-            depth: parent.depth + 1,
+            depth: parent.depth.max(met) + 1,
             forked_at: now,
             order: parent.order.range(..=kept.image).map(|(seq, hash)| (*seq, *hash)).collect(),
             block_history: parent.block_history.iter().map(upto).collect(),

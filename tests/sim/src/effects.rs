@@ -108,7 +108,7 @@ impl World {
                     self.check(Err(Violation { checker: "once", text }));
                 }
             }
-            Effect::Ship { to, base, history } => self.ship((id, life), to, base, history),
+            Effect::Ship { to, base, lineage, history } => self.ship((id, life), to, base, (lineage, history)),
             Effect::InstallImage { seq } => {
                 let delay = self.disk_delay(id, self.knobs.apply_us);
                 self.after(delay, Happening::Installed { node: id, life, seq });

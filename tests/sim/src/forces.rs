@@ -238,7 +238,7 @@ impl World {
     /// A node has written its state: in a lineage that it was not in before?
     pub fn looks_at_lineage(&mut self, id: MemberId, blob: Bytes) {
         let Some(node) = self.nodes.get(&id) else { return };
-        let (from, to) = (node.lineage, lineage_in(&blob).unwrap_or_default());
+        let (from, to, life) = (node.lineage, lineage_in(&blob).unwrap_or_default(), node.life);
         if to == from {
             return;
         }
@@ -261,7 +261,7 @@ impl World {
         };
         let proven: Vec<MemberId> = held.iter().filter_map(unharmed).collect();
         let kept = Kept { image, tail };
-        let verdict = self.oracle.forks((from.uuid, to.uuid), kept, named, &proven, self.now);
+        let verdict = self.oracle.forks((id, life), (from.uuid, to.uuid), kept, named, &proven, self.now);
         self.check(verdict);
     }
 

@@ -272,13 +272,14 @@ impl Oracle {
     /// disks are still as they were when it was asked for.
     pub fn forks(
         &mut self,
+        donor: (MemberId, u32),
         (from, to): (Lineage, Lineage),
         kept: Kept,
         named: Vec<(MemberId, Incarnation)>,
         proven: &[MemberId],
         now: u64,
     ) -> Verdict {
-        self.branches.fork(from, to, kept, named, now);
+        self.branches.fork(donor, (from, to), kept, named, now);
         let Some(claim) = self.branches.claim(to).filter(|claim| claim.lineage == from) else { return Ok(()) };
         let Some(branch) = self.branches.get(to) else { return Ok(()) };
         for (member, _, held) in claim.held.iter().filter(|(member, _, _)| proven.contains(member)) {

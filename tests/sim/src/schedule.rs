@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use bytes::Bytes;
 use farshore_core::api::{Event, RequestId};
 use farshore_core::history::History;
-use farshore_core::ids::{MemberId, Seq, SessionId};
+use farshore_core::ids::{LineageId, MemberId, Seq, SessionId};
 use farshore_core::message::Message;
 
 use crate::disk::Staged;
@@ -61,6 +61,7 @@ pub enum Happening {
         from: (MemberId, u32),
         to: MemberId,
         staged: Box<Staged>,
+        lineage: LineageId,
         history: History,
     },
     Installed {

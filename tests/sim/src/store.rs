@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use farshore_core::api::{Event, RequestId};
 use farshore_core::history::History;
-use farshore_core::ids::{BLOCK_BYTES, MemberId, Seq};
+use farshore_core::ids::{BLOCK_BYTES, LineageId, MemberId, Seq};
 use farshore_core::overlay::{Content, Hit};
 
 use crate::disk::{Staged, stamp_in};
@@ -96,20 +96,22 @@ impl World {
         };
         self.feed(id, Event::ReadDone { id: request, result });
     }
-    pub fn ship(&mut self, from: (MemberId, u32), to: MemberId, since: Seq, history: History) {
+    pub fn ship(&mut self, from: (MemberId, u32), to: MemberId, since: Seq, of: (LineageId, History)) {
+        let (lineage, history) = of;
         let delay = 1000 + self.dice.range(0, self.knobs.ship_us);
         let Some(node) = self.nodes.get(&from.0) else { return };
         let staged = Box::new(Staged { since, image: node.disk.now.clone() });
         self.say(|| format!("{} ships its image at {} since {since} to {to}", from.0, staged.image.base.seq));
-        self.after(delay, Happening::Shipment { from, to, staged, history });
+        self.after(delay, Happening::Shipment { from, to, staged, lineage, history });
     }
 
-    pub fn arrive(&mut self, from: (MemberId, u32), to: MemberId, staged: Staged, mut history: History) {
+    pub fn arrive(&mut self, from: (MemberId, u32), to: MemberId, staged: Staged, of: (LineageId, History)) {
+        let (lineage, mut history) = of;
         if self.life(from.0) == Some(from.1) && !self.network.is_cut(from.0, to) {
             let base = staged.image.base;
             history.truncate(base.seq);
             if self.nodes.get_mut(&to).is_some_and(|n| n.disk.stage(staged)) {
-                self.feed(to, Event::Staged { base, history });
+                self.feed(to, Event::Staged { lineage, base, history });
             }
         }
         self.shipped(from, to);

@@ -47,6 +47,8 @@ pub const STORIES: &[Story] = &[
     story("fork-behind", &["majority-3"], forces::behind),
     story("fork-late", &["majority-3"], forces::late),
     story("fork-cut-short", &["heavy-pair-witness"], forces::cut_short),
+    story("fork-of-fenced", &["majority-3"], forces::fenced),
+    story("fork-shipment", &["majority-5"], forces::shipment),
     story("witness", &["pair-witness"], changes::witness),
     story("heavy-joiner", &["majority-3"], changes::heavy_joiner),
     story("move", &["local-pair-witness"], changes::moved),

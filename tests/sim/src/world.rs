@@ -300,7 +300,9 @@ impl World {
                 node.timer_at = None;
                 self.feed(id, Event::Timer);
             }
-            Happening::Shipment { from, staged, history, .. } => self.arrive(from, id, *staged, history),
+            Happening::Shipment { from, staged, lineage, history, .. } => {
+                self.arrive(from, id, *staged, (lineage, history));
+            }
             Happening::Installed { seq, .. } => self.installed(id, seq),
             Happening::Client { session, .. } => self.client(id, session),
             Happening::Neighbour { life, .. } => self.neighbour_writes(id, life),

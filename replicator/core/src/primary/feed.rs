@@ -152,7 +152,8 @@ impl Primary {
                 "{to} needs records from {from}, our journal begins at {floor}: shipping what changed since {base}"
             );
             fx.push(Effect::Edge { rule: "resync-begin", text });
-            fx.push(Effect::Ship { to, base, history: replica.history().clone() });
+            let (lineage, history) = (replica.d.lineage, replica.history().clone());
+            fx.push(Effect::Ship { to, base, lineage, history });
             return;
         }
         let Some(last) = records.last().map(|r| r.seq) else { return };

@@ -5,6 +5,7 @@ use crate::api::{CommandId, Effect, Effects, JournalOp};
 use crate::durable::{Installing, LogBase};
 use crate::history::History;
 use crate::ids::{Epoch, LineageId, MemberId, Seq, Tick};
+use crate::message::{Body, Message};
 use crate::register::Configuration;
 use crate::sabotage::{Sabotage, broken};
 use crate::tail::Tail;
@@ -50,6 +51,15 @@ impl Replica {
             return;
         }
         let renewed = broken(Sabotage::GenerationKept) && lineage != self.d.lineage;
+        let rival = |newer: &LineageId| newer.generation >= lineage.generation && *newer != lineage;
+        if let Some(newer) = self.d.superseded.filter(rival)
+            && lineage != self.d.lineage
+            && !broken(Sabotage::FencedGenerationTaken)
+        {
+            // Whoever forks does not know of that one yet, and would be its rival, or be fenced by it.
+            self.tell_of(newer, from, fx);
+            return;
+        }
         if lineage.generation > self.d.lineage.generation || renewed {
             if let Some((history, end)) = donor_log
                 && !self.may_follow_fork(&history, end, fx)
@@ -75,14 +85,26 @@ impl Replica {
         }
     }
 
+    /// What is said in a lineage that was left is answered by the name of the newer one.
+    pub fn tell_of(&self, newer: LineageId, to: MemberId, fx: &mut Effects) {
+        if to != self.me() {
+            let body = Body::Reject { asked: Epoch::ZERO, promised: Epoch::ZERO };
+            fx.push(Effect::Send(Message { volume: self.volume, lineage: newer, from: self.me(), to, body }));
+        }
+    }
+
     /// Since it answered the donor this replica may have gone on in the old lineage: then what it holds is not what the
     /// new one goes on from. It stays where it is, and an operator decides.
     fn may_follow_fork(&self, history: &History, end: Seq, fx: &mut Effects) -> bool {
         let common = self.history.common_point(self.end(), history, end);
         let known = self.applied.max(self.acked);
-        if common >= known || broken(Sabotage::ForkFollowedBlindly) {
+        // The image that is being installed is ours already: it will be shown, whatever happens meanwhile.
+        let shown = self.d.installing.as_ref().map(|i| (i.base.seq, i.history.common_point(i.base.seq, history, end)));
+        let image_kept = shown.is_none_or(|(seq, common)| common >= seq);
+        if (common >= known && image_kept) || broken(Sabotage::ForkFollowedBlindly) {
             return true;
         }
+        let (common, known) = shown.filter(|_| !image_kept).map_or((common, known), |(seq, common)| (common, seq));
         let text = format!("the log that is forked from parts from ours at {common}, below what was acked ({known})");
         fx.push(Effect::Edge { rule: "fork-refused", text });
         false
@@ -114,14 +136,16 @@ impl Replica {
     }
 
     /// A resync's image is staged. From here until it is visible this replica counts in nothing but its vote.
-    pub fn on_staged(&mut self, base: LogBase, history: History, fx: &mut Effects) {
+    pub fn on_staged(&mut self, lineage: LineageId, base: LogBase, history: History, fx: &mut Effects) {
         // A shipment may arrive late, when another holder has brought our log further, and we have said so: the
         // image would take back what we acknowledged.
         if self.d.installing.is_some() {
             return;
         }
         let late = base.seq <= self.end().max(self.applied) && !broken(Sabotage::LateShipmentInstalled);
-        if late || self.failed.is_some() {
+        // Or when we have gone on in another lineage, which may not have all that the image shows.
+        let foreign = lineage != self.d.lineage && !broken(Sabotage::ForeignShipmentInstalled);
+        if late || foreign || self.failed.is_some() {
             fx.push(Effect::DropImage);
             return;
         }

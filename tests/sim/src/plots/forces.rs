@@ -155,3 +155,47 @@ pub fn cut_short(world: &mut World) {
     world.heal_links();
     world.lapse(10_000, 100_000);
 }
+
+/// An image is under way to a member when that member is named in a force, by a donor that has not got all that the image
+/// shows. It arrives in the new lineage.
+pub fn shipment(world: &mut World) {
+    world.knobs.journal_keep = 0;
+    world.knobs.checkpoint_us = 40_000;
+    world.knobs.ship_us = 600_000;
+    let holder = world.begin_work();
+    let away = world.other_than(&[holder]);
+    let donor = world.other_than(&[holder, away]);
+    world.part(&[away]);
+    world.pause(20_000, 100_000);
+    world.part(&[donor]);
+    world.lapse(5_000, 50_000);
+    world.heal_links();
+    let others: Vec<MemberId> = world.nodes.keys().copied().filter(|id| ![donor, away].contains(id)).collect();
+    for id in &others {
+        world.network.cut(*id, donor);
+        world.network.cut(donor, *id);
+    }
+    world.until_edge("resync-begin", 300_000);
+    world.go_on_by_force(donor, &[donor, away]);
+    world.pause(100_000, 700_000);
+    world.lapse(5_000, 50_000);
+    world.heal_links();
+    world.lapse(10_000, 100_000);
+}
+
+/// One site goes on by force and meets the others; then it is lost, and one of these goes on by force. It comes back.
+pub fn fenced(world: &mut World) {
+    let holder = world.begin_work();
+    let first = world.other_than(&[holder]);
+    world.part(&[first]);
+    world.lapse(1_000, 20_000);
+    world.go_on_by_force(first, &[first]);
+    world.lapse(5_000, 50_000);
+    world.heal_links();
+    world.pause(100_000, 500_000);
+    world.part(&[first]);
+    world.go_on_by_force(holder, &[holder]);
+    world.lapse(5_000, 50_000);
+    world.heal_links();
+    world.lapse(20_000, 200_000);
+}
