@@ -202,6 +202,22 @@ fn a_fenced_copy_follows_no_fork_of_a_lower_generation() {
 }
 
 #[test]
+fn a_hole_is_given_up_by_the_force_that_begins_with_it_and_by_no_other() {
+    let mut fx = Effects::new();
+    let forked = LineageId { generation: LINEAGE.generation + 1, uuid: 3 };
+    let epoch = Epoch { n: EPOCH.n + 1, writer: 1 };
+    for (log_of_another, whole) in [(false, true), (true, false)] {
+        let mut replica = restarted(&log(EPOCH, 4), Some(Seq(8)), &mut fx);
+        settle(&mut replica, &mut fx);
+        let mut config = replica.d.config.clone();
+        config.version = ConfigVersion { epoch, k: 0 };
+        let donor = log_of_another.then(|| (replica.history().clone(), Seq(8)));
+        replica.on_fork(forked, epoch, config, donor, ME, &mut fx);
+        assert_eq!((replica.d.lineage, replica.whole()), (forked, whole));
+    }
+}
+
+#[test]
 fn a_hole_is_not_closed_by_a_stale_position() {
     let mut fx = Effects::new();
     let records = log(EPOCH, 8);

@@ -162,7 +162,8 @@ impl Volume {
             add(
                 "journal-hole",
                 format!("records up to {lost} are unreadable here"),
-                "a peer repairs it once connected",
+                "a peer repairs it once connected; where there is none, `farshore promote VOLUME --force` goes on \
+                 without them",
             );
         }
         let voted = replica.d.config.vote_of(replica.me()).map(|v| v.incarnation);

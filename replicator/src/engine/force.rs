@@ -35,6 +35,8 @@ impl Node {
             "if the old primary is alive and out of sight it goes on acknowledging until it meets the new lineage"
                 .to_string(),
         ];
+        let unproven = status.conditions.iter().filter(|c| c.name == "journal-hole");
+        warnings.extend(unproven.map(|c| format!("{}: they are given up, acknowledged or not", c.text)));
         if !left_out.is_empty() {
             warnings.push(format!(
                 "{} will be fenced; `farshore resync --discard` takes them in again and keeps what they had as diverged-…",

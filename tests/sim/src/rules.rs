@@ -15,6 +15,7 @@ pub const EDGES: &[&str] = &[
     "install-end",
     "install-lost",
     "journal-hole",
+    "journal-hole-given-up",
     "journal-poisoned",
     "ack-impossible",
     "lineage-fork",

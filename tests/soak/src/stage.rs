@@ -137,7 +137,11 @@ impl Stage {
             until(&format!("{reborn} to count for {name} again"), PATIENCE, || {
                 let shown = site.try_run(&["volume", "show", name]).map_err(|refusal| refusal.text)?;
                 let copy = member(&shown, reborn);
-                if copy["state"] == "not-readmitted" {
+                // The primary may not have heard of its new life yet; it knows of that itself.
+                let own = self.site(index).try_run(&["volume", "show", name]).map_err(|refusal| refusal.text)?;
+                let unknown =
+                    own["conditions"].as_array().is_some_and(|c| c.iter().any(|c| c["name"] == "not-readmitted"));
+                if copy["state"] == "not-readmitted" || unknown {
                     let asked = site.try_run(&["member", "replace", name, reborn]);
                     return Err(format!("{asked:?}"));
                 }

@@ -61,8 +61,8 @@ impl Replica {
             return;
         }
         if lineage.generation > self.d.lineage.generation || renewed {
-            if let Some((history, end)) = donor_log
-                && !self.may_follow_fork(&history, end, fx)
+            if let Some((history, end)) = &donor_log
+                && !self.may_follow_fork(history, *end, fx)
             {
                 return;
             }
@@ -72,6 +72,13 @@ impl Replica {
                 rule: "lineage-fork",
                 text: format!("lineage {lineage} forks from {} at seq {end}, by force", self.d.lineage),
             });
+            if donor_log.is_none()
+                && let Some(lost) = self.d.holed.take()
+            {
+                // The last copy, by an operator's word: what can be read of it is all that the new lineage begins with.
+                let text = format!("records above {end} up to {lost} can't be read; they are given up");
+                fx.push(Effect::Edge { rule: "journal-hole-given-up", text });
+            }
             self.d.parents.push((self.d.lineage, end));
             self.d.lineage = lineage;
             self.d.superseded = None;
