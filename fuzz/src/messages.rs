@@ -40,6 +40,7 @@ pub fn record_seeds() -> Vec<Vec<u8>> {
             let record = samples::record(3, kind);
             [&record.header()[..], &record.payload].concat()
         })
+        .chain([[&samples::marking(3).header()[..], &samples::marking(3).payload].concat()])
         .collect()
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::durable::LogBase;
 use crate::history::History;
 use crate::ids::{Epoch, LineageId, MemberId, Seq, SessionId, VolumeId};
+use crate::mark::Mark;
 use crate::message::Message;
 use crate::overlay::Hit;
 use crate::record::{Origin, Record};
@@ -81,6 +82,40 @@ pub enum Command {
     /// Begin a new lineage whose voters and sync set are exactly these members, without a control quorum; then
     /// promote here. `writer` and `uuid` are 128 fresh random bits each.
     Force { writer: u128, uuid: u128, members: Vec<MemberId> },
+    /// Put this mark into the order, behind all that is in it, whether or not a device is open. Answered
+    /// [`Answer::Marked`] once it is acked; where the epoch ends before, an error, and the mark may be there or not.
+    ///
+    /// `under` a hold: refused if that is broken, and answered as soon as the mark has its seq: that it is acked is
+    /// known only when the hold's [`Command::Release`] is answered well.
+    Mark { mark: Mark, under: Option<HoldId> },
+    /// One volume's part in a cut over several. Until it is released, nothing that is appended from now on completes,
+    /// and no read shows it; requests are taken, and records sent and acked, as ever. Ends by itself, broken, after
+    /// [`crate::limits::HOLD_US_MAX`].
+    Hold,
+    /// Ends a hold. Completions go on at once; the answer comes when this node is known to have held the epoch until
+    /// now, and all marks under the hold are acked. An error: the hold was broken, and no mark under it is of any use.
+    Release { hold: HoldId },
+}
+
+/// Names a hold, of one epoch only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HoldId {
+    pub epoch: Epoch,
+    /// Counted within the epoch.
+    pub n: u64,
+}
+
+/// What a command that was carried out says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    /// The mark's place in the order.
+    Marked {
+        seq: Seq,
+    },
+    Held {
+        hold: HoldId,
+    },
 }
 
 /// Why a promotion starts; decides what it is checked against.
@@ -254,7 +289,7 @@ pub enum Effect {
     },
     Answer {
         id: CommandId,
-        result: Result<(), Refusal>,
+        result: Result<Answer, Refusal>,
     },
     /// Send this member everything changed since `base` (its applied seq), as of the store's applied position.
     Ship {

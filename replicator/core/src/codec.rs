@@ -43,6 +43,9 @@ impl Writer {
     pub fn u128(&mut self, v: u128) {
         self.out.put_u128_le(v);
     }
+    pub fn i64(&mut self, v: i64) {
+        self.out.put_i64_le(v);
+    }
     pub fn bool(&mut self, v: bool) {
         self.u8(u8::from(v));
     }
@@ -125,6 +128,9 @@ impl Reader {
     }
     pub fn u128(&mut self) -> Result<u128, DecodeError> {
         Ok(u128::from_le_bytes(self.array()?))
+    }
+    pub fn i64(&mut self) -> Result<i64, DecodeError> {
+        Ok(i64::from_le_bytes(self.array()?))
     }
     pub fn bool(&mut self) -> Result<bool, DecodeError> {
         match self.u8()? {

@@ -16,6 +16,9 @@ pub mod history;
 pub mod ids;
 pub mod journal;
 pub mod limits;
+pub mod mark;
+#[cfg(test)]
+mod marks_tests;
 pub mod message;
 pub mod overlay;
 mod peers;

@@ -37,7 +37,30 @@ struct InFlight {
     id: RequestId,
     /// Completes only when the data quorum has it, whatever the durability class.
     quorum: bool,
+}
+
+/// Bytes of records, oldest first, until a position has passed them.
+#[derive(Debug, Default)]
+struct Counted {
+    /// Whether only the data quorum will do.
+    records: VecDeque<(Seq, u64, bool)>,
     bytes: u64,
+}
+
+impl Counted {
+    fn add(&mut self, seq: Seq, bytes: u64, quorum: bool) {
+        self.records.push_back((seq, bytes, quorum));
+        self.bytes += bytes;
+    }
+
+    fn drop_until(&mut self, completed: Seq, acked: Seq) {
+        while let Some((seq, bytes, quorum)) = self.records.front()
+            && *seq <= if *quorum { acked } else { completed }
+        {
+            self.bytes -= bytes;
+            self.records.pop_front();
+        }
+    }
 }
 
 /// How far the volume has come, by which completions are judged.
@@ -82,18 +105,22 @@ pub struct Pipeline {
     pub bounds: Bounds,
     waiting: VecDeque<Request>,
     in_flight: VecDeque<InFlight>,
-    unacked_bytes: u64,
+    /// Appended and not completed, but for a hold; also when their requests are gone with the device.
+    unacked: Counted,
+    unapplied: Counted,
     flushes: VecDeque<(RequestId, Seq)>,
     overlay: Overlay,
     /// What the overlay holds, in seq order, so that applied records can be dropped from it.
-    overlaid: VecDeque<(Seq, u64, u64, u64)>,
-    unapplied_bytes: u64,
+    overlaid: VecDeque<(Seq, u64, u64)>,
+    applied: Seq,
     /// Reads that overlap a write that has not completed, by the seq they wait for.
     parked: Vec<(Seq, RequestId, u64, u32)>,
     /// Reads at the store.
     reading: BTreeMap<RequestId, (u64, u32)>,
-    /// Reads whose bytes are here, waiting for a valid lease.
-    held: Vec<(RequestId, Bytes)>,
+    /// Reads whose bytes are here, waiting for a valid lease, or for the end of a hold.
+    held: Vec<(RequestId, (u64, u32), Bytes)>,
+    /// Nothing above this completes or is shown, acked or not: other volumes are getting their marks.
+    held_above: Option<Seq>,
     /// The highest seq whose completion has been told.
     completed: Seq,
 }
@@ -139,12 +166,53 @@ impl Pipeline {
     /// A single record always has room.
     fn has_room(&self, bytes: u64) -> bool {
         let fits = |held: u64, bound: u64| held == 0 || held + bytes <= bound;
-        fits(self.unacked_bytes, self.bounds.unacked) && fits(self.unapplied_bytes, self.bounds.unapplied)
+        fits(self.unacked.bytes, self.bounds.unacked) && fits(self.unapplied.bytes, self.bounds.unapplied)
+    }
+
+    pub fn has_room_for(&self, payload: &Bytes) -> bool {
+        self.has_room(held_bytes(payload))
+    }
+
+    /// A record that nobody waits for here takes its room all the same.
+    pub fn marked(&mut self, seq: Seq, payload: &Bytes) {
+        self.count(seq, payload, true);
+    }
+
+    fn count(&mut self, seq: Seq, payload: &Bytes, quorum: bool) {
+        self.unacked.add(seq, held_bytes(payload), quorum);
+        self.unapplied.add(seq, held_bytes(payload), true);
+    }
+
+    pub fn hold(&mut self, end: Seq) {
+        self.held_above = Some(end);
+    }
+
+    pub fn release(&mut self) {
+        if self.held_above.take().is_some() {
+            self.on_applied(self.applied);
+        }
+    }
+
+    /// How far reads may see.
+    fn shown(&self, reached: Reached) -> Reached {
+        if broken(Sabotage::HeldShown) { reached } else { self.within_hold(reached) }
+    }
+
+    fn within_hold(&self, reached: Reached) -> Reached {
+        let upto = self.held_above.unwrap_or(Seq(u64::MAX));
+        Reached { acked: reached.acked.min(upto), completed: reached.completed.min(upto), ..reached }
+    }
+
+    /// Would a read of this range show what is held back? Also one that began before and has been to the store since.
+    fn is_held(&self, (offset, length): (u64, u32)) -> bool {
+        self.held_above.is_some_and(|upto| self.overlay.newest(offset, u64::from(length)) > Some(upto))
+            && !broken(Sabotage::HeldShown)
     }
 
     /// Takes the next request off the queue: reads and flushes are started here, a mutation comes back as a draft
     /// for which the caller assigns the seq. `None` when nothing may start now.
     pub fn next(&mut self, reached: Reached, fx: &mut Effects) -> Option<Draft> {
+        let reached = self.shown(reached);
         while let Some(front) = self.waiting.front() {
             let bytes = match &front.io {
                 Io::Read { .. } | Io::Flush => None,
@@ -176,16 +244,14 @@ impl Pipeline {
 
     /// The draft became the record at `seq`.
     pub fn appended(&mut self, seq: Seq, draft: &Draft) {
-        let bytes = held_bytes(&draft.payload);
-        self.in_flight.push_back(InFlight { seq, id: draft.id, quorum: draft.fua, bytes });
-        self.unacked_bytes += bytes;
-        self.unapplied_bytes += bytes;
+        self.in_flight.push_back(InFlight { seq, id: draft.id, quorum: draft.fua });
+        self.count(seq, &draft.payload, draft.fua);
         let content = match draft.kind {
             Kind::Write => Content::Data(draft.payload.clone()),
             _ => Content::Zeroes,
         };
         self.overlay.insert(draft.offset, draft.length, seq, content);
-        self.overlaid.push_back((seq, draft.offset, draft.length, bytes));
+        self.overlaid.push_back((seq, draft.offset, draft.length));
     }
 
     fn start_read(&mut self, id: RequestId, offset: u64, length: u32, reached: Reached, fx: &mut Effects) {
@@ -203,27 +269,29 @@ impl Pipeline {
     }
 
     pub fn on_read_done(&mut self, id: RequestId, result: Result<Bytes, String>, reached: Reached, fx: &mut Effects) {
-        if self.reading.remove(&id).is_none() {
-            return;
-        }
+        let Some(range) = self.reading.remove(&id) else { return };
         match result {
             Err(text) => {
                 fx.push(Effect::Complete { id, outcome: Outcome::Fault(IoFault::Unreadable(text)) });
             }
-            Ok(data) if reached.lease_valid => fx.push(Effect::Complete { id, outcome: Outcome::Data(data) }),
-            Ok(data) => self.held.push((id, data)),
+            Ok(data) if reached.lease_valid && !self.is_held(range) => {
+                fx.push(Effect::Complete { id, outcome: Outcome::Data(data) });
+            }
+            Ok(data) => self.held.push((id, range, data)),
         }
     }
 
     /// Completes whatever may complete now.
     pub fn advance(&mut self, reached: Reached, fx: &mut Effects) {
+        self.unacked.drop_until(reached.completed, reached.acked);
+        let shown = self.shown(reached);
+        let reached = self.within_hold(reached);
         while let Some(front) = self.in_flight.front() {
             let limit = if front.quorum { reached.acked } else { reached.completed };
             if front.seq > limit {
                 break;
             }
             let done = self.in_flight.pop_front().expect("looked at");
-            self.unacked_bytes -= done.bytes;
             self.completed = done.seq;
             fx.push(Effect::Complete { id: done.id, outcome: Outcome::Done });
         }
@@ -233,24 +301,30 @@ impl Pipeline {
             fx.push(Effect::Complete { id, outcome: Outcome::Done });
         }
         if reached.lease_valid {
-            for (id, data) in self.held.drain(..) {
-                fx.push(Effect::Complete { id, outcome: Outcome::Data(data) });
+            for (id, range, data) in std::mem::take(&mut self.held) {
+                match self.is_held(range) {
+                    true => self.held.push((id, range, data)),
+                    false => fx.push(Effect::Complete { id, outcome: Outcome::Data(data) }),
+                }
             }
         }
-        let (ready, parked) = self.parked.drain(..).partition(|(seq, ..)| *seq <= reached.completed);
+        let (ready, parked) = self.parked.drain(..).partition(|(seq, ..)| *seq <= shown.completed);
         self.parked = parked;
         let ready: Vec<(Seq, RequestId, u64, u32)> = ready;
         for (_, id, offset, length) in ready {
-            self.start_read(id, offset, length, reached, fx);
+            self.start_read(id, offset, length, shown, fx);
         }
     }
 
-    /// The store holds everything up to `seq`: the overlay need not.
+    /// The store holds everything up to `seq`: the overlay need not, but for what a hold must know of. That can't be
+    /// more than a device has on its way.
     pub fn on_applied(&mut self, applied: Seq) {
-        while self.overlaid.front().is_some_and(|(seq, ..)| *seq <= applied) {
-            if let Some((_, offset, length, bytes)) = self.overlaid.pop_front() {
-                self.overlay.forget(offset, length, applied);
-                self.unapplied_bytes -= bytes;
+        self.applied = self.applied.max(applied);
+        self.unapplied.drop_until(applied, applied);
+        let upto = applied.min(self.held_above.unwrap_or(applied));
+        while self.overlaid.front().is_some_and(|(seq, ..)| *seq <= upto) {
+            if let Some((_, offset, length)) = self.overlaid.pop_front() {
+                self.overlay.forget(offset, length, upto);
             }
         }
     }
@@ -260,9 +334,14 @@ impl Pipeline {
         self.in_flight.is_empty() && self.reading.is_empty() && self.held.is_empty() && self.parked.is_empty()
     }
 
+    /// Nothing takes room or memory.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.overlay.is_empty() && self.overlaid.is_empty() && (self.unacked.bytes, self.unapplied.bytes) == (0, 0)
+    }
+
     /// Fails everything that has not completed: the whole device is gone, never a single write.
     pub fn fence(&mut self, reason: &str, fx: &mut Effects) {
-        self.unacked_bytes = 0;
         let mut ids: Vec<RequestId> = self.waiting.drain(..).map(|r| r.id).collect();
         ids.extend(self.in_flight.drain(..).map(|f| f.id).filter(|_| !broken(Sabotage::RequestsDropped)));
         ids.extend(self.flushes.drain(..).map(|f| f.0));

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::api::{Effect, Effects, Io, Outcome, Request, RequestId};
 use crate::ids::{BLOCK_BYTES, Seq};
 use crate::limits::SHARE_RESERVE_BYTES;
-use crate::overlay::Content;
+use crate::overlay::{Content, Hit};
 use crate::pipeline::{Bounds, Pipeline, Reached};
 use crate::record::Origin;
 use crate::register::Durability;
@@ -35,8 +35,13 @@ enum Step {
         lease_valid: bool,
     },
     Apply(u64),
-    /// The store answers the reads that it was asked.
-    StoreAnswers,
+    /// The store answers the reads that it was asked: by what it shows then, or by what it showed when it was asked.
+    StoreAnswers {
+        late: bool,
+    },
+    Mark,
+    Hold,
+    Release,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -49,12 +54,30 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0_u64..4, 0_u64..4, any::<bool>())
             .prop_map(|(completed, acked, lease_valid)| Step::Advance { completed, acked, lease_valid }),
         2 => (0_u64..4).prop_map(Step::Apply),
-        2 => Just(Step::StoreAnswers),
+        2 => any::<bool>().prop_map(|late| Step::StoreAnswers { late }),
+        1 => Just(Step::Mark),
+        1 => Just(Step::Hold),
+        1 => Just(Step::Release),
     ]
 }
 
 /// What is in each block.
 type Cells = [u8; BLOCKS];
+
+/// A read that the store has been asked.
+struct AtStore {
+    id: RequestId,
+    hits: Vec<Hit>,
+    /// What the store showed when it was asked.
+    applied: u64,
+}
+
+/// A read that was asked for: its blocks, and what had completed when it went to the store.
+struct Read {
+    block: usize,
+    blocks: usize,
+    from: u64,
+}
 
 #[derive(Default)]
 struct World {
@@ -69,9 +92,11 @@ struct World {
     /// What requests wait for: the seq, and whether the data quorum must have it.
     writes: BTreeMap<RequestId, (u64, bool)>,
     flushes: BTreeMap<RequestId, u64>,
-    reads: BTreeMap<RequestId, (usize, usize)>,
-    at_store: Vec<(RequestId, Bytes)>,
+    reads: BTreeMap<RequestId, Read>,
+    at_store: Vec<AtStore>,
     last_done: u64,
+    /// While held: the last record before the hold.
+    held_above: Option<u64>,
 }
 
 impl World {
@@ -81,6 +106,11 @@ impl World {
 
     fn appended(&self) -> u64 {
         self.images.len() as u64 - 1
+    }
+
+    /// How far completions and reads may have come.
+    fn shown(&self) -> u64 {
+        self.completed.min(self.held_above.unwrap_or(u64::MAX))
     }
 
     fn step(&mut self, step: Step) {
@@ -102,7 +132,7 @@ impl World {
             Step::Read { block, blocks } => {
                 let (offset, length) = range(block, blocks);
                 let id = self.ask(Io::Read { offset, length: length as u32 });
-                self.reads.insert(id, (block, blocks));
+                self.reads.insert(id, Read { block, blocks, from: 0 });
             }
             Step::Flush => {
                 let id = self.ask(Io::Flush);
@@ -117,8 +147,24 @@ impl World {
                 self.applied = (self.applied + more).min(self.acked);
                 self.pipeline.on_applied(Seq(self.applied));
             }
-            Step::StoreAnswers => {
-                for (id, data) in std::mem::take(&mut self.at_store) {
+            Step::Mark => {
+                let image = *self.images.last().expect("there is a first");
+                self.images.push(image);
+                self.pipeline.marked(Seq(self.appended()), &Bytes::from_static(b"mark"));
+            }
+            Step::Hold if self.held_above.is_none() => {
+                self.held_above = Some(self.appended());
+                self.pipeline.hold(Seq(self.appended()));
+            }
+            Step::Hold => {}
+            Step::Release => {
+                self.held_above = None;
+                self.pipeline.release();
+            }
+            Step::StoreAnswers { late } => {
+                for AtStore { id, hits, applied } in std::mem::take(&mut self.at_store) {
+                    let applied = if late { self.applied } else { applied };
+                    let data = self.at_store(id, applied, &hits);
                     let (reached, mut fx) = (self.reached(), Effects::new());
                     self.pipeline.on_read_done(id, Ok(data), reached, &mut fx);
                     self.take(fx);
@@ -149,7 +195,7 @@ impl World {
     fn take(&mut self, effects: Effects) {
         for effect in effects {
             match effect {
-                Effect::Read { id, offset, length, hits } => self.read(id, offset, length, &hits),
+                Effect::Read { id, offset, length, hits } => self.read(id, offset, length, hits),
                 Effect::Complete { id, outcome } => self.complete(id, outcome),
                 other => panic!("{other:?} is not the pipeline's to ask for"),
             }
@@ -158,12 +204,24 @@ impl World {
 
     /// A read goes to the store: with the newest bytes laid over the store's, it sees all that has completed, and
     /// nothing that has not (P5, I11).
-    fn read(&mut self, id: RequestId, offset: u64, length: u32, hits: &[crate::overlay::Hit]) {
-        let (block, blocks) = self.reads[&id];
+    fn read(&mut self, id: RequestId, offset: u64, length: u32, hits: Vec<Hit>) {
+        let shown = self.shown();
+        let read = self.reads.get_mut(&id).expect("it was asked for");
+        read.from = shown;
+        let (block, blocks) = (read.block, read.blocks);
         assert_eq!((offset, u64::from(length)), (block as u64 * BLOCK_BYTES, blocks as u64 * BLOCK_BYTES));
-        let mut seen = self.images[self.applied as usize];
+        assert!(hits.iter().all(|hit| hit.seq.0 <= shown), "a read sees what has not completed");
+        let seen = self.at_store(id, self.applied, &hits);
+        let completed = &self.images[shown as usize][block..block + blocks];
+        assert!(seen.iter().eq(completed.iter()), "what a read sees");
+        self.at_store.push(AtStore { id, hits, applied: self.applied });
+    }
+
+    /// What the store answers where so much is applied, a byte for each block.
+    fn at_store(&self, id: RequestId, applied: u64, hits: &[Hit]) -> Bytes {
+        let Read { block, blocks, .. } = self.reads[&id];
+        let mut seen = self.images[applied as usize];
         for hit in hits {
-            assert!(hit.seq.0 <= self.completed, "a read sees what has not completed");
             for at in (hit.offset..hit.offset + hit.length).step_by(BLOCK_BYTES as usize) {
                 seen[(at / BLOCK_BYTES) as usize] = match &hit.content {
                     Content::Data(bytes) => bytes[(at - hit.offset) as usize],
@@ -171,23 +229,28 @@ impl World {
                 };
             }
         }
-        let completed = &self.images[self.completed as usize];
-        assert_eq!(seen[block..block + blocks], completed[block..block + blocks], "what a read sees");
-        self.at_store.push((id, Bytes::from(seen[block..block + blocks].to_vec())));
+        Bytes::from(seen[block..block + blocks].to_vec())
     }
 
     fn complete(&mut self, id: RequestId, outcome: Outcome) {
         if let Some((seq, quorum)) = self.writes.remove(&id) {
-            assert_eq!(seq, self.last_done + 1, "writes complete in the order of their seqs");
+            assert!(seq > self.last_done, "writes complete in the order of their seqs");
+            assert!(self.writes.values().all(|(left, _)| *left > seq), "an earlier write is left behind");
             assert!(seq <= if quorum { self.acked } else { self.completed }, "{seq} completes too early");
+            assert!(seq <= self.shown(), "{seq} completes under a hold");
             assert_eq!(outcome, Outcome::Done);
             self.last_done = seq;
         } else if let Some(upto) = self.flushes.remove(&id) {
             assert!(upto <= self.acked, "a flush completes before what it covers is acked");
         } else {
-            assert!(self.reads.remove(&id).is_some(), "{id:?} completes twice, or was never asked");
+            let Read { block, blocks: _, from } = self.reads.remove(&id).expect("completes once, if it was asked");
             assert!(self.lease_valid, "a read is answered without a lease");
-            assert!(matches!(outcome, Outcome::Data(_)));
+            let Outcome::Data(data) = outcome else { panic!("{outcome:?} to a read") };
+            // Each block as it was at some moment since the read went to the store, and never as what is held back.
+            let since = &self.images[from as usize..=self.shown() as usize];
+            for (at, byte) in data.iter().enumerate() {
+                assert!(since.iter().any(|image| image[block + at] == *byte), "block {at} of a read");
+            }
         }
     }
 }
@@ -231,11 +294,12 @@ proptest! {
         }
         // With everything reached, everything that was asked is answered, and the memory is given back.
         let all = world.appended();
+        world.step(Step::Release);
         world.step(Step::Advance { completed: all, acked: all, lease_valid: true });
-        world.step(Step::StoreAnswers);
-        world.step(Step::StoreAnswers);
+        world.step(Step::StoreAnswers { late: true });
+        world.step(Step::StoreAnswers { late: false });
         world.step(Step::Apply(all));
         prop_assert!(world.writes.is_empty() && world.reads.is_empty() && world.flushes.is_empty());
-        prop_assert!(world.pipeline.is_idle());
+        prop_assert!(world.pipeline.is_idle() && world.pipeline.is_empty());
     }
 }

@@ -13,6 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec::DecodeError;
 use crate::ids::{BLOCK_BYTES, Epoch, Seq, SessionId, VolumeId};
+use crate::mark::MARK_BYTES_MAX;
 
 pub const RECORD_MAGIC: [u8; 4] = *b"FSR1";
 pub const RECORD_VERSION: u16 = 1;
@@ -32,7 +33,7 @@ pub enum Kind {
     WriteZeroes = 3,
     /// First record of an epoch; once acked, the epoch's log is irrevocable.
     EpochStart = 4,
-    /// A snapshot's place in the order.
+    /// A place in the order at which a snapshot begins, ends or changes; the payload is a [`crate::mark::Mark`].
     SnapMark = 5,
     Noop = 6,
 }
@@ -192,6 +193,15 @@ impl Record {
 
     fn check_shape(&self) -> Result<(), DecodeError> {
         const WHAT: &str = "record range";
+        if self.kind == Kind::SnapMark {
+            if self.payload.len() > MARK_BYTES_MAX {
+                let (found, limit) = (self.payload.len() as u64, MARK_BYTES_MAX as u64);
+                return Err(DecodeError::Limit { what: "snapshot mark", found, limit });
+            }
+            if (self.offset, self.length) != (0, 0) {
+                return Err(DecodeError::Invalid { what: WHAT, reason: "a snapshot's mark has none" });
+            }
+        }
         let ranged = matches!(self.kind, Kind::Write | Kind::Discard | Kind::WriteZeroes);
         if !ranged {
             return Ok(());

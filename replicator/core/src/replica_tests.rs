@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::api::{CommandId, Effect, Effects, JournalOp, Token};
+use crate::api::{Answer, CommandId, Effect, Effects, JournalOp, Token};
 use crate::durable::{Durable, LogBase};
 use crate::history::History;
 use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, SessionId, Tick, VolumeId};
@@ -260,7 +260,7 @@ fn an_epoch_is_released_and_answered_only_when_its_end_is_durable() {
     replica.on_journal_done(token, Tick(2), &mut fx);
     let released = |e: &Effect| matches!(e, Effect::Send(Message { body: Body::Release { epoch: EPOCH }, .. }));
     assert!(fx.iter().any(released));
-    assert!(fx.iter().any(|e| matches!(e, Effect::Answer { id: CommandId(4), result: Ok(()) })));
+    assert!(fx.iter().any(|e| matches!(e, Effect::Answer { id: CommandId(4), result: Ok(Answer::Done) })));
 }
 
 #[test]

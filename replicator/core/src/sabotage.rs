@@ -119,6 +119,20 @@ pub enum Sabotage {
     /// What is said in another lineage is taken as if it were said in ours.
     LineageNotCompared,
 
+    // Snapshots and cuts over several volumes.
+    /// A mark is answered as soon as it has its seq.
+    MarkUnacked,
+    /// Requests complete while they are held.
+    HoldIgnored,
+    /// Reads show what is held back.
+    HeldShown,
+    /// A hold that has run out still counts.
+    HoldBreakForgotten,
+    /// A hold of an epoch that is over counts as unbroken.
+    HoldOfAnyEpoch,
+    /// A hold counts as unbroken though nobody has confirmed that the epoch is still ours.
+    ReleaseUnconfirmed,
+
     // The journal.
     /// A segment is used anew though the store has not got all of its records.
     SegmentReusedEarly,

@@ -8,7 +8,7 @@
 //! ```
 //! Messages to ourselves never leave: they are fed back in before `handle` returns.
 
-use crate::api::{Change, Command, CommandId, Effect, Effects, Event, IoFault, Outcome, Promotion, Refusal};
+use crate::api::{Answer, Change, Command, CommandId, Effect, Effects, Event, IoFault, Outcome, Promotion, Refusal};
 use crate::candidate::{Candidate, Verdict};
 use crate::force::{Force, Step};
 use crate::ids::{Epoch, MemberId, SessionId, Tick, VolumeId};
@@ -462,6 +462,11 @@ impl Volume {
                     primary.change(id, &change, &mut self.replica, now, fx);
                 }
             }
+            (Role::Primary(primary), Command::Mark { mark, under }) => primary.mark(id, mark, under, fx),
+            (Role::Primary(primary), Command::Hold) => primary.hold(id, &self.replica, now, fx),
+            (Role::Primary(primary), Command::Release { hold }) => {
+                primary.release(id, hold, &mut self.replica, now, fx);
+            }
             (Role::Follower, Command::Promote { writer, why }) => {
                 let attach = match why {
                     Promotion::Restart { session } => Some(session),
@@ -488,9 +493,16 @@ impl Volume {
             }
             // Nothing is held here: there is nothing to give up.
             (Role::Follower, Command::Detach { .. } | Command::Demote) => {
-                fx.push(Effect::Answer { id, result: Ok(()) });
+                fx.push(Effect::Answer { id, result: Ok(Answer::Done) });
             }
-            (Role::Follower, Command::Handover { .. } | Command::Change(_)) => {
+            (
+                Role::Follower,
+                Command::Handover { .. }
+                | Command::Change(_)
+                | Command::Mark { .. }
+                | Command::Hold
+                | Command::Release { .. },
+            ) => {
                 let refusal =
                     Refusal::new("not-primary", "this node does not hold the epoch", "ask the primary's node");
                 fx.push(Effect::Answer { id, result: Err(refusal) });

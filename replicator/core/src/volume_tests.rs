@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::api::{
-    Change, Command, CommandId, Effect, Effects, Event, Io, JournalOp, Promotion, Refusal, Request, RequestId,
+    Answer, Change, Command, CommandId, Effect, Effects, Event, Io, JournalOp, Outcome, Promotion, Refusal, Request,
+    RequestId,
 };
 use crate::durable::{Durable, LogBase};
 use crate::history::History;
@@ -18,23 +19,25 @@ use crate::register::{
 use crate::replica::Recovered;
 use crate::volume::Volume;
 
-const VOLUME: VolumeId = VolumeId(5);
-const LEASE_US: u64 = 1_000_000;
+pub(super) const VOLUME: VolumeId = VolumeId(5);
+pub(super) const LEASE_US: u64 = 1_000_000;
 
-struct Cluster {
-    now: Tick,
-    volumes: BTreeMap<MemberId, Volume>,
-    logs: BTreeMap<MemberId, BTreeMap<Seq, Record>>,
-    dead: BTreeSet<MemberId>,
+pub(super) struct Cluster {
+    pub(super) now: Tick,
+    pub(super) volumes: BTreeMap<MemberId, Volume>,
+    pub(super) logs: BTreeMap<MemberId, BTreeMap<Seq, Record>>,
+    pub(super) dead: BTreeSet<MemberId>,
     /// Records of these find no room in the journal; all else does.
     never_lands: BTreeSet<MemberId>,
-    answers: BTreeMap<u64, Result<(), Refusal>>,
+    pub(super) answers: BTreeMap<u64, Result<Answer, Refusal>>,
+    /// What devices were told, in that order.
+    pub(super) completed: Vec<(MemberId, RequestId, Outcome)>,
     commands: u64,
 }
 
 impl Cluster {
     /// Members m0, m1, … in sites of their own, of these kinds.
-    fn of(kinds: &[MemberKind], rule: DataRule) -> Cluster {
+    pub(super) fn of(kinds: &[MemberKind], rule: DataRule) -> Cluster {
         let sites: Vec<String> = (0..kinds.len()).map(|i| format!("s{i}")).collect();
         Cluster::in_sites(kinds, &sites, rule)
     }
@@ -43,7 +46,7 @@ impl Cluster {
         Cluster::of_class(Durability::Write, kinds, sites, rule)
     }
 
-    fn of_class(durability: Durability, kinds: &[MemberKind], sites: &[String], rule: DataRule) -> Cluster {
+    pub(super) fn of_class(durability: Durability, kinds: &[MemberKind], sites: &[String], rule: DataRule) -> Cluster {
         let member = |(i, kind): (usize, &MemberKind)| Member {
             id: MemberId(i as u16),
             site: sites[i].clone(),
@@ -91,11 +94,12 @@ impl Cluster {
             dead: BTreeSet::new(),
             never_lands: BTreeSet::new(),
             answers: BTreeMap::new(),
+            completed: Vec::new(),
             commands: 0,
         }
     }
 
-    fn feed(&mut self, id: MemberId, event: Event) {
+    pub(super) fn feed(&mut self, id: MemberId, event: Event) {
         let mut events = VecDeque::from([(id, event)]);
         while let Some((id, event)) = events.pop_front() {
             if self.dead.contains(&id) {
@@ -139,11 +143,15 @@ impl Cluster {
                 self.answers.insert(command.0, result);
                 None
             }
+            Effect::Complete { id: request, outcome } => {
+                self.completed.push((id, request, outcome));
+                None
+            }
             _ => None,
         }
     }
 
-    fn pass(&mut self, us: u64) {
+    pub(super) fn pass(&mut self, us: u64) {
         let until = self.now.plus(us);
         while self.now < until {
             self.now = self.now.plus(10_000);
@@ -157,7 +165,7 @@ impl Cluster {
     }
 
     /// Its answer, once there is one.
-    fn command(&mut self, id: MemberId, command: Command) -> Result<(), Refusal> {
+    pub(super) fn command(&mut self, id: MemberId, command: Command) -> Result<Answer, Refusal> {
         let number = self.ask(id, command);
         for _ in 0..100 {
             if let Some(answer) = self.answers.remove(&number) {
@@ -168,14 +176,14 @@ impl Cluster {
         panic!("command {number} was not answered");
     }
 
-    fn ask(&mut self, id: MemberId, command: Command) -> u64 {
+    pub(super) fn ask(&mut self, id: MemberId, command: Command) -> u64 {
         self.commands += 1;
         let number = self.commands;
         self.feed(id, Event::Command { id: CommandId(number), command });
         number
     }
 
-    fn promote(&mut self, id: MemberId) {
+    pub(super) fn promote(&mut self, id: MemberId) {
         let writer = u128::from(self.commands) + 100;
         let command = Command::Promote { writer, why: Promotion::Takeover };
         self.command(id, command).expect("it is promoted");
@@ -199,8 +207,8 @@ impl Cluster {
     }
 }
 
-const DATA: MemberKind = MemberKind::Data;
-const TWO_SITES: DataRule = DataRule { w: 2, min_remote: 1, local: false };
+pub(super) const DATA: MemberKind = MemberKind::Data;
+pub(super) const TWO_SITES: DataRule = DataRule { w: 2, min_remote: 1, local: false };
 const ALONE: DataRule = DataRule { w: 1, min_remote: 0, local: false };
 
 /// Two copies and a witness go on without the copy that fell silent: it had everything when it was last heard, and
@@ -321,7 +329,7 @@ fn a_withdrawn_attach_is_over() {
     assert_eq!(answer.expect_err("it is refused").rule, "change-withdrawn");
     cluster.dead.clear();
     cluster.pass(2 * LEASE_US);
-    assert_eq!(cluster.answers.remove(&withdraw), Some(Ok(())));
+    assert_eq!(cluster.answers.remove(&withdraw), Some(Ok(Answer::Done)));
     cluster.command(first, attach(8)).expect("another may attach");
     assert!(cluster.volumes[&first].primary().is_some_and(|p| p.device_open()));
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use farshore_core::api::{CommandId, Effects, Event, Outcome, Refusal, Request, RequestId, Status};
+use farshore_core::api::{Answer, Command, CommandId, Effects, Event, Outcome, Refusal, Request, RequestId, Status};
 use farshore_core::ids::{MemberId, SessionId, VolumeId};
 use farshore_core::record::Origin;
 use farshore_core::register::Configuration;
@@ -42,7 +42,12 @@ pub struct VolumeHandle {
 }
 
 impl VolumeHandle {
-    pub async fn command(&self, command: farshore_core::api::Command) -> Result<(), Refusal> {
+    pub async fn command(&self, command: Command) -> Result<(), Refusal> {
+        self.ask(command).await.map(|_| ())
+    }
+
+    /// A command whose answer says more than that it was carried out.
+    pub async fn ask(&self, command: Command) -> Result<Answer, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.inbox.push(Input::Command { command, reply });
         answer.await.unwrap_or_else(|_| {
@@ -79,7 +84,7 @@ pub struct Driver {
     pub(super) config: watch::Sender<Arc<Configuration>>,
     pub(super) device: watch::Sender<DeviceState>,
     pub(super) requests: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
-    pub(super) commands: BTreeMap<CommandId, oneshot::Sender<Result<(), Refusal>>>,
+    pub(super) commands: BTreeMap<CommandId, oneshot::Sender<Result<Answer, Refusal>>>,
     /// The size that the store was last given.
     pub(super) stored_bytes: u64,
     /// Members whose lane was full: somebody waits for room.

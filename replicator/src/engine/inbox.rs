@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use farshore_core::api::{Command, Event, Io, Outcome, Refusal, Status};
+use farshore_core::api::{Answer, Command, Event, Io, Outcome, Refusal, Status};
 use tokio::sync::{Notify, oneshot};
 
 /// Messages of peers that wait for the owner; more are dropped, as if the network had lost them.
@@ -20,7 +20,7 @@ pub enum Input {
     },
     Command {
         command: Command,
-        reply: oneshot::Sender<Result<(), Refusal>>,
+        reply: oneshot::Sender<Result<Answer, Refusal>>,
     },
     Status {
         reply: oneshot::Sender<Status>,

@@ -97,7 +97,7 @@ impl World {
             }
             Effect::Answer { id: command, result } => {
                 self.say(|| format!("{id}: answer to command {}: {result:?}", command.0));
-                let name = result.as_ref().map_or_else(|r| r.rule, |()| "ok");
+                let name = result.as_ref().map_or_else(|r| r.rule, |_| "ok");
                 *self.tally.refusals.entry(name).or_default() += 1;
                 self.oracle.sessions.answered(command.0, result.is_ok());
                 if let Some(asked) = self.commands.get(&command.0).filter(|_| result.is_ok()) {

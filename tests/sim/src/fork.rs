@@ -94,7 +94,7 @@ pub fn fork(world: &mut World, holder: MemberId) -> Result<bool, Violation> {
         let takes_over = Command::Promote { writer: world.dice.u128(), why: Promotion::Takeover };
         let fenced =
             world.nodes.get(&id).and_then(|n| n.volume.as_ref()).is_some_and(|v| v.replica().d.superseded.is_some());
-        if fenced && await_answer(world, id, takes_over) == Some(Ok(())) {
+        if fenced && matches!(await_answer(world, id, takes_over), Some(Ok(_))) {
             return wrong(format!("{id} is promoted in the lineage that was left"));
         }
         let Some(teacher) = world.nodes.get(&donor).map(|n| n.disk.durable_blob()) else { continue };

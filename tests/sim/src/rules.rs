@@ -2,6 +2,7 @@
 //! lists against the core's sources.
 
 use farshore_core::api::{Change, Command, Promotion};
+use farshore_core::mark::Mark;
 
 /// Edges: what the core tells its log of.
 pub const EDGES: &[&str] = &[
@@ -11,6 +12,7 @@ pub const EDGES: &[&str] = &[
     "epoch-released",
     "epoch-won",
     "fork-refused",
+    "hold-broken",
     "install-begin",
     "install-end",
     "install-lost",
@@ -52,7 +54,12 @@ pub const REFUSALS: &[&str] = &[
     "handover-not-in-sync",
     "handover-running",
     "handover-timeout",
+    "hold-broken",
+    "hold-running",
     "journal-poisoned",
+    "mark-invalid",
+    "mark-unknown",
+    "marks-many",
     "member-attached",
     "member-exists",
     "member-primary",
@@ -97,6 +104,11 @@ pub fn name_of(command: &Command) -> &'static str {
         Command::Demote => "demote",
         Command::Handover { .. } => "handover",
         Command::Force { .. } => "force",
+        Command::Mark { mark: Mark::Create(_), .. } => "mark-create",
+        Command::Mark { mark: Mark::Delete { .. }, .. } => "mark-delete",
+        Command::Mark { mark: Mark::Update { .. }, .. } => "mark-update",
+        Command::Hold => "hold",
+        Command::Release { .. } => "release",
         Command::Change(Change::Resize { .. }) => "change-resize",
         Command::Change(Change::Add { .. }) => "change-add",
         Command::Change(Change::Remove { .. }) => "change-remove",

@@ -1,7 +1,7 @@
 //! One run: turmoil for a while, safety held throughout; then everything heals (but perhaps one member, which is gone
 //! for good), and the volume must come to rest.
 
-use farshore_core::api::{Command, Promotion};
+use farshore_core::api::{Answer, Command, Promotion};
 use farshore_core::ids::{MemberId, SessionId};
 use farshore_core::register::{Configuration, Member, MemberKind};
 
@@ -234,11 +234,11 @@ fn open_somewhere(world: &mut World, deadline: u64) -> Option<(MemberId, Session
 
 fn await_ok(world: &mut World, id: MemberId, command: impl FnOnce(&mut World) -> Command) -> bool {
     let command = command(world);
-    await_answer(world, id, command) == Some(Ok(()))
+    matches!(await_answer(world, id, command), Some(Ok(_)))
 }
 
 /// The answer to a command, or the rule by which it was refused; `None` if the node is down or takes too long.
-pub fn await_answer(world: &mut World, id: MemberId, command: Command) -> Option<Result<(), &'static str>> {
+pub fn await_answer(world: &mut World, id: MemberId, command: Command) -> Option<Result<Answer, &'static str>> {
     let number = world.command(id, command)?;
     let patience = world.now + 40_000_000;
     while world.now < patience && world.violation.is_none() {

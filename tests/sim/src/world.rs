@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use farshore_core::api::{Command, CommandId, Effects, Event};
+use farshore_core::api::{Answer, Command, CommandId, Effects, Event};
 use farshore_core::durable::Durable;
 use farshore_core::ids::{Epoch, Incarnation, LineageId, MemberId, SessionId, Tick, VolumeId};
 use farshore_core::message::Message;
@@ -96,7 +96,7 @@ pub struct World {
     next_command: u64,
     /// What each command was.
     pub commands: BTreeMap<u64, &'static str>,
-    pub answers: BTreeMap<u64, Result<(), &'static str>>,
+    pub answers: BTreeMap<u64, Result<Answer, &'static str>>,
     /// Gone for good: what converges must converge without them.
     pub buried: BTreeSet<MemberId>,
     /// When a register value was last proposed.

@@ -2,7 +2,7 @@
 
 use super::holder::{Device, Handover};
 use super::{Next, Primary};
-use crate::api::{Change, CommandId, Effect, Effects, Refusal};
+use crate::api::{Answer, Change, CommandId, Effect, Effects, Refusal};
 use crate::change;
 use crate::ids::{MemberId, SessionId, Tick};
 use crate::limits::{COMMANDS_MAX, HANDOVER_TIMEOUT_US};
@@ -13,7 +13,7 @@ impl Primary {
     /// A promotion asked for again is answered like the first: when the epoch is fully ours.
     pub fn await_open(&mut self, command: CommandId, fx: &mut Effects) {
         if self.opened {
-            fx.push(Effect::Answer { id: command, result: Ok(()) });
+            fx.push(Effect::Answer { id: command, result: Ok(Answer::Done) });
         } else if self.on_open.len() < COMMANDS_MAX {
             self.on_open.push(command);
         } else {
@@ -33,7 +33,7 @@ impl Primary {
         if let Some(device) = &self.device {
             if device.session == session {
                 if device.open {
-                    fx.push(Effect::Answer { id: command, result: Ok(()) });
+                    fx.push(Effect::Answer { id: command, result: Ok(Answer::Done) });
                 } else {
                     self.on_device.push(command);
                 }
@@ -87,7 +87,7 @@ impl Primary {
             self.pipeline.fence("detached", fx);
         } else if self.config.attached.is_none_or(|a| a.session != session) {
             // Detaching what is not attached is done already.
-            fx.push(Effect::Answer { id: command, result: Ok(()) });
+            fx.push(Effect::Answer { id: command, result: Ok(Answer::Done) });
             return;
         }
         self.change(command, &Change::Attached { attached: None }, replica, now, fx);
@@ -111,7 +111,10 @@ impl Primary {
         };
         match refusal {
             Some(refusal) => fx.push(Effect::Answer { id: command, result: Err(refusal) }),
-            None => self.handover = Some(Handover { command, to, deadline: now.plus(HANDOVER_TIMEOUT_US) }),
+            None => {
+                self.break_hold("a handover has begun", fx);
+                self.handover = Some(Handover { command, to, deadline: now.plus(HANDOVER_TIMEOUT_US) });
+            }
         }
     }
 

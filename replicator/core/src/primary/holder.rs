@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::api::{CommandId, Effect, Effects, Event, Refusal, RequestId};
+use super::marks::Marks;
+use crate::api::{Answer, CommandId, Effect, Effects, Event, Refusal, RequestId};
 use crate::candidate::Won;
 use crate::change::{self, Pending, Stage};
 use crate::ids::{Epoch, Incarnation, MemberId, Seq, SessionId, Tick};
@@ -65,6 +66,7 @@ pub struct Primary {
     /// Attach commands answered when the device opens.
     pub(super) on_device: Vec<CommandId>,
     pub(super) pipeline: Pipeline,
+    pub(super) marks: Marks,
     pub(super) fresh: Vec<Record>,
     pub(super) heartbeat_at: Tick,
     pub(super) opened: bool,
@@ -117,6 +119,7 @@ impl Primary {
             on_open: command.into_iter().filter(|_| attach.is_none()).collect(),
             on_device: command.into_iter().filter(|_| attach.is_some()).collect(),
             pipeline: Pipeline::starting_at(seq),
+            marks: Marks::default(),
             fresh: Vec::new(),
             heartbeat_at: now,
             opened: false,
@@ -182,13 +185,18 @@ impl Primary {
     /// Until when reads may be served: acks younger than the lease form a data quorum under all terms in force.
     pub fn lease_until(&self) -> Option<Tick> {
         let lease_us = self.config.volume.lease_us;
+        self.followed_until().map(|since| since.plus(lease_us - lease_us / DRIFT_DIVISOR))
+    }
+
+    /// At this time, by our clock, or later, a data quorum under all terms in force still followed this epoch: so until
+    /// then no other had begun.
+    pub(super) fn followed_until(&self) -> Option<Tick> {
         self.in_force
             .iter()
             .filter(|t| **t == self.config.current || !broken(Sabotage::LeaseByNewTerms))
             .map(|t| t.quorum_value(|m| self.counted(m.member, m.incarnation).and_then(|p| p.echo)))
             .min()
             .flatten()
-            .map(|since| since.plus(lease_us - lease_us / DRIFT_DIVISOR))
     }
 
     pub(super) fn reached(&self, now: Tick) -> Reached {
@@ -226,9 +234,13 @@ impl Primary {
         replica.lead(self.epoch, self.acked.max(self.acked_before), now, fx);
         self.try_open(replica, now, fx);
         if self.opened {
+            self.watch_hold(now, fx);
             let reached = self.reached(now);
             self.pipeline.advance(reached, fx);
+            self.pipeline.bounds = Bounds::within(replica.journal_share, self.config.volume.durability);
+            self.start_marks(replica, now, fx);
             self.start_requests(replica, reached, now, fx);
+            self.answer_marks(now, fx);
         }
         self.watch_lease(now)
     }
@@ -237,7 +249,6 @@ impl Primary {
         if self.handover.is_some() || !self.device.as_ref().is_some_and(|d| d.open) {
             return;
         }
-        self.pipeline.bounds = Bounds::within(replica.journal_share, self.config.volume.durability);
         while let Some(draft) = self.pipeline.next(reached, fx) {
             self.append_draft(replica, &draft, now);
         }
@@ -257,7 +268,7 @@ impl Primary {
             let text = format!("epoch {} is ours from seq {} on", self.epoch, self.start);
             fx.push(Effect::Edge { rule: "epoch-open", text });
             for id in self.on_open.drain(..) {
-                fx.push(Effect::Answer { id, result: Ok(()) });
+                fx.push(Effect::Answer { id, result: Ok(Answer::Done) });
             }
         }
         let named = self.config.attached;
@@ -270,7 +281,7 @@ impl Primary {
             replica.another_session();
             fx.push(Effect::OpenDevice { session: device.session });
             for id in self.on_device.drain(..) {
-                fx.push(Effect::Answer { id, result: Ok(()) });
+                fx.push(Effect::Answer { id, result: Ok(Answer::Done) });
             }
         }
     }
@@ -309,7 +320,7 @@ impl Primary {
         if !self.opened && self.old_lease_until > now {
             at = at.min(self.old_lease_until);
         }
-        at
+        at.min(self.marks.deadline().unwrap_or(at))
     }
 
     /// The epoch is lost: the whole device is gone, every command that waits is told why.
@@ -318,6 +329,7 @@ impl Primary {
             fx.push(Effect::CloseDevice { reason: reason.to_string() });
         }
         self.pipeline.fence(reason, fx);
+        self.fence_marks(reason, fx);
         let pending = self.pending.take().map(|p| p.commands).unwrap_or_default();
         let handover = self.handover.take().map(|h| h.command);
         for id in self.on_open.drain(..).chain(self.on_device.drain(..)).chain(pending).chain(handover) {

@@ -10,6 +10,7 @@
 mod commands;
 mod feed;
 mod holder;
+mod marks;
 mod register;
 
 pub use holder::{Next, Primary};

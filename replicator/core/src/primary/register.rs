@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Primary;
 use super::holder::Device;
-use crate::api::{Change, CommandId, Effect, Effects, Refusal};
+use crate::api::{Answer, Change, CommandId, Effect, Effects, Refusal};
 use crate::change::{self, Pending, Stage};
 use crate::ids::{MemberId, Tick};
 use crate::limits::{COMMANDS_MAX, GROW_LAG_RECORDS_MAX};
@@ -61,7 +61,7 @@ impl Primary {
         let text = format!("configuration {} is in effect", self.config.version);
         fx.push(Effect::Edge { rule: "config-settled", text });
         for id in pending.commands {
-            fx.push(Effect::Answer { id, result: Ok(()) });
+            fx.push(Effect::Answer { id, result: Ok(Answer::Done) });
         }
         fx.push(Effect::Resized { size_bytes: self.config.volume.size_bytes });
     }

@@ -1,7 +1,7 @@
 //! Persist, then say: what waits for the journal, and what its completion lets out; applying behind it.
 
 use super::acceptor::{Pending, Replica, Then};
-use crate::api::{Effect, Effects, JournalOp, Refusal, Token};
+use crate::api::{Answer, Effect, Effects, JournalOp, Refusal, Token};
 use crate::durable::LogBase;
 use crate::ids::{Epoch, Seq, Tick};
 use crate::limits::JOURNAL_PORTION_BYTES;
@@ -160,7 +160,7 @@ impl Replica {
                     for to in tell {
                         self.send(to, Body::Release { epoch }, fx);
                     }
-                    fx.push(Effect::Answer { id: command, result: Ok(()) });
+                    fx.push(Effect::Answer { id: command, result: Ok(Answer::Done) });
                 }
             }
         }

@@ -4,8 +4,9 @@ use super::acceptor::Replica;
 use crate::api::{Effect, Effects, JournalOp};
 use crate::ids::{Epoch, MemberId, Seq, Tick};
 use crate::limits::{REORDER_BYTES_MAX, UNDURABLE_BYTES_MAX};
+use crate::mark::Mark;
 use crate::message::Body;
-use crate::record::{Record, RecordHash};
+use crate::record::{Kind, Record, RecordHash};
 use crate::sabotage::{Sabotage, broken};
 
 impl Replica {
@@ -78,6 +79,9 @@ impl Replica {
         }
         if record.epoch < self.history.last_epoch() || record.epoch > self.d.promised {
             return Err("its epoch is not between the log's last and the promised one");
+        }
+        if record.kind == Kind::SnapMark && Mark::decode(record.payload.clone()).is_err() {
+            return Err("it marks a snapshot in a way that this version does not know");
         }
         if self.tail.hash_at(self.end()).is_some_and(|hash| hash != record.prev_hash) {
             return Err("it does not follow our last record (hash chain)");

@@ -13,6 +13,7 @@ use farshore_core::journal::entry::{
 };
 use farshore_core::journal::group::{FLAG_HEAD, FLAG_HEAD_END, GroupBuilder, GroupHeader};
 use farshore_core::journal::superblock::Superblock;
+use farshore_core::mark::Mark;
 use farshore_core::message::{Body, Message};
 use farshore_core::record::{Kind, Record, RecordHash};
 use farshore_core::register::Configuration;
@@ -47,6 +48,7 @@ fn records() {
         ("noop", Kind::Noop),
     ];
     let records = kinds.map(|(name, kind)| (name, samples::record(3, kind)));
+    let records = [&records[..], &[("snap-mark-create", samples::marking(3))]].concat();
     let encode = |record: &Record| {
         let mut out = BytesMut::new();
         record.encode_into(&mut out);
@@ -60,6 +62,11 @@ fn records() {
     // What the next record names: a part of the format, though no field of the record itself.
     let hashes = [("write", samples::record(3, Kind::Write).hash().0.to_le_bytes().to_vec())];
     bytes_file::hold(&file("record-hash.txt"), &hashes);
+}
+
+#[test]
+fn marks() {
+    hold("mark.txt", &samples::marks(), |mark| mark.encode().to_vec(), |bytes| Mark::decode(bytes).expect("golden"));
 }
 
 /// Bodies of one kind have a sample for each form.

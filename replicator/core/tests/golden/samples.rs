@@ -1,9 +1,12 @@
 //! One of everything that the core lays out, for golden bytes here and for the seeds in `fuzz`.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use farshore_core::durable::{Durable, Installing, LogBase};
 use farshore_core::history::History;
 use farshore_core::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, SessionId, Tick, VolumeId};
+use farshore_core::mark::{Creation, GroupId, Mark, SnapshotId};
 use farshore_core::message::{Body, Message, Report};
 use farshore_core::record::{Kind, Origin, Record, RecordHash};
 use farshore_core::register::{
@@ -31,6 +34,34 @@ pub fn record(seq: u64, kind: Kind) -> Record {
         payload_crc: crc32fast::hash(&payload),
         payload,
     }
+}
+
+/// A snapshot's mark as it is in the log.
+pub fn marking(seq: u64) -> Record {
+    let payload = marks()[0].1.encode();
+    Record { payload_crc: crc32fast::hash(&payload), payload, ..record(seq, Kind::SnapMark) }
+}
+
+pub fn marks() -> Vec<(&'static str, Mark)> {
+    let labels: BTreeMap<String, String> =
+        [("owner".to_string(), "backup".to_string()), ("tier".to_string(), String::new())].into();
+    let (id, holds) = (SnapshotId(0x0102_0304), ["clone-7".to_string(), "export".to_string()].into());
+    let alone = Creation {
+        id,
+        group: None,
+        created_unix_ms: 1_790_000_000_123,
+        size_bytes: 1 << 30,
+        name: "nightly-7".into(),
+        labels: BTreeMap::new(),
+    };
+    let member = Creation { group: Some(GroupId(0x0506)), labels: labels.clone(), ..alone.clone() };
+    vec![
+        ("create", Mark::Create(member)),
+        ("create-alone", Mark::Create(alone)),
+        ("delete", Mark::Delete { id }),
+        ("update", Mark::Update { id, labels, holds }),
+        ("update-bare", Mark::Update { id, labels: BTreeMap::new(), holds: Default::default() }),
+    ]
 }
 
 pub fn configuration() -> Configuration {
