@@ -70,7 +70,7 @@ pub fn fork(world: &mut World, holder: MemberId) -> Result<bool, Violation> {
     let before = lineage(world, donor);
     let (writer, uuid) = (world.dice.u128(), world.dice.u128());
     let forced = await_answer(world, donor, Command::Force { writer, uuid, members: named.clone() });
-    if forced == Some(Ok(())) {
+    if matches!(forced, Some(Ok(_))) {
         let (writer, session) = (world.dice.u128(), SessionId(world.dice.u128()));
         await_answer(world, donor, Command::Attach { writer, session });
         let work = world.dice.range(100_000, 1_000_000);
