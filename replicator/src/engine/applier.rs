@@ -1,14 +1,10 @@
-//! Applies acked records from the journal to the store, one batch after the other, and remembers the hashes at batch
-//! ends so that a checkpoint can name where the log goes on.
+//! Applies acked records from the journal to the store, one batch after the other.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use farshore_core::api::Event;
-use farshore_core::durable::LogBase;
 use farshore_core::ids::{Seq, VolumeId};
-use farshore_core::record::Record;
 
 use super::driver::lock;
 use super::inbox::Inbox;
@@ -18,8 +14,6 @@ use crate::store::StoreError;
 
 /// Record bytes applied in one go.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// Batch ends remembered; a checkpoint looks the newest up.
-const ENDS_MAX: usize = 1024;
 /// Records to apply are gathered for so long, unless there are many: a client that waits for each write must not share
 /// disk and cores with the applying of the one before. What is not applied yet is read from memory.
 const GATHER: Duration = Duration::from_millis(5);
@@ -32,8 +26,6 @@ const HALT_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Default)]
 struct State {
-    /// Ends of applied batches, oldest first.
-    ends: VecDeque<LogBase>,
     applied: Seq,
     wanted: Seq,
     running: bool,
@@ -94,12 +86,6 @@ impl Applier {
         let mut state = lock(&self.state);
         state.applied = seq;
         state.wanted = seq;
-        state.ends.clear();
-    }
-
-    /// Where the log goes on after the batch that ended at `seq`.
-    pub fn end_at(&self, seq: Seq) -> Option<LogBase> {
-        lock(&self.state).ends.iter().find(|end| end.seq == seq).copied()
     }
 
     fn run(&self) {
@@ -154,12 +140,6 @@ impl Applier {
             other => Stop::For(other.to_string()),
         })?;
         let mut state = lock(&self.state);
-        if let Some(end) = records.iter().find(|r| r.seq == applied) {
-            state.ends.push_back(LogBase { seq: end.seq, hash: Record::hash(end) });
-            if state.ends.len() > ENDS_MAX {
-                state.ends.pop_front();
-            }
-        }
         state.applied = applied.min(last_seq).max(state.applied);
         Ok(state.applied)
     }

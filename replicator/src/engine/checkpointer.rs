@@ -35,12 +35,9 @@ pub async fn run(node: Arc<Node>) {
                 quiet = before;
                 for (volume, seq) in positions {
                     let Some(handle) = node.volume(volume) else { continue };
-                    // What was applied in an earlier life, only the journal knows. A checkpoint that is not told leaves the
-                    // journal full of what the store has.
-                    let in_journal =
-                        || node.shared.journal.end_at(volume, seq).map(|end| LogBase { seq, hash: end.hash });
-                    if let Some(base) = handle.applier.end_at(seq).or_else(in_journal) {
-                        handle.inbox.event(Event::Checkpointed { base });
+                    // A checkpoint that is not told leaves the journal full of what the store has.
+                    if let Some(end) = node.shared.journal.end_at(volume, seq) {
+                        handle.inbox.event(Event::Checkpointed { base: LogBase { seq, hash: end.hash } });
                     }
                 }
             }
