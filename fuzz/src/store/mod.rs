@@ -1,5 +1,7 @@
 //! The store's bytes: its own files, compiled here without RocksDB.
 
+#[path = "../../../replicator/src/store/catalogue_row.rs"]
+mod catalogue_row;
 #[path = "../../../replicator/src/store/changed_page.rs"]
 mod changed_page;
 #[path = "../../../replicator/src/store/error.rs"]

@@ -1,7 +1,9 @@
 //! Rows and keys of the index, superblock and slab header.
 
 use farshore_core::ids::{Seq, VolumeId};
+use farshore_core::mark::{GroupId, SnapshotId};
 
+use super::catalogue_row::{SnapshotRow, SnapshotState};
 use super::extent::{Entry, Place, Version, View};
 use super::index_rows::{
     Cursor, PinRow, PositionRow, Row, StageRow, VALUE_VERSION, VolumeRow, change_key, decode_change_key, decode_entry,
@@ -14,8 +16,8 @@ use crate::seal::{seal_at, sealed};
 pub fn index(data: &[u8]) {
     let Some((&key_bytes, rest)) = data.split_first() else { return };
     let (key, value) = rest.split_at(rest.len().min(key_bytes.into()));
-    let versioned = |value: &[u8]| sealed(&[&[VALUE_VERSION], value].concat());
-    for value in [value, &sealed(value), &versioned(value)] {
+    let versioned = |version: u8| sealed(&[&[version], value].concat());
+    for value in [value, &sealed(value), &versioned(1), &versioned(VALUE_VERSION)] {
         if let Ok(row) = Row::decode(key, value) {
             assert_eq!(Row::decode(&row.key(), &row.encode()), Ok(row));
         }
@@ -36,12 +38,26 @@ pub fn index_seeds() -> Vec<Vec<u8>> {
     let volume = VolumeId(7);
     let view = View { barrier: 1, at: Version { image: 2, seq: Seq(3) } };
     let cursor = Cursor { seq: Seq(8), extent: 9 };
-    let stage = StageRow { ship_id: 5, base: Some(Seq(6)), target: Seq(7), image: 3, cursor, basis: Some(view) };
+    let stage = StageRow { ship_id: 5, base: Some(Seq(6)), target: Seq(7), image: 3, cursor, basis: Some(view), catalogue: false };
+    let text = |text: &str| text.to_string();
+    let snapshot = SnapshotRow {
+        id: SnapshotId(0x41),
+        group: Some(GroupId(0x42)),
+        name: text("nightly"),
+        labels: [(text("app"), text("db"))].into(),
+        holds: [text("export")].into(),
+        created_unix_ms: -2,
+        seq: Seq(0x31),
+        size_bytes: 1 << 20,
+        state: SnapshotState::Ready,
+    };
     let rows = [
         Row::Volume(volume, VolumeRow { size_bytes: 1 << 20, removing: false }),
         Row::Position(volume, PositionRow { view, floor: Seq(9) }),
         Row::Pin(volume, "nightly".into(), PinRow { view, size_bytes: 4096 }),
         Row::Stage(volume, stage),
+        Row::Snapshot(volume, snapshot.clone()),
+        Row::Staged(volume, SnapshotRow { group: None, state: SnapshotState::Missing, ..snapshot }),
     ];
     let seed = |key: &[u8], value: &[u8]| [&[key.len() as u8], key, &value[1..value.len() - 4]].concat();
     let mut seeds: Vec<Vec<u8>> = rows.iter().map(|row| seed(&row.key(), &row.encode())).collect();

@@ -3,8 +3,8 @@
 //! ```text
 //! records ─► touched extents (the last word on each block) ─► new entries ─► slab writes ─► publish
 //! ```
-//! No pin can lie inside a slice of records, so only the last word on a block is written. A slice ends at a `SnapMark`,
-//! where the caller may want to pin.
+//! No pin can lie inside a slice of records, so only the last word on a block is written. A slice ends at a `SnapMark`:
+//! what it says is carried out (`snapshot`) in the moment in which the slice is published.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +16,7 @@ use super::error::{StoreError, is_no_space};
 use super::extent::{BLOCK_LEN, BLOCKS_PER_EXTENT, EXTENT_BYTES, Entry, Place, Version, extents_of, split_range};
 use super::root::{PANICKED, Store, check_range};
 use super::slab::{Aligned, IO_BYTES_MAX};
+use super::snapshot::mark_of;
 use super::volume::{State, Volume};
 
 /// Bounds of one slice, hence of the memory that applying it takes.
@@ -111,7 +112,7 @@ pub(super) struct Plan {
 impl Store {
     /// Applies records in their order. Those at or below the applied seq are skipped, so redo may begin anywhere at or
     /// below it. Returns the seq that is applied now: that of the last record, or of the first `SnapMark` in the
-    /// slice; pin there if a snapshot is wanted, and call again for the rest.
+    /// slice, which is carried out; call again for the rest.
     ///
     /// The caller applies only what the local journal holds durably. Not durable before [`Store::checkpoint`].
     /// After [`StoreError::Full`] some of the records may have been applied; [`Store::volumes`] tells.
@@ -160,6 +161,9 @@ impl Store {
     }
 
     fn apply_slice(&self, volume: &Volume, records: &[Record], last: Seq) -> Result<(), StoreError> {
+        // Before anything is changed: one that can't be read must not be passed over.
+        let mark = records.last().filter(|record| record.kind == Kind::SnapMark);
+        let mark = mark.map(|record| mark_of(volume.id, record)).transpose()?;
         let plan = {
             let state = volume.state();
             let touches = self.touch(volume, &state, records)?;
@@ -171,7 +175,12 @@ impl Store {
         };
         let _changing = volume.changing(plan.puts.iter().map(|(extent, ..)| *extent));
         self.write_blocks(&plan)?;
-        self.publish(volume, plan, |state| state.view.at.seq = last);
+        self.publish(volume, plan, |state| {
+            state.view.at.seq = last;
+            if let Some(mark) = mark {
+                state.mark(volume.id, mark);
+            }
+        });
         Ok(())
     }
 

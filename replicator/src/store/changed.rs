@@ -25,6 +25,7 @@ impl Store {
         max: usize,
     ) -> Result<ChangedPage, StoreError> {
         let volume = self.live(id)?;
+        self.settle(&volume, upto)?;
         let state = volume.state();
         let pin = *state.pins.get(upto).ok_or_else(|| StoreError::NoPin { volume: id, name: upto.to_owned() })?;
         let max = max.clamp(1, PAGE_EXTENTS_MAX);
@@ -37,6 +38,16 @@ impl Store {
             }
             Some(base) => self.changed(&volume, &state, &pin, base, cursor, max),
         }
+    }
+
+    /// Sees to it that all that a pin sees is in the index: a snapshot's mark does not wait for that.
+    pub(super) fn settle(&self, volume: &Volume, pin: &str) -> Result<(), StoreError> {
+        let settled = {
+            let state = volume.state();
+            let at = state.pins.get(pin).map(|pin| pin.view.at);
+            at.is_none_or(|at| at.image != state.view.at.image || at.seq <= state.checkpointed)
+        };
+        if settled { Ok(()) } else { self.checkpoint_with(|| {}).map(drop) }
     }
 
     /// One extent as a pin sees it: all of it, and which blocks of it are holes.
@@ -67,7 +78,7 @@ impl Store {
         Ok(ChangedPage { extents, next, seq: pin.view.at.seq })
     }
 
-    /// Walks the changes on disk: whatever a pin sees was on disk when the pin was made, and stays there.
+    /// Walks the changes on disk: whatever a pin sees is there (`settle`), and stays there.
     fn changed(
         &self,
         volume: &Volume,

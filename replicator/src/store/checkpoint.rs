@@ -14,9 +14,9 @@ use std::sync::atomic::Ordering;
 use farshore_core::ids::{Seq, VolumeId};
 
 use super::error::StoreError;
-use super::extent::Place;
+use super::extent::{Place, Version};
 use super::index::IndexBatch;
-use super::index_rows::{PositionRow, Row, stage_key, volume_key};
+use super::index_rows::{PositionRow, Row, volume_key};
 use super::root::{PANICKED, Store};
 use super::volume::{Layer, Volume};
 
@@ -28,6 +28,8 @@ struct Flush {
     volume: Arc<Volume>,
     layer: Arc<Layer>,
     freed: Vec<Place>,
+    /// Where pins looked from that the index has not any more, once this is done.
+    loosened: Vec<Version>,
     seq: Seq,
     /// A deleted volume of which nothing is left.
     finished: bool,
@@ -87,25 +89,23 @@ impl Store {
         if !state.removing {
             batch.put(&Row::Position(id, PositionRow { view: state.view, floor: state.floor }));
         }
-        if state.rows_dirty && !state.removing {
-            for (name, pin) in &state.pins {
-                batch.put(&Row::Pin(id, name.clone(), *pin));
-            }
-            match state.stage {
-                Some(stage) => batch.put(&Row::Stage(id, stage)),
-                None => batch.delete(stage_key(id)),
-            }
+        for (key, value) in state.take_rows() {
+            batch.row(key, value);
         }
-        state.rows_dirty = false;
         state.position_dirty = false;
         let freed = std::mem::take(&mut state.freed);
-        Some(Flush { volume: volume.clone(), layer, freed, seq: state.view.at.seq, finished })
+        let loosened = state.pins.take_loosened();
+        Some(Flush { volume: volume.clone(), layer, freed, loosened, seq: state.view.at.seq, finished })
     }
 
     fn finish(&self, flush: Flush) {
         let mut state = flush.volume.state_mut();
         assert!(Arc::ptr_eq(&state.end_flush(), &flush.layer), "one checkpoint at a time");
         state.checkpointed = flush.seq;
+        for at in flush.loosened {
+            state.pins.release(at);
+            state.sweep = Some(0);
+        }
         drop(state);
         self.space_map().release(&flush.freed);
         if flush.finished {

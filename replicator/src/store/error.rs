@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use farshore_core::codec::DecodeError;
 use farshore_core::ids::{Seq, VolumeId};
+use farshore_core::mark::SnapshotId;
 
 /// What an error means for its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,10 @@ pub enum StoreError {
     BelowFloor { volume: VolumeId, base: Seq, floor: Seq },
     #[error("volume {volume} has no pin named {name}")]
     NoPin { volume: VolumeId, name: String },
+    #[error("volume {volume} has no snapshot {snapshot}")]
+    NoSnapshot { volume: VolumeId, snapshot: SnapshotId },
+    #[error("volume {volume}: the snapshot mark in record {seq} can't be applied: {source}")]
+    Mark { volume: VolumeId, seq: Seq, source: DecodeError },
     #[error("volume {volume} is receiving shipment {ship_id:032x}; commit or abort it first")]
     Staging { volume: VolumeId, ship_id: u128 },
     #[error("volume {volume} is not receiving shipment {ship_id:032x}")]
@@ -85,7 +90,11 @@ impl StoreError {
             | StoreError::RepairMismatch { .. }
             | StoreError::BelowFloor { .. }
             | StoreError::NoPin { .. }
+            | StoreError::NoSnapshot { .. }
             | StoreError::NoStage { .. } => ErrorClass::Reject,
+            // Once the node is upgraded.
+            StoreError::Mark { source: DecodeError::Newer { .. }, .. } => ErrorClass::Retry,
+            StoreError::Mark { .. } => ErrorClass::Reject,
             StoreError::Full { .. } | StoreError::Staging { .. } => ErrorClass::Retry,
             StoreError::Corrupt { .. } => ErrorClass::Repair,
         }

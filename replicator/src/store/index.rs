@@ -57,6 +57,11 @@ impl IndexBatch {
         self.rows.push((key, None));
     }
 
+    /// A row that was encoded before; None deletes it.
+    pub fn row(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.rows.push((key, value));
+    }
+
     pub fn is_empty(&self) -> bool {
         self.extents.is_empty() && self.rows.is_empty()
     }

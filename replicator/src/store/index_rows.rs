@@ -10,17 +10,24 @@
 //!           'S' volume u128                                    →  1 | ship u128 | base (u8, u64) | target u64 |
 //!                                                                 image u32 | cursor seq u64 | cursor extent u64 |
 //!                                                                 basis (u8, barrier u32 | image u32 | seq u64)
+//!                                                                 in version 2 (the source's snapshots came): the same
+//!           'N' volume u128 | snapshot u128                    →  2 | missing u8 | seq u64 | group u128 |
+//!                                                                 created i64 | size u64 | name | labels | holds
+//!           'T' volume u128 | snapshot u128                    →  the same, of the shipment being received
 //! ```
 //! `!` is the complement: the newest version of an extent comes first.
 
 use bytes::Bytes;
 use farshore_core::codec::{DecodeError, Reader, Writer};
 use farshore_core::ids::{Seq, VolumeId};
+use farshore_core::mark::SnapshotId;
 
+use super::catalogue_row::SnapshotRow;
 use super::extent::{BLOCKS_PER_EXTENT, Entry, Place, Version, View};
 
-/// Format of every value written by this build.
-pub(super) const VALUE_VERSION: u8 = 1;
+/// The newest format of a value. What says no more than it could in the first one is written in that.
+pub(super) const VALUE_VERSION: u8 = 2;
+const FIRST: u8 = 1;
 pub(super) const EXTENT_KEY_BYTES: usize = 36;
 pub(super) const CHANGE_KEY_BYTES: usize = 36;
 
@@ -62,6 +69,8 @@ pub(super) struct StageRow {
     pub cursor: Cursor,
     /// Where blocks that are not shipped come from, if not from the visible image.
     pub basis: Option<View>,
+    /// The source's snapshots came along, if there are any.
+    pub catalogue: bool,
 }
 
 /// One row of the `rows` column, decoded.
@@ -71,6 +80,9 @@ pub(super) enum Row {
     Position(VolumeId, PositionRow),
     Pin(VolumeId, String, PinRow),
     Stage(VolumeId, StageRow),
+    Snapshot(VolumeId, SnapshotRow),
+    /// Of the shipment being received.
+    Staged(VolumeId, SnapshotRow),
 }
 
 pub(super) fn extent_key(volume: VolumeId, extent: u64, version: Version) -> [u8; EXTENT_KEY_BYTES] {
@@ -133,9 +145,9 @@ impl<'a> KeyFields<'a> {
     }
 }
 
-fn value(put: impl FnOnce(&mut Writer)) -> Vec<u8> {
+fn value(version: u8, put: impl FnOnce(&mut Writer)) -> Vec<u8> {
     let mut writer = Writer::default();
-    writer.u8(VALUE_VERSION);
+    writer.u8(version);
     put(&mut writer);
     let crc = crc32fast::hash(&writer.out);
     writer.u32(crc);
@@ -143,7 +155,7 @@ fn value(put: impl FnOnce(&mut Writer)) -> Vec<u8> {
 }
 
 /// Checks version and checksum; what is left are the fields.
-fn fields(what: &'static str, value: &[u8]) -> Result<Reader, DecodeError> {
+fn fields(what: &'static str, value: &[u8]) -> Result<(u8, Reader), DecodeError> {
     let Some((body, crc)) = value.split_last_chunk::<4>() else {
         return Err(DecodeError::Short { what, needed: 5, left: value.len() });
     };
@@ -157,11 +169,18 @@ fn fields(what: &'static str, value: &[u8]) -> Result<Reader, DecodeError> {
     if found != computed {
         return Err(DecodeError::Checksum { what, found, computed });
     }
-    Ok(Reader::new(what, Bytes::copy_from_slice(&body[1..])))
+    Ok((version, Reader::new(what, Bytes::copy_from_slice(&body[1..]))))
+}
+
+fn check_version(what: &'static str, found: u8, known: u8) -> Result<(), DecodeError> {
+    if found > known {
+        return Err(DecodeError::Newer { what, found: found.into(), known: known.into() });
+    }
+    Ok(())
 }
 
 pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
-    value(|out| {
+    value(FIRST, |out| {
         out.u16(entry.data);
         out.u64(entry.place.0);
         for block in 0..BLOCKS_PER_EXTENT {
@@ -173,7 +192,8 @@ pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
 
 pub(super) fn decode_entry(value: &[u8]) -> Result<Entry, DecodeError> {
     const WHAT: &str = "extent entry";
-    let mut fields = fields(WHAT, value)?;
+    let (version, mut fields) = fields(WHAT, value)?;
+    check_version(WHAT, version, FIRST)?;
     let mut entry = Entry { data: fields.u16()?, place: Place(fields.u64()?), ..Entry::EMPTY };
     for block in 0..BLOCKS_PER_EXTENT {
         entry.crc[block] = fields.u32()?;
@@ -219,6 +239,14 @@ pub(super) fn stage_key(volume: VolumeId) -> Vec<u8> {
     row_key(b'S', volume, "")
 }
 
+pub(super) fn snapshot_key(volume: VolumeId, snapshot: SnapshotId) -> Vec<u8> {
+    [&row_key(b'N', volume, "")[..], &snapshot.0.to_be_bytes()].concat()
+}
+
+pub(super) fn staged_key(volume: VolumeId, snapshot: SnapshotId) -> Vec<u8> {
+    [&row_key(b'T', volume, "")[..], &snapshot.0.to_be_bytes()].concat()
+}
+
 impl Row {
     pub fn key(&self) -> Vec<u8> {
         match self {
@@ -226,11 +254,21 @@ impl Row {
             Row::Position(volume, _) => position_key(*volume),
             Row::Pin(volume, name, _) => pin_key(*volume, name),
             Row::Stage(volume, _) => stage_key(*volume),
+            Row::Snapshot(volume, row) => snapshot_key(*volume, row.id),
+            Row::Staged(volume, row) => staged_key(*volume, row.id),
+        }
+    }
+
+    fn version(&self) -> u8 {
+        match self {
+            Row::Volume(..) | Row::Position(..) | Row::Pin(..) => FIRST,
+            Row::Stage(_, stage) if !stage.catalogue => FIRST,
+            Row::Stage(..) | Row::Snapshot(..) | Row::Staged(..) => VALUE_VERSION,
         }
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        value(|out| match self {
+        value(self.version(), |out| match self {
             Row::Volume(_, row) => {
                 out.u64(row.size_bytes);
                 out.bool(row.removing);
@@ -253,6 +291,7 @@ impl Row {
                 out.u64(row.cursor.extent);
                 out.option(row.basis, |out, basis| put_view(out, &basis));
             }
+            Row::Snapshot(_, row) | Row::Staged(_, row) => row.put(out),
         })
     }
 
@@ -263,7 +302,10 @@ impl Row {
         };
         let (tag, volume) = head.split_first().expect("17 bytes");
         let volume = VolumeId(u128::from_be_bytes(volume.try_into().expect("16 bytes")));
-        let mut fields = fields(WHAT, value)?;
+        let (version, mut fields) = fields(WHAT, value)?;
+        if let b'V' | b'C' | b'P' = tag {
+            check_version(WHAT, version, FIRST)?;
+        }
         let row = match tag {
             b'V' => Row::Volume(volume, VolumeRow { size_bytes: fields.u64()?, removing: fields.bool()? }),
             b'C' => Row::Position(volume, PositionRow { view: take_view(&mut fields)?, floor: fields.seq()? }),
@@ -272,14 +314,19 @@ impl Row {
                     .map_err(|_| DecodeError::Invalid { what: WHAT, reason: "a pin's name is not UTF-8" })?;
                 Row::Pin(volume, name, PinRow { view: take_view(&mut fields)?, size_bytes: fields.u64()? })
             }
-            b'S' => Row::Stage(volume, Self::decode_stage(&mut fields)?),
+            b'S' => Row::Stage(volume, Self::decode_stage(&mut fields, version > FIRST)?),
+            b'N' | b'T' => {
+                let id = name.try_into().map_err(|_| DecodeError::Short { what: WHAT, needed: 33, left: key.len() })?;
+                let row = SnapshotRow::take(SnapshotId(u128::from_be_bytes(id)), &mut fields)?;
+                if *tag == b'N' { Row::Snapshot(volume, row) } else { Row::Staged(volume, row) }
+            }
             found => return Err(DecodeError::Unknown { what: WHAT, found: (*found).into() }),
         };
         fields.end()?;
         Ok(row)
     }
 
-    fn decode_stage(fields: &mut Reader) -> Result<StageRow, DecodeError> {
+    fn decode_stage(fields: &mut Reader, catalogue: bool) -> Result<StageRow, DecodeError> {
         let ship_id = fields.u128()?;
         let (has_base, base) = (fields.bool()?, fields.seq()?);
         Ok(StageRow {
@@ -289,12 +336,16 @@ impl Row {
             image: fields.u32()?,
             cursor: Cursor { seq: fields.seq()?, extent: fields.u64()? },
             basis: fields.option(take_view)?,
+            catalogue,
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use farshore_core::mark::GroupId;
+
+    use super::super::catalogue_row::SnapshotState;
     use super::*;
 
     fn hex(bytes: &[u8]) -> String {
@@ -317,14 +368,37 @@ mod tests {
                     image: 3,
                     cursor: Cursor { seq: Seq(8), extent: 9 },
                     basis: Some(view),
+                    catalogue: false,
                 },
             ),
         ]
     }
 
+    fn samples_v2() -> Vec<Row> {
+        let volume = VolumeId(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+        let Some(Row::Stage(_, stage)) = samples().pop() else { unreachable!() };
+        let ready = SnapshotRow {
+            id: SnapshotId(0x1112_1314_1516_1718_191a_1b1c_1d1e_1f20),
+            group: Some(GroupId(0x21)),
+            name: "nightly".into(),
+            labels: [("app".to_string(), "db".to_string()), ("tier".to_string(), String::new())].into(),
+            holds: ["export".to_string()].into(),
+            created_unix_ms: -2,
+            seq: Seq(0x31),
+            size_bytes: 1 << 20,
+            state: SnapshotState::Ready,
+        };
+        let missing = SnapshotRow { state: SnapshotState::Missing, group: None, ..ready.clone() };
+        vec![
+            Row::Stage(volume, StageRow { catalogue: true, ..stage }),
+            Row::Snapshot(volume, ready),
+            Row::Staged(volume, missing),
+        ]
+    }
+
     #[test]
     fn rows_come_back_as_they_were() {
-        for row in samples() {
+        for row in samples().into_iter().chain(samples_v2()) {
             assert_eq!(Row::decode(&row.key(), &row.encode()), Ok(row));
         }
     }
@@ -332,9 +406,13 @@ mod tests {
     /// Golden bytes: if this fails, the format changed and needs a new version and an upgrade.
     #[test]
     fn golden_rows() {
-        let found: Vec<String> = samples().iter().map(|row| hex(&row.key()) + ":" + &hex(&row.encode())).collect();
+        let lines = |rows: Vec<Row>| -> Vec<String> {
+            rows.iter().map(|row| hex(&row.key()) + ":" + &hex(&row.encode())).collect()
+        };
         let golden = include_str!("golden/index_rows_v1.txt");
-        assert_eq!(found, golden.lines().collect::<Vec<_>>());
+        assert_eq!(lines(samples()), golden.lines().collect::<Vec<_>>());
+        let golden = include_str!("golden/index_rows_v2.txt");
+        assert_eq!(lines(samples_v2()), golden.lines().collect::<Vec<_>>());
     }
 
     #[test]
@@ -370,7 +448,15 @@ mod tests {
 
     #[test]
     fn damaged_and_newer_values_are_refused() {
-        let row = &samples()[0];
+        for row in samples().iter().chain(&samples_v2()) {
+            damaged_and_newer_are_refused(row);
+        }
+        assert!(Row::decode(b"V", &samples()[0].encode()).is_err());
+        assert!(Row::decode(&[b'N'; 20], &samples_v2()[1].encode()).is_err());
+        assert!(decode_extent_key(&[0; 35]).is_err());
+    }
+
+    fn damaged_and_newer_are_refused(row: &Row) {
         let good = row.encode();
         for at in 0..good.len() {
             let mut bad = good.clone();
@@ -383,7 +469,5 @@ mod tests {
         let mut newer = good.clone();
         newer[0] = VALUE_VERSION + 1;
         assert!(matches!(Row::decode(&row.key(), &newer), Err(DecodeError::Newer { .. })));
-        assert!(Row::decode(b"V", &good).is_err());
-        assert!(decode_extent_key(&[0; 35]).is_err());
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use farshore_core::ids::{BLOCK_BYTES, Seq, VolumeId};
 
+use super::catalogue_row::SnapshotRow;
 use super::extent::{BLOCK_LEN, BLOCKS_PER_EXTENT, EXTENT_BYTES, Entry, Version, View};
 use super::index::{self, Found, Index};
 use super::index_rows::Row;
@@ -46,6 +47,7 @@ pub struct InspectedVolume {
     pub pins: Vec<(String, Seq)>,
     /// Ship id and target of a shipment being received.
     pub stage: Option<(u128, Seq)>,
+    pub snapshots: Vec<SnapshotRow>,
 }
 
 /// Inspects a store directory. `slab` is needed where the slab lies elsewhere. Never fails: what can't be read is
@@ -156,6 +158,7 @@ fn inspect_index(index: &Index, slab: Option<&File>, report: &mut InspectReport)
 fn note_row(volumes: &mut BTreeMap<VolumeId, InspectedVolume>, row: Row) {
     let id = match &row {
         Row::Volume(id, _) | Row::Position(id, _) | Row::Pin(id, ..) | Row::Stage(id, _) => *id,
+        Row::Snapshot(id, _) | Row::Staged(id, _) => *id,
     };
     let volume = volumes.entry(id).or_default();
     volume.volume = Some(id);
@@ -171,6 +174,8 @@ fn note_row(volumes: &mut BTreeMap<VolumeId, InspectedVolume>, row: Row) {
         }
         Row::Pin(_, name, row) => volume.pins.push((name, row.view.at.seq)),
         Row::Stage(_, row) => volume.stage = Some((row.ship_id, row.target)),
+        Row::Snapshot(_, row) => volume.snapshots.push(row),
+        Row::Staged(..) => {}
     }
 }
 

@@ -18,6 +18,7 @@
 //! durably, and keep it there until [`Store::checkpoint`] has returned a seq at or past it.
 
 mod apply;
+mod catalogue_row;
 mod changed;
 mod changed_page;
 mod checkpoint;
@@ -33,10 +34,13 @@ mod repair;
 mod root;
 mod scrub;
 mod slab;
+mod snapshot;
 mod space;
 mod stage;
 mod superblock;
 mod sweep;
+mod usage;
+mod views;
 mod volume;
 
 #[cfg(test)]
@@ -48,8 +52,11 @@ mod tests_oracle;
 #[cfg(test)]
 mod tests_repair;
 #[cfg(test)]
+mod tests_snapshot;
+#[cfg(test)]
 mod tests_store;
 
+pub use catalogue_row::{SnapshotRow, SnapshotState};
 pub use changed::PAGE_EXTENTS_MAX;
 pub use changed_page::{ChangedExtent, ChangedPage};
 pub use error::{ErrorClass, StoreError};
@@ -62,5 +69,8 @@ pub use read::{ImageDigest, READ_BYTES_MAX};
 pub use repair::{DAMAGE_MAX, Damage, Held};
 pub use root::{Space, Store, StoredVolume};
 pub use scrub::{ScrubCursor, ScrubPage};
+pub use snapshot::snapshot_pin;
 pub use stage::{STAGE_DATA_BYTES_MAX, STAGE_HOLE_BYTES_MAX, StageData, StageInfo};
+
 pub use superblock::NodeIdentity;
+pub use usage::SnapshotUsage;

@@ -17,6 +17,7 @@ use super::slab::{Slab, SlabOptions};
 use super::space::SpaceMap;
 use super::superblock::{NodeIdentity, Superblock};
 use super::sweep::unseen;
+use super::views::Views;
 use super::volume::{State, Volume};
 use crate::disk::file::create_dirs;
 
@@ -135,12 +136,13 @@ fn own_superblock(config: &StoreConfig) -> Result<Superblock, StoreError> {
 fn load(index: &Index) -> Result<Loaded, StoreError> {
     let mut states = load_rows(index)?;
     let mut places = Vec::new();
+    let views: BTreeMap<VolumeId, Views> = states.iter().map(|(id, state)| (*id, state.views())).collect();
     let mut group: Option<(VolumeId, u64)> = None;
     let mut versions = Versions::new();
     index.all_extents(|Found { volume, extent, version, entry }| {
         let entry = entry.map_err(index::unreadable)?;
         if group != Some((volume, extent)) {
-            note_garbage(&mut states, group, &versions);
+            note_garbage(&mut states, &views, group, &versions);
             versions.clear();
             group = Some((volume, extent));
         }
@@ -155,7 +157,7 @@ fn load(index: &Index) -> Result<Loaded, StoreError> {
         }
         Ok(())
     })?;
-    note_garbage(&mut states, group, &versions);
+    note_garbage(&mut states, &views, group, &versions);
     Ok(Loaded { states, places })
 }
 
@@ -189,15 +191,23 @@ fn load_rows(index: &Index) -> Result<BTreeMap<VolumeId, State>, StoreError> {
                 state.pins.insert(name.clone(), *row);
             })?,
             Row::Stage(id, row) => of(id, &|state| state.stage = Some(*row))?,
+            Row::Snapshot(id, row) => of(id, &|state| drop(state.snapshots.insert(row.id, row.clone())))?,
+            Row::Staged(id, row) => of(id, &|state| drop(state.staged.insert(row.id, row.clone())))?,
         }
     }
     Ok(states)
 }
 
 /// A crash may come between giving a version up and sweeping it away.
-fn note_garbage(states: &mut BTreeMap<VolumeId, State>, group: Option<(VolumeId, u64)>, versions: &Versions) {
-    let Some(state) = group.and_then(|(volume, _)| states.get_mut(&volume)) else { return };
-    if state.sweep.is_none() && unseen(versions, &state.views(), state.floor).next().is_some() {
+fn note_garbage(
+    states: &mut BTreeMap<VolumeId, State>,
+    views: &BTreeMap<VolumeId, Views>,
+    group: Option<(VolumeId, u64)>,
+    versions: &Versions,
+) {
+    let Some((volume, _)) = group else { return };
+    let (Some(state), Some(views)) = (states.get_mut(&volume), views.get(&volume)) else { return };
+    if state.sweep.is_none() && unseen(versions, views, state.floor).next().is_some() {
         state.sweep = Some(0);
     }
 }

@@ -10,7 +10,8 @@ use super::checkpoint::DIRTY_VERSIONS_MAX;
 use super::error::{StoreError, is_no_space};
 use super::extent::{EXTENT_BYTES, Place};
 use super::index::{Index, IndexBatch};
-use super::index_rows::{PositionRow, Row, VolumeRow, pin_key, position_key, stage_key};
+use super::index_rows::{PositionRow, Row, VolumeRow, pin_key, position_key, snapshot_key, stage_key, staged_key};
+use super::pin::Pins;
 use super::slab::Slab;
 use super::space::SpaceMap;
 use super::volume::{State, Volume};
@@ -145,14 +146,19 @@ impl Store {
             batch.put(&Row::Volume(id, VolumeRow { size_bytes: state.size_bytes, removing: true }));
             batch.delete(position_key(id));
             batch.delete(stage_key(id));
-            state.pins.keys().for_each(|name| batch.delete(pin_key(id, name)));
+            state.pins.iter().for_each(|(name, _)| batch.delete(pin_key(id, name)));
+            state.snapshots.keys().for_each(|snapshot| batch.delete(snapshot_key(id, *snapshot)));
+            state.staged.keys().for_each(|snapshot| batch.delete(staged_key(id, *snapshot)));
         }
         self.commit(&batch)?;
         let _changing = volume.changing_all();
         let mut state = volume.state_mut();
         state.removing = true;
-        state.pins.clear();
+        state.pins = Pins::default();
+        state.snapshots.clear();
         state.stage = None;
+        state.staged.clear();
+        state.take_rows();
         state.sweep = Some(0);
         Ok(())
     }

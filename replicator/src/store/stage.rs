@@ -16,10 +16,12 @@ use bytes::Bytes;
 use farshore_core::ids::{Seq, VolumeId};
 
 use super::apply::{Content, Touch};
+use super::catalogue_row::SnapshotRow;
 use super::error::StoreError;
 use super::extent::{BLOCK_LEN, Version, View, split_range, visible};
-use super::index_rows::{Cursor, StageRow};
+use super::index_rows::{Cursor, Row, StageRow, stage_key, staged_key};
 use super::root::{Store, check_range};
+use super::snapshot::Catalogue;
 use super::volume::{State, Volume};
 
 /// The longest data of one `stage_write`, and the longest hole.
@@ -91,9 +93,10 @@ impl Store {
             let Some(image) = state.view.at.image.checked_add(1) else {
                 return invalid("it has received too many shipments".into());
             };
-            let stage = StageRow { ship_id, base, target: target_seq, image, cursor: Cursor::default(), basis };
+            let cursor = Cursor::default();
+            let stage = StageRow { ship_id, base, target: target_seq, image, cursor, basis, catalogue: false };
             state.stage = Some(stage);
-            state.rows_dirty = true;
+            state.note(&Row::Stage(id, stage));
             stage
         };
         self.checkpoint_with(|| {})?;
@@ -165,8 +168,26 @@ impl Store {
         let _mutating = volume.mutating();
         let mut state = volume.state_mut();
         let stage = staging(&volume, &state, ship_id)?;
-        state.stage = Some(StageRow { cursor, ..stage });
-        state.rows_dirty = true;
+        let stage = StageRow { cursor, ..stage };
+        state.stage = Some(stage);
+        state.note(&Row::Stage(id, stage));
+        Ok(())
+    }
+
+    /// Notes snapshots that the image being received has at its source; none, if it has none. With the commit they are
+    /// this volume's: held here where they were before, otherwise with their image missing; and what the source has not
+    /// is gone. Without this call the catalogue stays as it is. Durable with the next checkpoint.
+    pub fn stage_snapshots(&self, id: VolumeId, ship_id: u128, rows: &[SnapshotRow]) -> Result<(), StoreError> {
+        let volume = self.live(id)?;
+        let _mutating = volume.mutating();
+        let mut state = volume.state_mut();
+        let stage = StageRow { catalogue: true, ..staging(&volume, &state, ship_id)? };
+        state.stage = Some(stage);
+        state.note(&Row::Stage(id, stage));
+        for row in rows {
+            state.note(&Row::Staged(id, row.clone()));
+            state.staged.insert(row.id, row.clone());
+        }
         Ok(())
     }
 
@@ -191,8 +212,10 @@ impl Store {
             // A full copy does not say what changed when; one from a base adds to what was known. Never lowered, for
             // pins of the image before rely on it too.
             state.floor = if full { state.floor.max(stage.target) } else { state.floor };
-            state.stage = None;
-            state.rows_dirty = true;
+            let catalogue = state.end_stage(id);
+            if stage.catalogue {
+                state.take_over(id, catalogue);
+            }
             state.position_dirty = true;
             state.sweep = Some(0);
             volume.forget_all();
@@ -259,8 +282,8 @@ impl Store {
     fn drop_stage(&self, volume: &Volume) -> Result<(), StoreError> {
         {
             let mut state = volume.state_mut();
-            if state.stage.take().is_some() {
-                state.rows_dirty = true;
+            if state.stage.is_some() {
+                state.end_stage(volume.id);
                 state.sweep = Some(0);
             }
         }
@@ -268,6 +291,17 @@ impl Store {
             self.checkpoint_if_crowded()?;
         }
         self.checkpoint_with(|| {}).map(|_| ())
+    }
+}
+
+impl State {
+    /// Forgets the shipment; returns the snapshots that came with it.
+    fn end_stage(&mut self, volume: VolumeId) -> Catalogue {
+        self.stage = None;
+        self.note_deleted(stage_key(volume));
+        let staged = std::mem::take(&mut self.staged);
+        staged.keys().for_each(|id| self.note_deleted(staged_key(volume, *id)));
+        staged
     }
 }
 

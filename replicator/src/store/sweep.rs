@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering;
 use farshore_core::ids::Seq;
 
 use super::error::StoreError;
-use super::extent::{Entry, Version, Versions, View, visible};
+use super::extent::{Entry, Version, Versions};
 use super::root::{PANICKED, Store};
+use super::views::Views;
 use super::volume::{State, Volume};
 
 /// Versions that one step looks at.
@@ -20,10 +21,17 @@ const STEP_VERSIONS: usize = 4096;
 impl Store {
     /// Sweeps until there is no garbage, with checkpoints where too much has changed.
     pub fn sweep(&self) -> Result<(), StoreError> {
-        while self.sweep_step()? {
-            self.checkpoint_if_crowded()?;
+        loop {
+            while self.sweep_step()? {
+                self.checkpoint_if_crowded()?;
+            }
+            let volumes: Vec<Arc<Volume>> = self.volumes.read().expect(PANICKED).values().cloned().collect();
+            if !volumes.iter().any(|volume| volume.state().pins.any_loosened()) {
+                return Ok(());
+            }
+            // What was given up is garbage only once that is durable.
+            self.checkpoint_with(|| {})?;
         }
-        Ok(())
     }
 
     /// One page of each volume that has garbage. True: there is more.
@@ -91,15 +99,11 @@ fn garbage(state: &State, page: &BTreeMap<u64, Versions>) -> Vec<(u64, Version, 
 }
 
 /// Versions of one extent that no view sees, and a lone hole older than the floor, which reads as nothing would.
-pub(super) fn unseen(versions: &Versions, views: &[View], floor: Seq) -> impl Iterator<Item = (Version, Entry)> {
-    let mut seen: Vec<Version> = views.iter().filter_map(|view| visible(versions, view)).map(|(v, _)| v).collect();
-    seen.sort_unstable();
-    seen.dedup();
-    if let ([lone], 1) = (&seen[..], versions.len())
-        && versions[lone].data == 0
-        && lone.seq <= floor
-    {
-        seen.clear();
-    }
-    versions.iter().filter(move |(version, _)| seen.binary_search(version).is_err()).map(|(v, e)| (*v, *e))
+pub(super) fn unseen(versions: &Versions, views: &Views, floor: Seq) -> impl Iterator<Item = (Version, Entry)> {
+    let newer = versions.keys().skip(1).map(|version| Some(*version)).chain(std::iter::once(None));
+    let lone = versions.len() == 1;
+    versions.iter().zip(newer).filter_map(move |((version, entry), newer)| {
+        let says_nothing = lone && entry.data == 0 && version.seq <= floor;
+        (says_nothing || !views.see(*version, newer)).then_some((*version, *entry))
+    })
 }

@@ -1,13 +1,16 @@
 //! What the store's tests share: a store in a temporary directory, records, and power cuts.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use farshore_core::ids::{BLOCK_BYTES, Epoch, Seq, VolumeId};
+use farshore_core::mark::{Creation, Mark, SnapshotId};
 use farshore_core::record::{Kind, Origin, Record, RecordHash};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use tempfile::TempDir;
 
-use super::{EXTENT_BYTES, NodeIdentity, Store, StoreConfig, StoreError, StoredVolume};
+use super::{EXTENT_BYTES, NodeIdentity, Store, StoreConfig, StoreError, StoredVolume, snapshot_pin};
 
 pub const BLOCK: usize = BLOCK_BYTES as usize;
 pub const EXTENT: usize = EXTENT_BYTES as usize;
@@ -82,6 +85,17 @@ impl Rig {
         self.volumes().into_iter().find(|found| found.volume == id).unwrap()
     }
 
+    /// All of them, past the marks at which a call ends.
+    pub fn apply_all(&self, id: VolumeId, records: &[Record]) -> Result<Seq, StoreError> {
+        let Some(last) = records.last() else { return Ok(self.volume(id).applied_seq) };
+        loop {
+            let applied = self.apply(id, records)?;
+            if applied >= last.seq {
+                return Ok(applied);
+            }
+        }
+    }
+
     pub fn read_all(&self, id: VolumeId) -> Result<Bytes, StoreError> {
         self.read(id, 0, self.volume(id).size_bytes as usize)
     }
@@ -133,8 +147,29 @@ pub fn discard(seq: u64, block: usize, count: usize) -> Record {
     record(VOL, seq, Kind::Discard, block * BLOCK, count * BLOCK, Bytes::new())
 }
 
-pub fn mark(seq: u64) -> Record {
-    record(VOL, seq, Kind::SnapMark, 0, 0, Bytes::new())
+pub fn mark(volume: VolumeId, seq: u64, mark: &Mark) -> Record {
+    record(volume, seq, Kind::SnapMark, 0, 0, mark.encode())
+}
+
+/// A snapshot named after its id begins.
+pub fn snapshot(volume: VolumeId, seq: u64, id: u128, size_bytes: usize) -> Record {
+    let creation = Creation {
+        id: SnapshotId(id),
+        group: None,
+        created_unix_ms: seq as i64,
+        size_bytes: size_bytes as u64,
+        name: format!("s{id}"),
+        labels: BTreeMap::new(),
+    };
+    mark(volume, seq, &Mark::Create(creation))
+}
+
+pub fn delete_snapshot(volume: VolumeId, seq: u64, id: u128) -> Record {
+    mark(volume, seq, &Mark::Delete { id: SnapshotId(id) })
+}
+
+pub fn pin_of(id: u128) -> String {
+    snapshot_pin(SnapshotId(id))
 }
 
 /// The digest of an image, computed the plain way.

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use farshore_core::ids::{Seq, VolumeId};
+use farshore_core::mark::Mark;
 use farshore_core::record::{Kind, Record};
 use proptest::prelude::*;
 
-use super::tests_fixture::{BLOCK, Rig, naive_digest, record};
+use super::tests_fixture::{BLOCK, Rig, delete_snapshot, naive_digest, pin_of, record, snapshot};
 use super::*;
 
 const BLOCKS: usize = 16 * 5 + 3;
@@ -22,6 +23,8 @@ enum Step {
     Apply(usize, Vec<(u8, usize, usize)>),
     Pin(usize, u8),
     Unpin(usize, u8),
+    Snapshot(usize, u8),
+    DeleteSnapshot(usize, u8),
     Checkpoint,
     /// More is applied between taking the changes and writing them.
     CheckpointUnder(usize, Vec<(u8, usize, usize)>),
@@ -54,6 +57,8 @@ fn step() -> impl Strategy<Value = Step> {
         12 => (volume(), ranges()).prop_map(|(v, r)| Step::Apply(v, r)),
         3 => (volume(), 0u8..3).prop_map(|(v, p)| Step::Pin(v, p)),
         2 => (volume(), 0u8..3).prop_map(|(v, p)| Step::Unpin(v, p)),
+        3 => (volume(), 0u8..4).prop_map(|(v, s)| Step::Snapshot(v, s)),
+        2 => (volume(), 0u8..4).prop_map(|(v, s)| Step::DeleteSnapshot(v, s)),
         2 => Just(Step::Checkpoint),
         2 => (volume(), ranges()).prop_map(|(v, r)| Step::CheckpointUnder(v, r)),
         1 => Just(Step::Sweep),
@@ -62,7 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
             |(volume, full, back, parts, interrupted, commit)| Step::Ship { volume, full, back, parts, interrupted, commit }
         ),
         1 => (volume(), 0u64..9).prop_map(|(v, back)| Step::RaiseFloor(v, back)),
-        3 => (volume(), 0u8..3, 0u64..9).prop_map(|(v, p, back)| Step::Changed(v, p, back)),
+        3 => (volume(), 0u8..7, 0u64..9).prop_map(|(v, p, back)| Step::Changed(v, p, back)),
         1 => volume().prop_map(Step::Recreate),
         1 => Just(Step::FullCheck),
     ]
@@ -101,12 +106,12 @@ impl Image {
     }
 
     fn apply(&mut self, era: u64, record: &Record) {
+        self.seq = record.seq.0;
         let first = record.offset as usize / BLOCK;
         for block in first..first + record.length as usize / BLOCK {
             let fill = (record.kind == Kind::Write).then(|| record.payload[0]);
             self.write(era, record.seq.0, block, fill);
         }
-        self.seq = record.seq.0;
     }
 
     /// Extents that need a place, by version.
@@ -121,12 +126,20 @@ struct Model {
     era: u64,
     floor: u64,
     pins: BTreeMap<String, Image>,
+    /// By the names of their pins.
+    snapshots: BTreeMap<String, Image>,
     journal: Vec<Record>,
 }
 
 impl Model {
     fn new() -> Model {
-        Model { image: Image::empty(), era: 0, floor: 0, pins: BTreeMap::new(), journal: Vec::new() }
+        let (pins, snapshots) = (BTreeMap::new(), BTreeMap::new());
+        Model { image: Image::empty(), era: 0, floor: 0, pins, snapshots, journal: Vec::new() }
+    }
+
+    /// Pinned images, by the names of their pins.
+    fn held(&self) -> impl Iterator<Item = (&String, &Image)> {
+        self.pins.iter().chain(&self.snapshots)
     }
 }
 
@@ -167,11 +180,28 @@ impl World {
         for record in records {
             model.image.apply(model.era, record);
             model.journal.push(record.clone());
+            if record.kind == Kind::SnapMark {
+                match Mark::decode(record.payload.clone()).unwrap() {
+                    Mark::Create(creation) => {
+                        let image = || model.image.clone();
+                        model.snapshots.entry(pin_of(creation.id.0)).or_insert_with(image);
+                    }
+                    Mark::Delete { id } => drop(model.snapshots.remove(&pin_of(id.0))),
+                    Mark::Update { .. } => {}
+                }
+            }
         }
     }
 
+    /// One mark, at the next seq. It needs no room.
+    fn mark(&mut self, volume: usize, make: impl FnOnce(u64) -> Record) {
+        let record = make(self.models[volume].image.seq + 1);
+        self.rig.apply(VOLUMES[volume], std::slice::from_ref(&record)).unwrap();
+        self.note(volume, &[record]);
+    }
+
     fn apply(&mut self, volume: usize, records: Vec<Record>) {
-        match self.rig.apply(VOLUMES[volume], &records) {
+        match self.rig.apply_all(VOLUMES[volume], &records) {
             Ok(applied) => assert_eq!(applied, records[records.len() - 1].seq),
             Err(StoreError::Full { .. }) => {
                 // What was applied before it is a prefix; and without pins everything fits.
@@ -181,8 +211,14 @@ impl World {
                 self.note(volume, &prefix);
                 self.check(volume);
                 self.unpin_all();
-                self.rig.apply(VOLUMES[volume], &records).expect("there is room now");
-                self.note(volume, &records[prefix.len()..]);
+                let next = self.models[volume].image.seq + 1;
+                let rest: Vec<Record> = records[prefix.len()..]
+                    .iter()
+                    .enumerate()
+                    .map(|(at, record)| Record { seq: Seq(next + at as u64), ..record.clone() })
+                    .collect();
+                self.rig.apply(VOLUMES[volume], &rest).expect("there is room now");
+                self.note(volume, &rest);
                 return;
             }
             Err(error) => panic!("{error}"),
@@ -196,6 +232,13 @@ impl World {
                 self.rig.unpin(VOLUMES[volume], &name).unwrap();
             }
         }
+        for volume in 0..2 {
+            for id in 0..4 {
+                if self.models[volume].snapshots.contains_key(&pin_of(id + 1)) {
+                    self.mark(volume, |seq| delete_snapshot(VOLUMES[volume], seq, id + 1));
+                }
+            }
+        }
     }
 
     fn redo(&mut self) {
@@ -204,7 +247,7 @@ impl World {
             let found = self.rig.volume(id);
             assert!(found.checkpointed_seq <= Seq(model.image.seq));
             for half in model.journal.chunks(7) {
-                self.rig.apply(id, half).expect("what fitted before the crash fits again");
+                self.rig.apply_all(id, half).expect("what fitted before the crash fits again");
             }
             assert_eq!(self.rig.volume(id).applied_seq, Seq(model.image.seq));
         }
@@ -225,7 +268,7 @@ impl World {
             let id = VOLUMES[volume];
             let mut places = model.image.places();
             assert_eq!(self.rig.digest(id).unwrap().digest, naive_digest(&model.image.bytes));
-            for (name, image) in &model.pins {
+            for (name, image) in model.held() {
                 let found = self.rig.read_at(id, name, 0, image.bytes.len()).unwrap();
                 assert!(found == image.bytes, "pin {name} of volume {volume} at {} differs", image.seq);
                 assert_eq!(self.rig.digest_at(id, name).unwrap().digest, naive_digest(&image.bytes));
@@ -233,7 +276,10 @@ impl World {
             }
             let pins: Vec<(String, Seq)> =
                 self.rig.pins(id).unwrap().into_iter().map(|pin| (pin.name, pin.seq)).collect();
-            assert!(pins.iter().map(|(name, _)| name).eq(model.pins.keys()));
+            assert!(pins.iter().map(|(name, _)| name).eq(model.pins.keys().chain(model.snapshots.keys())));
+            let listed = self.rig.snapshots(id).unwrap().into_iter().map(|row| (snapshot_pin(row.id), row.seq));
+            let expected = model.snapshots.iter().map(|(name, image)| (name.clone(), Seq(image.seq)));
+            assert_eq!(listed.collect::<BTreeMap<_, _>>(), expected.collect::<BTreeMap<_, _>>());
             assert_eq!(self.rig.volume(id).used_bytes, places.len() as u64 * EXTENT_BYTES, "volume {volume}");
             assert!(self.rig.scrub(id, ScrubCursor::default(), 1 << 30).unwrap().damaged.is_empty());
             used += places.len() as u64;
@@ -326,8 +372,8 @@ impl World {
 
     fn changed(&self, volume: usize, pin: u8, back: u64) {
         let (id, model) = (VOLUMES[volume], &self.models[volume]);
-        let name = format!("p{pin}");
-        let Some(image) = model.pins.get(&name) else { return };
+        let name = if pin < 3 { format!("p{pin}") } else { pin_of(u128::from(pin) - 2) };
+        let Some((_, image)) = model.held().find(|(held, _)| **held == name) else { return };
         let listed = |base: Option<Seq>| -> Result<BTreeMap<usize, bool>, StoreError> {
             let (mut out, mut cursor) = (BTreeMap::new(), Cursor::default());
             loop {
@@ -374,6 +420,13 @@ impl World {
                 let name = format!("p{pin}");
                 self.rig.unpin(VOLUMES[volume], &name).unwrap();
                 self.models[volume].pins.remove(&name);
+            }
+            Step::Snapshot(volume, id) => {
+                let (id, size) = (u128::from(id) + 1, BLOCKS * BLOCK);
+                self.mark(volume, |seq| snapshot(VOLUMES[volume], seq, id, size));
+            }
+            Step::DeleteSnapshot(volume, id) => {
+                self.mark(volume, |seq| delete_snapshot(VOLUMES[volume], seq, u128::from(id) + 1));
             }
             Step::Checkpoint => {
                 for (id, seq) in self.rig.checkpoint().unwrap() {

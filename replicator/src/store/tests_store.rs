@@ -4,7 +4,7 @@ use bytes::Bytes;
 use farshore_core::ids::{Seq, VolumeId};
 use farshore_core::record::Kind;
 
-use super::tests_fixture::{BLOCK, EXTENT, Rig, VOL, discard, mark, naive_digest, record, write};
+use super::tests_fixture::{BLOCK, EXTENT, Rig, VOL, delete_snapshot, discard, naive_digest, record, write};
 use super::*;
 
 #[test]
@@ -125,7 +125,11 @@ fn a_volume_created_again_at_once_is_empty() {
 #[test]
 fn a_pin_keeps_its_image_and_gives_its_space_back() {
     let mut rig = Rig::with_volume(16, 8 * EXTENT);
-    assert_eq!(rig.apply(VOL, &[write(1, 0, 4, 1), mark(2), write(3, 1, 1, 3)]).unwrap(), Seq(2), "ends at the mark");
+    assert_eq!(
+        rig.apply(VOL, &[write(1, 0, 4, 1), delete_snapshot(VOL, 2, 9), write(3, 1, 1, 3)]).unwrap(),
+        Seq(2),
+        "ends at the mark"
+    );
     assert_eq!(rig.pin(VOL, "snap").unwrap(), Seq(2));
     rig.apply(VOL, &[write(3, 1, 1, 3), discard(4, 2, 1)]).unwrap();
     assert_eq!(rig.pin(VOL, "snap").unwrap(), Seq(2), "a pin stays where it is");
@@ -196,7 +200,7 @@ fn a_freed_place_is_not_used_before_a_checkpoint() {
 fn changed_since_names_data_and_holes_and_refuses_below_the_floor() {
     let rig = Rig::with_volume(16, 8 * EXTENT);
     rig.apply(VOL, &[write(1, 0, 2, 1), write(2, 16, 1, 2), write(3, 40, 1, 3)]).unwrap();
-    rig.apply(VOL, &[discard(4, 40, 1), write(5, 1, 1, 5), mark(6)]).unwrap();
+    rig.apply(VOL, &[discard(4, 40, 1), write(5, 1, 1, 5), delete_snapshot(VOL, 6, 9)]).unwrap();
     rig.pin(VOL, "p").unwrap();
     rig.apply(VOL, &[write(7, 0, 1, 7), write(8, 100, 1, 8)]).unwrap();
     let list = |base, max| {

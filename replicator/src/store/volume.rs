@@ -22,7 +22,10 @@ use farshore_core::ids::{Seq, VolumeId};
 use super::error::StoreError;
 use super::extent::{Entry, Place, Version, Versions, View};
 use super::index::Index;
-use super::index_rows::{PinRow, StageRow};
+use super::index_rows::{Row, StageRow};
+use super::pin::Pins;
+use super::snapshot::Catalogue;
+use super::views::Views;
 
 /// Extents share change counters, this many per volume.
 const STRIPES: usize = 256;
@@ -46,8 +49,11 @@ pub(super) struct State {
     pub view: View,
     pub floor: Seq,
     pub checkpointed: Seq,
-    pub pins: BTreeMap<String, PinRow>,
+    pub pins: Pins,
+    pub snapshots: Catalogue,
     pub stage: Option<StageRow>,
+    /// The snapshots that the image being received has at its source.
+    pub staged: Catalogue,
     dirty: Layer,
     flushing: Arc<Layer>,
     /// Given up since the last checkpoint began.
@@ -56,8 +62,8 @@ pub(super) struct State {
     pub used_places: u64,
     /// View or floor differ from the index.
     pub position_dirty: bool,
-    /// Pins or the stage differ from the index.
-    pub rows_dirty: bool,
+    /// Rows that differ from the index, as they are to be; None: deleted.
+    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     /// The next extent that the sweep looks at; None when there is no garbage.
     pub sweep: Option<u64>,
     pub removing: bool,
@@ -111,32 +117,39 @@ impl State {
             view: View::default(),
             floor: Seq::ZERO,
             checkpointed: Seq::ZERO,
-            pins: BTreeMap::new(),
+            pins: Pins::default(),
+            snapshots: Catalogue::new(),
             stage: None,
+            staged: Catalogue::new(),
             dirty: Layer::new(),
             flushing: Arc::default(),
             freed: Vec::new(),
             used_places: 0,
             position_dirty: false,
-            rows_dirty: false,
+            rows: BTreeMap::new(),
             sweep: None,
             removing: false,
         }
     }
 
     /// Everyone who may still look at this volume. What none of them sees is garbage.
-    pub fn views(&self) -> Vec<View> {
+    pub fn views(&self) -> Views {
+        self.views_but("")
+    }
+
+    /// All but a pin's.
+    pub fn views_but(&self, name: &str) -> Views {
         if self.removing {
-            return Vec::new();
+            return Views::default();
         }
-        let pins = self.pins.values().map(|pin| pin.view);
+        let pins = self.pins.iter().filter(|(other, _)| *other != name).map(|(_, pin)| pin.view);
         let stage = self.stage.map(|stage| stage_view(&stage));
-        std::iter::once(self.view).chain(pins).chain(stage).collect()
+        Views::new(std::iter::once(self.view).chain(pins).chain(stage))
     }
 
     /// A pin sees this version (or could: barriers are left aside, which errs on the safe side).
     pub fn is_pinned(&self, version: Version) -> bool {
-        self.pins.values().any(|pin| pin.view.at >= version)
+        self.pins.newest().is_some_and(|at| at >= version)
     }
 
     /// `fresh`: no layer below has this version, so that deleting it again leaves no trace.
@@ -162,8 +175,26 @@ impl State {
         self.dirty.len()
     }
 
+    /// The next checkpoint writes this row.
+    pub fn note(&mut self, row: &Row) {
+        self.rows.insert(row.key(), Some(row.encode()));
+    }
+
+    pub fn note_deleted(&mut self, key: Vec<u8>) {
+        self.rows.insert(key, None);
+    }
+
+    /// The index is already as this row is to be.
+    pub fn unnote(&mut self, key: &[u8]) {
+        self.rows.remove(key);
+    }
+
+    pub fn take_rows(&mut self) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
+        std::mem::take(&mut self.rows)
+    }
+
     pub fn has_changes(&self) -> bool {
-        self.rows_dirty || self.position_dirty || !self.dirty.is_empty() || !self.freed.is_empty()
+        !self.rows.is_empty() || self.position_dirty || !self.dirty.is_empty() || !self.freed.is_empty()
     }
 
     /// The checkpoint takes what changed; readers keep seeing it.
