@@ -79,6 +79,12 @@ impl View for VolumeView {
             self.applied_seq
         );
         line!(out, "  attached  {}", attached(self));
+        if !self.source.is_empty() {
+            line!(out, "  source    {}", self.source);
+        }
+        if self.snapshots > 0 {
+            line!(out, "  snapshots {}", self.snapshots);
+        }
         if let Some(scrub) = &self.scrub {
             line!(out, "  scrub     {}", scrubbed(scrub));
         }

@@ -36,6 +36,9 @@ pub struct VolumeView {
     pub reporter: PlaceView,
     /// Of the reporter's copy.
     pub scrub: Option<ScrubView>,
+    /// What it was made from; empty: nothing.
+    pub source: String,
+    pub snapshots: u32,
 }
 
 /// The figures are of the pass that runs, else of the last one.
@@ -286,6 +289,8 @@ impl From<api::VolumeStatus> for VolumeView {
             labels: v.labels,
             reporter: PlaceView { site: v.reporter_site, node: v.reporter_node },
             scrub: v.scrub.map(Into::into),
+            source: v.source,
+            snapshots: v.snapshots,
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod engine;
 pub mod journal;
 pub mod latency;
+pub mod snapshot;
 pub mod store;
 pub mod telemetry;
 pub mod transport;

@@ -99,6 +99,13 @@ impl OpError {
         )
     }
 
+    pub fn no_snapshot(snapshot: &str) -> Self {
+        Self::not_found(
+            format!("snapshot {snapshot:?} is not known in this site"),
+            "list the snapshots with: farshore snapshot list",
+        )
+    }
+
     pub fn already_exists(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new(OpKind::AlreadyExists, message, remedy)
     }

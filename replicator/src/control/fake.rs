@@ -9,6 +9,7 @@ use farshore_proto::v1 as api;
 use futures_util::FutureExt;
 
 use super::error::{OpError, OpKind};
+use super::fake_snapshots::FakeSnapshot;
 use super::operations::{OpFuture, Operations};
 use super::states;
 
@@ -20,8 +21,10 @@ pub struct FakeOperations {
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     volumes: BTreeMap<String, api::VolumeStatus>,
+    /// In the order in which they were made.
+    pub(super) snapshots: Vec<FakeSnapshot>,
     /// Returned once, by whatever verb comes next.
     fail_next: Option<OpError>,
     /// The next verb is never answered.
@@ -58,7 +61,10 @@ impl FakeOperations {
     }
 
     /// Runs a verb at once, under the lock.
-    fn run<'a, T: Send + 'a>(&'a self, verb: impl FnOnce(&Self, &mut State) -> Result<T, OpError>) -> OpFuture<'a, T> {
+    pub(super) fn run<'a, T: Send + 'a>(
+        &'a self,
+        verb: impl FnOnce(&Self, &mut State) -> Result<T, OpError>,
+    ) -> OpFuture<'a, T> {
         let mut state = self.lock();
         if std::mem::take(&mut state.stall_next) {
             return std::future::pending().boxed();
@@ -147,11 +153,11 @@ impl FakeOperations {
 }
 
 impl State {
-    fn find(&mut self, volume: &str) -> Result<&mut api::VolumeStatus, OpError> {
+    pub(super) fn find(&mut self, volume: &str) -> Result<&mut api::VolumeStatus, OpError> {
         self.volumes.values_mut().find(|v| v.name == volume || v.id == volume).ok_or_else(|| OpError::no_volume(volume))
     }
 
-    fn draw(&mut self) -> u64 {
+    pub(super) fn draw(&mut self) -> u64 {
         self.drawn += 1;
         self.drawn
     }
@@ -195,7 +201,7 @@ fn member_at<'a>(
     })
 }
 
-fn refuse_attached(volume: &api::VolumeStatus, verb: &str) -> Result<(), OpError> {
+pub(super) fn refuse_attached(volume: &api::VolumeStatus, verb: &str) -> Result<(), OpError> {
     match &volume.attached {
         None => Ok(()),
         Some(at) => Err(OpError::failed_precondition(
@@ -210,7 +216,8 @@ impl Operations for FakeOperations {
     fn create_volume(&self, request: api::CreateVolumeRequest) -> OpFuture<'_, api::VolumeStatus> {
         self.run(|fake, state| {
             let id = state.draw();
-            let made = fake.new_volume(id, request);
+            let (request, source) = state.with_source(request)?;
+            let made = api::VolumeStatus { source, ..fake.new_volume(id, request) };
             if let Some(old) = state.volumes.get(&made.name) {
                 let same = old.size_bytes == made.size_bytes && old.policy == made.policy;
                 if same && old.members.len() == made.members.len() {

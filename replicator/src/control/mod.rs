@@ -6,13 +6,16 @@
 
 pub mod error;
 pub mod fake;
+mod fake_snapshots;
 pub mod operations;
 pub mod server;
 pub mod services;
+mod snapshot_service;
 pub mod states;
 pub mod validate;
+pub mod validate_snapshots;
 
 pub use error::{OpError, OpKind};
 pub use farshore_proto::v1 as api;
-pub use operations::{OpFuture, Operations};
+pub use operations::{OpFuture, OpStream, Operations, SnapshotOperations};
 pub use server::{ControlServer, ServerError};

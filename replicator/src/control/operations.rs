@@ -6,14 +6,34 @@
 
 use farshore_proto::v1 as api;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 
 use super::error::OpError;
 
 /// What every verb returns.
 pub type OpFuture<'a, T> = BoxFuture<'a, Result<T, OpError>>;
 
+/// What verbs return, or take, bit by bit. It ends after its first error.
+pub type OpStream<T> = BoxStream<'static, Result<T, OpError>>;
+
+/// Moments of volumes. `snapshot` is `volume@name` or an id of 32 hex digits.
+pub trait SnapshotOperations: Send + Sync + 'static {
+    /// The names are known here; a snapshot of the same name that was asked for before is answered with, not made twice.
+    fn create_snapshots(&self, request: api::CreateSnapshotRequest) -> OpFuture<'_, api::CreateSnapshotResponse>;
+    /// By volume, then by seq. `volumes` are names or ids; empty means all. An unknown one is an error.
+    fn list_snapshots(&self, volumes: Vec<String>) -> OpFuture<'_, Vec<api::Snapshot>>;
+    fn get_snapshot(&self, snapshot: String) -> OpFuture<'_, api::Snapshot>;
+    fn delete_snapshot(&self, snapshot: String) -> OpFuture<'_, ()>;
+    fn update_snapshot(&self, request: api::UpdateSnapshotRequest) -> OpFuture<'_, api::Snapshot>;
+    fn restore_snapshot(&self, snapshot: String) -> OpFuture<'_, api::RestoreSnapshotResponse>;
+    fn diff(&self, request: api::DiffRequest) -> OpFuture<'_, OpStream<api::DiffResponse>>;
+    fn read_snapshot(&self, request: api::ReadSnapshotRequest) -> OpFuture<'_, OpStream<api::ReadSnapshotResponse>>;
+    /// `ranges` ends with an error where the caller broke off before the end.
+    fn import(&self, begin: api::ImportBegin, ranges: OpStream<api::ImportRange>) -> OpFuture<'_, api::ImportResponse>;
+}
+
 /// Implemented by the engine, and by [`super::fake::FakeOperations`].
-pub trait Operations: Send + Sync + 'static {
+pub trait Operations: SnapshotOperations {
     // The volumes of this site.
     fn create_volume(&self, request: api::CreateVolumeRequest) -> OpFuture<'_, api::VolumeStatus>;
     /// Every volume that this site holds a member of, on whatever node.

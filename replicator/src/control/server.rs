@@ -13,6 +13,7 @@ use farshore_proto::FILE_DESCRIPTOR_SET;
 use farshore_proto::v1::members_server::MembersServer;
 use farshore_proto::v1::node_server::NodeServer;
 use farshore_proto::v1::replication_server::ReplicationServer;
+use farshore_proto::v1::snapshots_server::SnapshotsServer;
 use farshore_proto::v1::volumes_server::VolumesServer;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -21,11 +22,14 @@ use tokio_stream::wrappers::UnixListenerStream;
 
 use super::operations::Operations;
 use super::services::Services;
+use super::validate_snapshots::IMPORT_RANGE_BYTES_MAX;
 
 /// Calls served at once per connection; more wait in the caller.
 const CALLS_PER_CONNECTION_MAX: usize = 64;
 /// The longest request. Create with every label is far below it.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// The longest piece of an import, with what stands around it.
+const IMPORT_BYTES_MAX: usize = IMPORT_RANGE_BYTES_MAX + (64 << 10);
 /// How long calls under way may take to end once the server stops.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// The kernel's limit for a socket's path, less the final zero.
@@ -58,7 +62,7 @@ pub struct ControlServer {
 
 impl ControlServer {
     /// Binds `path` (mode 0600) and serves until stopped. Health reports SERVING for the empty service name and each
-    /// of the four at once; a daemon that is not ready yet does not start its control server.
+    /// of the services at once; a daemon that is not ready yet does not start its control server.
     pub async fn start(path: &Path, operations: Arc<dyn Operations>) -> Result<ControlServer, ServerError> {
         let listener = bind(path).await?;
         let metadata = std::fs::symlink_metadata(path).map_err(io_error("reading", path))?;
@@ -121,12 +125,14 @@ async fn router(
     let services = Services { operations, stopping };
     let volumes = VolumesServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
     let members = MembersServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let snapshots = SnapshotsServer::new(services.clone()).max_decoding_message_size(IMPORT_BYTES_MAX);
     let replication = ReplicationServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES_MAX);
     let node = NodeServer::new(services).max_decoding_message_size(REQUEST_BYTES_MAX);
 
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<VolumesServer<Services>>().await;
     health.set_serving::<MembersServer<Services>>().await;
+    health.set_serving::<SnapshotsServer<Services>>().await;
     health.set_serving::<ReplicationServer<Services>>().await;
     health.set_serving::<NodeServer<Services>>().await;
     let reflection = || {
@@ -138,6 +144,7 @@ async fn router(
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
         .add_service(volumes)
         .add_service(members)
+        .add_service(snapshots)
         .add_service(replication)
         .add_service(node)
         .add_service(health_service)

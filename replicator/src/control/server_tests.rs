@@ -132,8 +132,9 @@ async fn force_is_a_plan_until_it_is_confirmed() {
 async fn health_and_reflection_answer() {
     let r = running().await;
     let mut health = tonic_health::pb::health_client::HealthClient::new(r.channel.clone());
-    for service in ["", "farshore.v1.Volumes", "farshore.v1.Members", "farshore.v1.Replication", "farshore.v1.Node"] {
-        let request = tonic_health::pb::HealthCheckRequest { service: service.into() };
+    let services = ["Volumes", "Members", "Snapshots", "Replication", "Node"].map(|name| format!("farshore.v1.{name}"));
+    for service in [&[String::new()], &services[..]].concat() {
+        let request = tonic_health::pb::HealthCheckRequest { service: service.clone() };
         let answer = health.check(request).await.unwrap().into_inner();
         assert_eq!(answer.status(), tonic_health::pb::health_check_response::ServingStatus::Serving, "{service}");
     }
@@ -149,8 +150,8 @@ async fn health_and_reflection_answer() {
     let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
     let names: Vec<_> = list.service.iter().map(|s| s.name.as_str()).collect();
-    for name in ["farshore.v1.Volumes", "farshore.v1.Members", "farshore.v1.Replication", "farshore.v1.Node"] {
-        assert!(names.contains(&name), "{names:?}");
+    for name in services {
+        assert!(names.contains(&name.as_str()), "{names:?}");
     }
 }
 

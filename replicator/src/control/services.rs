@@ -1,4 +1,4 @@
-//! The four gRPC services: check the request, call the engine, wrap the answer. No decision is made here.
+//! The gRPC services but that of snapshots: check the request, call the engine, wrap the answer. No decision is made here.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ const WATCH_INTERVAL_MS_DEFAULT: u64 = 1_000;
 const WATCH_INTERVAL_MS_MIN: u64 = 100;
 const WATCH_INTERVAL_MS_MAX: u64 = 3_600_000;
 
-type Reply<T> = Result<Response<T>, Status>;
+pub(super) type Reply<T> = Result<Response<T>, Status>;
 
-/// All four services over one engine.
+/// All services over one engine.
 #[derive(Clone)]
 pub struct Services {
     pub(super) operations: Arc<dyn Operations>,

@@ -47,3 +47,15 @@ pub mod member {
     /// Waiting alone does not bring a member out of these.
     pub const STUCK: [&str; 3] = [PAUSED, DIVERGED, DAMAGED];
 }
+
+/// `Snapshot.state`
+pub mod snapshot {
+    /// It can be read here.
+    pub const READY: &str = "ready";
+    /// This copy has not come to it yet.
+    pub const APPLYING: &str = "applying";
+    /// This copy is younger than the snapshot; others have it.
+    pub const MISSING: &str = "missing";
+    /// One of a cut over several volumes that did not come to its end: good for nothing but being deleted.
+    pub const UNCONFIRMED: &str = "unconfirmed";
+}

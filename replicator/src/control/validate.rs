@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use farshore_proto::v1 as api;
 
 use super::error::OpError;
+use super::validate_snapshots;
 
 pub const NAME_LEN_MAX: usize = 63;
 /// Sites and nodes become certificate identities; both follow the rules of a DNS label.
@@ -25,7 +26,7 @@ pub const LEASE_MS_MAX: u64 = 60_000;
 /// The named data quorums, and the name under which plain numbers go.
 pub const QUORUMS: [&str; 5] = ["majority", "nearest-remote", "all-remotes", "all", "numbers"];
 
-fn label_like(text: &str, extra: &[char], len_max: usize) -> bool {
+pub(super) fn label_like(text: &str, extra: &[char], len_max: usize) -> bool {
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || extra.contains(&c);
     text.len() <= len_max && ends(text.chars().next()) && ends(text.chars().last()) && text.chars().all(inside)
@@ -181,7 +182,10 @@ pub fn create(mut request: api::CreateVolumeRequest) -> Result<api::CreateVolume
             "use 4096, or 512 for software that needs it",
         ));
     }
-    size(request.size_bytes, request.block_size_bytes.into())?;
+    source(&request)?;
+    if request.size_bytes > 0 || (request.source_snapshot.is_empty() && request.source_volume.is_empty()) {
+        size(request.size_bytes, request.block_size_bytes.into())?;
+    }
     if request.members.is_empty() || request.members.len() > MEMBERS_MAX {
         return Err(OpError::invalid(
             format!("a volume can't have {} members", request.members.len()),
@@ -202,6 +206,19 @@ pub fn create(mut request: api::CreateVolumeRequest) -> Result<api::CreateVolume
     Ok(request)
 }
 
+/// What a clone begins with: one thing, or nothing.
+fn source(request: &api::CreateVolumeRequest) -> Result<(), OpError> {
+    match (request.source_snapshot.as_str(), request.source_volume.as_str()) {
+        ("", "") => Ok(()),
+        (snapshot, "") => validate_snapshots::snapshot_ref(snapshot),
+        ("", volume) => volume_ref(volume),
+        (snapshot, volume) => Err(OpError::invalid(
+            format!("volume {:?} would begin with snapshot {snapshot:?} and with volume {volume:?}", request.name),
+            "name one of them",
+        )),
+    }
+}
+
 /// One member per place: the same site twice only with two named nodes.
 fn distinct(members: &[api::MemberSpec]) -> Result<(), OpError> {
     let mut places = BTreeSet::new();
@@ -219,7 +236,7 @@ fn distinct(members: &[api::MemberSpec]) -> Result<(), OpError> {
     Ok(())
 }
 
-fn labels(labels: &std::collections::BTreeMap<String, String>) -> Result<(), OpError> {
+pub(super) fn labels(labels: &std::collections::BTreeMap<String, String>) -> Result<(), OpError> {
     let long = labels.iter().find(|(k, v)| k.is_empty() || k.len() > LABEL_LEN_MAX || v.len() > LABEL_LEN_MAX);
     if let Some((key, _)) = long {
         return Err(OpError::invalid(

@@ -33,6 +33,12 @@ impl Node {
         self: &std::sync::Arc<Self>,
         request: api::CreateVolumeRequest,
     ) -> Result<VolumeId, OpError> {
+        if !request.source_snapshot.is_empty() || !request.source_volume.is_empty() {
+            return Err(OpError::unsupported(
+                format!("volume {} can't begin with the contents of another one in this version", request.name),
+                "create it empty and copy the contents",
+            ));
+        }
         if let Some(existing) = self.catalog.find(&request.name) {
             return self.same_as(&existing, &request).await;
         }

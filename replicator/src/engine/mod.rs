@@ -34,6 +34,7 @@ mod scrub;
 mod scrub_record;
 mod session_device;
 mod ship;
+mod snapshots;
 mod takeover;
 mod view;
 mod volume_device;

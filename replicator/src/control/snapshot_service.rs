@@ -1,0 +1,172 @@
+//! The gRPC service of snapshots: check the request, call the engine, wrap the answer. No decision is made here.
+
+use std::pin::Pin;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use farshore_proto::v1 as api;
+use farshore_proto::v1::import_request::Step;
+use farshore_proto::v1::snapshots_server::Snapshots;
+use futures_util::stream::{self, Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::error::OpError;
+use super::operations::OpStream;
+use super::services::{Reply, Services};
+use super::{validate, validate_snapshots};
+
+type Pieces<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Snapshots for Services {
+    async fn create(&self, request: Request<api::CreateSnapshotRequest>) -> Reply<api::CreateSnapshotResponse> {
+        let request = validate_snapshots::create(request.into_inner(), name_of_now)?;
+        Ok(Response::new(self.operations.create_snapshots(request).await?))
+    }
+
+    async fn list(&self, request: Request<api::ListSnapshotsRequest>) -> Reply<api::ListSnapshotsResponse> {
+        let volumes = request.into_inner().volumes;
+        volumes.iter().try_for_each(|volume| validate::volume_ref(volume))?;
+        let mut snapshots = self.operations.list_snapshots(volumes).await?;
+        snapshots.sort_by(|a, b| (&a.volume, &a.volume_id, a.seq).cmp(&(&b.volume, &b.volume_id, b.seq)));
+        Ok(Response::new(api::ListSnapshotsResponse { snapshots }))
+    }
+
+    async fn get(&self, request: Request<api::GetSnapshotRequest>) -> Reply<api::GetSnapshotResponse> {
+        let snapshot = checked(request.into_inner().snapshot)?;
+        let snapshot = self.operations.get_snapshot(snapshot).await?;
+        Ok(Response::new(api::GetSnapshotResponse { snapshot: Some(snapshot) }))
+    }
+
+    async fn delete(&self, request: Request<api::DeleteSnapshotRequest>) -> Reply<api::DeleteSnapshotResponse> {
+        self.operations.delete_snapshot(checked(request.into_inner().snapshot)?).await?;
+        Ok(Response::new(api::DeleteSnapshotResponse {}))
+    }
+
+    async fn restore(&self, request: Request<api::RestoreSnapshotRequest>) -> Reply<api::RestoreSnapshotResponse> {
+        let snapshot = checked(request.into_inner().snapshot)?;
+        Ok(Response::new(self.operations.restore_snapshot(snapshot).await?))
+    }
+
+    async fn update(&self, request: Request<api::UpdateSnapshotRequest>) -> Reply<api::UpdateSnapshotResponse> {
+        let request = validate_snapshots::update(request.into_inner())?;
+        let snapshot = self.operations.update_snapshot(request).await?;
+        Ok(Response::new(api::UpdateSnapshotResponse { snapshot: Some(snapshot) }))
+    }
+
+    type DiffStream = Pieces<api::DiffResponse>;
+
+    async fn diff(&self, request: Request<api::DiffRequest>) -> Reply<Self::DiffStream> {
+        let request = validate_snapshots::diff(request.into_inner())?;
+        Ok(Response::new(self.until_stopped(self.operations.diff(request).await?)))
+    }
+
+    type ReadStream = Pieces<api::ReadSnapshotResponse>;
+
+    async fn read(&self, request: Request<api::ReadSnapshotRequest>) -> Reply<Self::ReadStream> {
+        let request = validate_snapshots::read(request.into_inner())?;
+        Ok(Response::new(self.until_stopped(self.operations.read_snapshot(request).await?)))
+    }
+
+    async fn import(&self, request: Request<Streaming<api::ImportRequest>>) -> Reply<api::ImportResponse> {
+        let mut steps = request.into_inner();
+        let Some(Step::Begin(begin)) = steps.message().await?.and_then(|first| first.step) else {
+            return Err(OpError::invalid("an import does not begin with what it is of", "use the same version").into());
+        };
+        let begin = validate_snapshots::import(begin)?;
+        Ok(Response::new(self.operations.import(begin, ranges(steps)).await?))
+    }
+}
+
+impl Services {
+    /// A stream that also ends with the server, which it would otherwise hold open.
+    fn until_stopped<T: Send + 'static>(&self, pieces: OpStream<T>) -> Pieces<T> {
+        let mut stopping = self.stopping.clone();
+        let stopped = async move {
+            // An error means that the server is gone, which is the same news.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        };
+        let ending = || Status::from(OpError::unavailable("the replicator stops", "try again when it is back"));
+        let pieces = pieces.map(|piece| piece.map_err(Status::from));
+        // An end before the end must not look like one.
+        Box::pin(
+            stream::select(
+                pieces.map(Some).chain(stream::iter([None])),
+                stream::once(stopped).map(move |()| Some(Err(ending()))),
+            )
+            .take_while(|piece| std::future::ready(piece.is_some()))
+            .filter_map(std::future::ready),
+        )
+    }
+}
+
+fn checked(snapshot: String) -> Result<String, OpError> {
+    validate_snapshots::snapshot_ref(&snapshot)?;
+    Ok(snapshot)
+}
+
+/// What a snapshot is called that nobody named: its moment, to the millisecond.
+fn name_of_now() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days as i64);
+    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}t{hour:02}-{minute:02}-{second:02}.{:03}", since.subsec_millis())
+}
+
+/// Year, month and day of a day since 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms").
+fn civil(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// The ranges of an import, checked, up to its end; one that breaks off is an error.
+fn ranges(steps: Streaming<api::ImportRequest>) -> OpStream<api::ImportRange> {
+    let broken = || {
+        OpError::invalid("the import broke off before its end", "run it again: the volume is not finished until then")
+    };
+    let next = move |steps: Option<Streaming<api::ImportRequest>>| async move {
+        let mut steps = steps?;
+        match steps.message().await {
+            Ok(Some(api::ImportRequest { step: Some(Step::Range(range)) })) => {
+                let range = validate_snapshots::import_range(range);
+                let rest = range.is_ok().then_some(steps);
+                Some((range, rest))
+            }
+            Ok(Some(api::ImportRequest { step: Some(Step::End(_)) })) => None,
+            Ok(_) => Some((Err(broken()), None)),
+            Err(status) => Some((Err(broken().because(status.message())), None)),
+        }
+    };
+    stream::unfold(Some(steps), next).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_dates() {
+        for (days, date) in [
+            (0, (1970, 1, 1)),
+            (59, (1970, 3, 1)),
+            (11_016, (2000, 2, 29)),
+            (11_017, (2000, 3, 1)),
+            (20_454, (2026, 1, 1)),
+            (20_818, (2026, 12, 31)),
+        ] {
+            assert_eq!(civil(days), date, "{days}");
+        }
+    }
+
+    #[test]
+    fn a_drawn_name_is_a_name() {
+        validate_snapshots::snapshot_name(&name_of_now()).unwrap();
+    }
+}
