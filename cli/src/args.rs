@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use farshore_replicator::config::{CONFIG_PATH, SOCKET_PATH};
 
 use crate::failure::EXIT_CODES;
+use crate::snapshot_args::SnapshotVerb;
 use crate::values::{self, OnQuorumLoss, Place, Quorum, Votes};
 
 /// Synchronous cross-cluster block storage: the command line.
@@ -95,9 +96,10 @@ pub enum Verb {
     /// Read a journal or store on disk, also a damaged one; needs no replicator, changes nothing
     #[command(subcommand)]
     Inspect(InspectVerb),
+    /// Moments of volumes: create, list, show, delete, restore, clone, diff, export, import, update
+    #[command(subcommand)]
+    Snapshot(SnapshotVerb),
     /// Not in this version
-    #[command(hide = true)]
-    Snapshot(Later),
     #[command(hide = true)]
     Failback(Later),
     #[command(hide = true)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use farshore_proto::v1::members_client::MembersClient;
 use farshore_proto::v1::node_client::NodeClient;
 use farshore_proto::v1::replication_client::ReplicationClient;
+use farshore_proto::v1::snapshots_client::SnapshotsClient;
 use farshore_proto::v1::volumes_client::VolumesClient;
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -20,6 +21,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Replicator {
     channel: Channel,
+    /// For calls that take as long as there is data.
+    patient: Channel,
 }
 
 impl Replicator {
@@ -37,16 +40,29 @@ impl Replicator {
             let path = path.clone();
             async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
         });
+        let patient = Endpoint::from_static("http://replicator").connect_with_connector_lazy(connector.clone());
         let channel = Endpoint::from_static("http://replicator")
             .timeout(global.timeout)
             .connect_with_connector(connector)
             .await
             .map_err(|error| unreachable(&global.socket, &std::io::Error::other(error)))?;
-        Ok(Replicator { channel })
+        Ok(Replicator { channel, patient })
     }
 
     pub fn volumes(&self) -> VolumesClient<Channel> {
         VolumesClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub fn snapshots(&self) -> SnapshotsClient<Channel> {
+        SnapshotsClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub fn patient_snapshots(&self) -> SnapshotsClient<Channel> {
+        SnapshotsClient::new(self.patient.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub fn patient_volumes(&self) -> VolumesClient<Channel> {
+        VolumesClient::new(self.patient.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     pub fn members(&self) -> MembersClient<Channel> {

@@ -1,8 +1,10 @@
 //! What each verb does.
 
+mod exports;
 mod members;
 mod replication;
 mod run;
+mod snapshots;
 mod status;
 mod volumes;
 

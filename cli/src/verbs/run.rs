@@ -5,7 +5,7 @@ use crate::client::Replicator;
 use crate::failure::{Exit, Failure};
 use crate::{cert, doctor, inspect, output, views};
 
-use super::{members, replication, status, volumes};
+use super::{members, replication, snapshots, status, volumes};
 
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { global, verb } = cli;
@@ -14,7 +14,6 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Cert(verb) => return cert::run(format, verb),
         Verb::Inspect(verb) => return inspect::run(format, verb),
         Verb::Doctor { config } => return doctor::run(&global, &config).await,
-        Verb::Snapshot(_) => return Err(later("snapshot", "meanwhile: stop the writer, detach, and copy the device")),
         Verb::Failback(_) => return Err(later("failback", "resync, then: farshore switchover VOLUME --to SITE")),
         Verb::Fence(_) => return Err(later("fence", "a demoted or detached volume takes no writes: farshore demote")),
         Verb::Drill(_) => return Err(later("drill", "a switchover there and back rehearses the move")),
@@ -24,6 +23,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     match verb {
         Verb::Status(args) => status::run(&global, replicator, args).await,
         Verb::Volume(verb) => volumes::run(format, &replicator, verb).await,
+        Verb::Snapshot(verb) => snapshots::run(format, &replicator, verb).await,
         Verb::Member(verb) => members::run(format, &replicator, verb).await,
         Verb::Promote(args) => replication::promote(format, &replicator, args).await,
         Verb::Demote { volume } => replication::demote(format, &replicator, volume).await,
@@ -39,7 +39,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         }
         // Dealt with above.
         Verb::Cert(_) | Verb::Inspect(_) | Verb::Doctor { .. } => Ok(()),
-        Verb::Snapshot(_) | Verb::Failback(_) | Verb::Fence(_) | Verb::Drill(_) => Ok(()),
+        Verb::Failback(_) | Verb::Fence(_) | Verb::Drill(_) => Ok(()),
     }
 }
 
