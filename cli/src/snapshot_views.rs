@@ -129,8 +129,7 @@ fn moment(unix_ms: i64) -> String {
 }
 
 fn table_of(snapshots: &[SnapshotView]) -> String {
-    let mut table =
-        Table::new(&["SNAPSHOT", "CREATED", ">SEQ", ">SIZE", ">UNIQUE", ">SHARED", "STATE", "CLONES", "HELD BY"]);
+    let mut table = Table::new(&["SNAPSHOT", "CREATED", ">SEQ", ">SIZE", ">UNIQUE", "STATE", "CLONES", "HELD BY"]);
     for s in snapshots {
         table.row([
             s.title(),
@@ -138,7 +137,6 @@ fn table_of(snapshots: &[SnapshotView]) -> String {
             s.seq.to_string(),
             bytes(s.size_bytes),
             bytes(s.unique_bytes),
-            bytes(s.shared_bytes),
             s.state.clone(),
             or_none(&s.clones.join(",")),
             or_none(&s.held_by.join(",")),

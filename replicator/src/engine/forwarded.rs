@@ -8,8 +8,9 @@ use farshore_core::api::Promotion;
 use farshore_proto::v1 as api;
 use prost::Message;
 
+use super::cut::{self, CutStep};
 use super::node::{Node, is_member};
-use crate::control::{OpError, Operations};
+use crate::control::{OpError, Operations, SnapshotOperations};
 use crate::transport::PeerName;
 
 trait AboutVolume {
@@ -42,6 +43,32 @@ about_volume!(
     ScrubRequest
 );
 
+impl AboutVolume for CutStep {
+    fn volume(&self) -> &str {
+        &self.volume
+    }
+}
+
+/// Of a snapshot that is named by its volume: between nodes it always is, but for a neighbour that asks with what its
+/// caller gave.
+macro_rules! about_snapshot {
+    ($($request:ident),+) => {
+        $(impl AboutVolume for api::$request {
+            fn volume(&self) -> &str {
+                self.snapshot.split_once('@').map_or("", |(volume, _)| volume)
+            }
+        })+
+    };
+}
+
+about_snapshot!(GetSnapshotRequest, DeleteSnapshotRequest, UpdateSnapshotRequest, RestoreSnapshotRequest);
+
+impl AboutVolume for api::CreateSnapshotRequest {
+    fn volume(&self) -> &str {
+        self.volumes.first().map_or("", String::as_str)
+    }
+}
+
 fn undecodable(error: prost::DecodeError) -> OpError {
     OpError::invalid("a forwarded verb does not decode", "run one version").because(error)
 }
@@ -58,7 +85,53 @@ fn decode<M: Message + Default + AboutVolume>(node: &Arc<Node>, peer: &PeerName,
     Ok(request)
 }
 
+/// The verbs of snapshots; `None` is no such verb.
+async fn serve_snapshots(
+    node: &Arc<Node>,
+    peer: &PeerName,
+    method: &str,
+    request: Bytes,
+) -> Result<Option<Vec<u8>>, OpError> {
+    let verbs: &dyn SnapshotOperations = node.as_ref();
+    let neighbour = peer.site == node.shared.me.site;
+    let answer = match method {
+        "snapshot-create" => node.take_one(&decode(node, peer, request)?).await?.encode_to_vec(),
+        "snapshot-delete" => {
+            let request: api::DeleteSnapshotRequest = decode(node, peer, request)?;
+            verbs.delete_snapshot(request.snapshot).await?;
+            api::DeleteSnapshotResponse {}.encode_to_vec()
+        }
+        "snapshot-update" => {
+            let snapshot = Some(verbs.update_snapshot(decode(node, peer, request)?).await?);
+            api::UpdateSnapshotResponse { snapshot }.encode_to_vec()
+        }
+        "snapshot-restore" => {
+            let request: api::RestoreSnapshotRequest = decode(node, peer, request)?;
+            verbs.restore_snapshot(request.snapshot).await?.encode_to_vec()
+        }
+        "snapshot-get" => {
+            let request: api::GetSnapshotRequest = decode(node, peer, request)?;
+            let snapshot = Some(verbs.get_snapshot(request.snapshot).await?);
+            api::GetSnapshotResponse { snapshot }.encode_to_vec()
+        }
+        "snapshot-list" if neighbour => {
+            let request = api::ListSnapshotsRequest::decode(request).map_err(undecodable)?;
+            api::ListSnapshotsResponse { snapshots: node.snapshots_of(&request.volumes).await? }.encode_to_vec()
+        }
+        step if step.starts_with("cut-") => {
+            let request: CutStep = decode(node, peer, request)?;
+            cut::serve(node, step, request).await?.encode_to_vec()
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(answer))
+}
+
 pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, request: Bytes) -> Result<Bytes, OpError> {
+    let about_snapshots = method.starts_with("snapshot-") || method.starts_with("cut-");
+    if about_snapshots && let Some(answer) = serve_snapshots(node, peer, method, request.clone()).await? {
+        return Ok(answer.into());
+    }
     let verbs: &dyn Operations = node.as_ref();
     let neighbour = peer.site == node.shared.me.site;
     let answer = match method {

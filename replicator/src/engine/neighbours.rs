@@ -14,7 +14,7 @@ use crate::transport::PeerName;
 const LISTING_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Node {
-    fn neighbours(&self) -> Vec<PeerName> {
+    pub(super) fn neighbours(&self) -> Vec<PeerName> {
         let me = &self.shared.me;
         let named = self.config.peers.iter().filter(|p| p.site == me.site && p.node != me.node);
         let peers = named.filter_map(|p| PeerName::new(&p.site, &p.node).ok());

@@ -16,6 +16,7 @@ use super::attachments::Attachments;
 use super::calls::Calls;
 use super::catalog::Catalog;
 use super::clock;
+use super::cut::Cuts;
 use super::diverged::DivergedCopies;
 use super::driver::{VolumeHandle, lock};
 use super::repair::Repairs;
@@ -87,6 +88,9 @@ pub struct Node {
     /// One at a time may begin or end to hold a member of a volume.
     pub(super) holding: Mutex<BTreeMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) scrubs: Scrubs,
+    /// One mark of a volume at a time.
+    pub(super) marking: Mutex<BTreeMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
+    pub(super) cuts: Mutex<Cuts>,
     /// For verbs, which run in tasks of their own.
     pub(super) myself: Weak<Node>,
 }
@@ -139,6 +143,8 @@ impl Node {
             holding: Mutex::default(),
             connected: Mutex::default(),
             scrubs,
+            marking: Mutex::default(),
+            cuts: Mutex::default(),
         });
         let stored = shared.store.volumes();
         recovery::drop_what_shipments_left(&shared).await?;
@@ -192,6 +198,11 @@ impl Node {
                             return;
                         }
                     }
+                }
+                if let Err(error) = node.refuse_unfinished(&handle).await {
+                    tracing::warn!(volume = %handle.name(), %error, "device not taken back");
+                    let _ = node.settled(&handle, Command::Detach { session: attached.session }).await;
+                    return;
                 }
                 node.attachments.reopen(&node, &handle).await;
             });
@@ -335,6 +346,7 @@ impl Node {
             | Call::ShipBasis { volume }
             | Call::ShipBasisChanges { volume, .. }
             | Call::ShipPage { volume, .. }
+            | Call::ShipSnapshots { volume, .. }
             | Call::ShipEnd { volume, .. } => {
                 ship::receive(self.shared.clone(), self.held_for(peer, volume)?, call).await
             }

@@ -85,8 +85,10 @@ macro_rules! verb {
     }};
 }
 
+pub(super) use verb;
+
 impl Node {
-    fn arc(&self) -> Arc<Node> {
+    pub(super) fn arc(&self) -> Arc<Node> {
         self.myself.upgrade().expect("a node that serves verbs is alive")
     }
 }

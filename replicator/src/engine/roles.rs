@@ -255,6 +255,8 @@ impl Node {
                     "see `farshore status` for what it waits for, then try again",
                 ));
             }
+            // Asked now that the epoch is ours: the order has no mark that we don't know.
+            self.refuse_unfinished(handle).await?;
             self.attachments.open(self, handle, session, kind).await
         };
         match opened.await {
@@ -358,8 +360,9 @@ fn of_volume(name: &str, refusal: Refusal) -> OpError {
         "promote-no-quorum" | "change-pending" | "promote-running" | "stopped" | "journal-poisoned" => {
             OpKind::Unavailable
         }
+        "hold-broken" | "hold-running" | "mark-unknown" | "marks-many" => OpKind::Unavailable,
         "promote-overtaken" | "fenced" => OpKind::Conflict,
-        "quorum-impossible" | "resize-shrinks" | "member-unknown" => OpKind::Invalid,
+        "quorum-impossible" | "resize-shrinks" | "member-unknown" | "mark-invalid" => OpKind::Invalid,
         "member-exists" => OpKind::AlreadyExists,
         _ => OpKind::FailedPrecondition,
     };

@@ -3,11 +3,14 @@
 //! The first byte of every transport message tells what follows: 0 a volume's message, 1 a call, 2 an answer, 3 that
 //! a volume's message was refused. What the answers hold is in `answers`; who waits for one, in `calls`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use farshore_core::codec::{DecodeError, Reader, Writer};
 use farshore_core::durable::{LogBase, get_history, put_history};
 use farshore_core::history::History;
 use farshore_core::ids::{LineageId, Seq, VolumeId};
+use farshore_core::mark::{Creation, Mark};
 use farshore_core::message::Message;
 use farshore_core::record::RecordHash;
 
@@ -82,6 +85,12 @@ pub enum Call {
         volume: VolumeId,
         ship: u128,
     },
+    /// The snapshots that the shipped image has, or some of them; its images are not shipped.
+    ShipSnapshots {
+        volume: VolumeId,
+        ship: u128,
+        snapshots: Vec<ShippedSnapshot>,
+    },
     /// Blocks that are damaged here; see [`super::repair`].
     Blocks {
         volume: VolumeId,
@@ -92,6 +101,33 @@ pub enum Call {
     Holding {
         volume: VolumeId,
     },
+}
+
+/// A row of a catalogue: what made it, where, and who holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShippedSnapshot {
+    pub seq: Seq,
+    /// With the labels that it has now.
+    pub creation: Creation,
+    pub holds: BTreeSet<String>,
+}
+
+fn put_snapshot(w: &mut Writer, snapshot: &ShippedSnapshot) {
+    let id = snapshot.creation.id;
+    w.seq(snapshot.seq);
+    w.bytes(&Mark::Create(snapshot.creation.clone()).encode());
+    w.bytes(&Mark::Update { id, labels: BTreeMap::new(), holds: snapshot.holds.clone() }.encode());
+}
+
+/// Marks have their bounds, which hold here as well.
+fn get_snapshot(r: &mut Reader) -> Result<ShippedSnapshot, DecodeError> {
+    let (seq, created, held) = (r.seq()?, Mark::decode(r.bytes()?)?, Mark::decode(r.bytes()?)?);
+    match (created, held) {
+        (Mark::Create(creation), Mark::Update { id, labels, holds }) if id == creation.id && labels.is_empty() => {
+            Ok(ShippedSnapshot { seq, creation, holds })
+        }
+        _ => Err(DecodeError::Invalid { what: "shipped snapshot", reason: "its marks are of other kinds" }),
+    }
 }
 
 /// A block as it was at every seq of a span.
@@ -232,6 +268,12 @@ pub(super) fn encode_call(nonce: u64, call: &Call) -> Bytes {
             w.u128(volume.0);
             w.u128(*ship);
         }
+        Call::ShipSnapshots { volume, ship, snapshots } => {
+            w.u8(10);
+            w.u128(volume.0);
+            w.u128(*ship);
+            w.list(snapshots, put_snapshot);
+        }
         Call::Blocks { volume, lineage, wanted } => {
             w.u8(20);
             w.u128(volume.0);
@@ -293,6 +335,7 @@ fn decode_call(mut r: Reader) -> Result<Call, DecodeError> {
             since: r.seq()?,
             cursor: get_cursor(&mut r)?,
         },
+        10 => Call::ShipSnapshots { volume: r.volume()?, ship: r.u128()?, snapshots: r.list(get_snapshot)? },
         20 => Call::Blocks {
             volume: r.volume()?,
             lineage: r.lineage()?,

@@ -3,11 +3,14 @@
 use bytes::Bytes;
 use farshore_core::durable::LogBase;
 use farshore_core::ids::{Incarnation, LineageId, MemberId, Seq};
+use farshore_core::mark::{Creation, GroupId, SnapshotId};
 use farshore_core::record::RecordHash;
 
 use super::answers::{Basis, Given, Holding};
 use super::diverged_note::{DivergedCopy, name_of};
-use super::rpc::{Arrival, Call, ShippedRun, Wanted, encode_answer, encode_call, encode_refused, volume_message};
+use super::rpc::{
+    Arrival, Call, ShippedRun, ShippedSnapshot, Wanted, encode_answer, encode_call, encode_refused, volume_message,
+};
 use super::scrub_record::ScrubRecord;
 use crate::control::{OpError, OpKind};
 use crate::samples::{LINEAGE, VOLUME, durable, history, messages};
@@ -40,9 +43,22 @@ pub fn calls() -> Vec<(&'static str, Call)> {
         ("ship-basis-changes", Call::ShipBasisChanges { volume, basis, since: Seq(4), cursor: CURSOR }),
         ("ship-page", Call::ShipPage { volume, ship: SHIP, runs }),
         ("ship-end", Call::ShipEnd { volume, ship: SHIP }),
+        ("ship-snapshots", Call::ShipSnapshots { volume, ship: SHIP, snapshots: vec![snapshot()] }),
         ("blocks", Call::Blocks { volume, lineage: LINEAGE, wanted }),
         ("holding", Call::Holding { volume }),
     ]
+}
+
+fn snapshot() -> ShippedSnapshot {
+    let creation = Creation {
+        id: SnapshotId(0x61),
+        group: Some(GroupId(0x62)),
+        created_unix_ms: 1_700_000_000_000,
+        size_bytes: 1 << 20,
+        name: "nightly".into(),
+        labels: [("app".to_string(), "db".to_string())].into(),
+    };
+    ShippedSnapshot { seq: Seq(9), creation, holds: ["backup".to_string()].into() }
 }
 
 /// Whatever may be the first byte of a message.

@@ -16,6 +16,7 @@ use farshore_core::codec::DecodeError;
 use farshore_core::durable::LogBase;
 use farshore_core::history::History;
 use farshore_core::ids::{LineageId, MemberId, Seq, VolumeId};
+use farshore_core::mark::Creation;
 use tokio::task::JoinSet;
 
 use super::answers;
@@ -25,15 +26,17 @@ use super::driver::{VolumeHandle, lock};
 use super::inbox::Inbox;
 use super::node::Shared;
 use super::repair::{self, Copies};
-use super::rpc::{Call, ShippedRun};
+use super::rpc::{Call, ShippedRun, ShippedSnapshot};
 use crate::control::{OpError, OpKind};
-use crate::store::{ChangedExtent, Cursor, StageData, StoreError};
+use crate::store::{ChangedExtent, Cursor, SnapshotRow, SnapshotState, StageData, StoreError};
 use crate::transport::PeerName;
 
 /// Extents listed at a time, and so the most that one page carries (4 MiB).
 const PAGE_EXTENTS: usize = 64;
 /// Pages under way to one target: the link goes on while the target writes and the next page is read.
 const PAGES_UNDER_WAY_MAX: usize = 3;
+/// Each may have its 32 KiB of labels.
+const SNAPSHOTS_PER_CALL: usize = 32;
 /// Patience with one page: the target writes it before it answers.
 const PAGE_PATIENCE: Duration = Duration::from_secs(30);
 /// A shipment whose source is silent this long is given up.
@@ -126,6 +129,7 @@ async fn ship_pinned(
     let (since, builds_on) = (base.unwrap_or(Seq::ZERO), basis.clone());
     let begin = Call::ShipBegin { volume, ship, lineage, base: since, image, history, basis: builds_on };
     shared.calls.call(&shared.transport, peer, &begin, PAGE_PATIENCE).await?;
+    ship_snapshots(shared, peer, volume, ship, seq).await?;
     let mut pages = Pages::new(shared, copies.volume, peer, ship);
     if let (Some(since), Some(basis)) = (base, basis) {
         ship_what_it_changed(&mut pages, copies, pin, (basis, since)).await?;
@@ -321,6 +325,48 @@ fn read_runs(
     Ok(())
 }
 
+/// Tells the target which snapshots the image has; it must give up those that it has not. Those that were deleted since
+/// it was pinned may be missing: the log, which goes on after the image, deletes them anyway.
+async fn ship_snapshots(
+    shared: &Arc<Shared>,
+    peer: &PeerName,
+    volume: VolumeId,
+    ship: u128,
+    image: Seq,
+) -> Result<(), OpError> {
+    let store = shared.clone();
+    let mut rows = blocking(move || store.store.snapshots(volume)).await?;
+    rows.retain(|row| row.seq <= image);
+    // Also where there are none.
+    let none: &[SnapshotRow] = &[];
+    let portions = if rows.is_empty() { vec![none] } else { rows.chunks(SNAPSHOTS_PER_CALL).collect() };
+    for rows in portions {
+        let snapshots = rows.iter().map(shipped_snapshot).collect();
+        let call = Call::ShipSnapshots { volume, ship, snapshots };
+        shared.calls.call(&shared.transport, peer, &call, PAGE_PATIENCE).await?;
+    }
+    Ok(())
+}
+
+fn shipped_snapshot(row: &SnapshotRow) -> ShippedSnapshot {
+    let creation = Creation {
+        id: row.id,
+        group: row.group,
+        created_unix_ms: row.created_unix_ms,
+        size_bytes: row.size_bytes,
+        name: row.name.clone(),
+        labels: row.labels.clone(),
+    };
+    ShippedSnapshot { seq: row.seq, creation, holds: row.holds.clone() }
+}
+
+fn received_snapshot(snapshot: ShippedSnapshot) -> SnapshotRow {
+    let ShippedSnapshot { seq, creation, holds } = snapshot;
+    let Creation { id, group, created_unix_ms, size_bytes, name, labels } = creation;
+    let state = SnapshotState::Missing;
+    SnapshotRow { id, group, name, labels, holds, created_unix_ms, seq, size_bytes, state }
+}
+
 /// The target's side of one call.
 pub async fn receive(shared: Arc<Shared>, handle: Arc<VolumeHandle>, call: Call) -> Result<Bytes, OpError> {
     match call {
@@ -352,6 +398,12 @@ pub async fn receive(shared: Arc<Shared>, handle: Arc<VolumeHandle>, call: Call)
             let mut incoming = lock(&shared.incoming);
             incoming.retain(|i| i.volume != volume);
             incoming.push(Incoming { volume, ship, image, lineage, history, heard: Instant::now() });
+        }
+        Call::ShipSnapshots { volume, ship, snapshots } => {
+            heard(&shared, volume, ship)?;
+            let store = shared.clone();
+            let rows: Vec<SnapshotRow> = snapshots.into_iter().map(received_snapshot).collect();
+            blocking(move || store.store.stage_snapshots(volume, ship, &rows)).await?;
         }
         Call::ShipPage { volume, ship, runs } => {
             heard(&shared, volume, ship)?;

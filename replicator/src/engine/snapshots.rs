@@ -1,49 +1,291 @@
 //! The verbs of snapshots, each on the node that holds what it needs.
 
+use std::sync::Arc;
+
+use farshore_core::mark::SnapshotId;
 use farshore_proto::v1 as api;
 
+use super::driver::VolumeHandle;
+use super::marks::Marker;
 use super::node::Node;
-use crate::control::{OpError, OpFuture, OpStream, SnapshotOperations};
+use super::operations::verb;
+use crate::control::validate_snapshots::{labels_fit, parse_id, split};
+use crate::control::{OpError, OpFuture, OpKind, OpStream, SnapshotOperations};
+use crate::store::SnapshotRow;
 
-fn later<T: Send + 'static>(what: &str) -> OpFuture<'static, T> {
-    let error = OpError::unsupported(format!("{what} is not supported by this version"), "update the replicator");
-    Box::pin(std::future::ready(Err(error)))
+/// Where a snapshot's volume has a copy in this site.
+pub(super) enum Found {
+    Here(Arc<VolumeHandle>, SnapshotRow),
+    /// With the node that knows it.
+    Neighbour(crate::transport::PeerName),
+}
+
+impl Node {
+    /// By `volume@name` or id.
+    pub(super) async fn find_snapshot(self: &Arc<Self>, snapshot: &str) -> Result<Found, OpError> {
+        let Some((volume, name)) = split(snapshot) else { return self.snapshot_by_id(snapshot).await };
+        if let Some(peer) = self.neighbour_with(volume).await {
+            return Ok(Found::Neighbour(peer));
+        }
+        let handle = self.find(volume)?;
+        let mut row = self.named(&handle, name)?;
+        if row.is_none() {
+            // It may be acknowledged, and this copy not have come to it.
+            let acked = handle.status().await.map(|status| status.acked).unwrap_or_default();
+            self.applied_upto(&handle, acked).await;
+            row = self.named(&handle, name)?;
+        }
+        row.map(|row| Found::Here(handle, row)).ok_or_else(|| OpError::no_snapshot(snapshot))
+    }
+
+    async fn snapshot_by_id(self: &Arc<Self>, snapshot: &str) -> Result<Found, OpError> {
+        let id = parse_id(snapshot).map(SnapshotId).ok_or_else(|| OpError::no_snapshot(snapshot))?;
+        for handle in self.catalog.all() {
+            if let Ok(row) = self.row(&handle, id) {
+                return Ok(Found::Here(handle, row));
+            }
+        }
+        let request = api::ListSnapshotsRequest::default();
+        for peer in self.neighbours() {
+            let listed = self.forward::<api::ListSnapshotsResponse>(&peer, "snapshot-list", &request).await;
+            if listed.is_ok_and(|listed| listed.snapshots.iter().any(|found| found.id == snapshot)) {
+                return Ok(Found::Neighbour(peer));
+            }
+        }
+        Err(OpError::no_snapshot(snapshot))
+    }
+
+    /// A snapshot that is held on this very node.
+    pub(super) async fn snapshot_here(
+        self: &Arc<Self>,
+        snapshot: &str,
+    ) -> Result<(Arc<VolumeHandle>, SnapshotRow), OpError> {
+        match self.find_snapshot(snapshot).await? {
+            Found::Here(handle, row) => Ok((handle, row)),
+            Found::Neighbour(peer) => Err(OpError::failed_precondition(
+                format!("no copy of {snapshot} is on {}", self.shared.me),
+                format!("run it on {peer}"),
+            )),
+        }
+    }
+
+    /// Of the volumes that this node holds.
+    pub(super) async fn snapshots_of(self: &Arc<Self>, volumes: &[String]) -> Result<Vec<api::Snapshot>, OpError> {
+        let handles = match volumes {
+            [] => self.catalog.all(),
+            named => named.iter().map(|volume| self.find(volume)).collect::<Result<_, _>>()?,
+        };
+        let mut out = Vec::new();
+        for handle in handles {
+            let rows = self.rows(&handle)?;
+            let (shared, volume) = (self.shared.clone(), handle.id);
+            let (rows, unique) = tokio::task::spawn_blocking(move || {
+                let of = |row: &SnapshotRow| shared.store.snapshot_unique_bytes(volume, row.id).unwrap_or(0);
+                let unique: Vec<u64> = rows.iter().map(of).collect();
+                (rows, unique)
+            })
+            .await
+            .map_err(|e| OpError::internal("listing snapshots ended").because(e))?;
+            let shown = rows.iter().zip(unique);
+            out.extend(shown.map(|(row, unique_bytes)| api::Snapshot { unique_bytes, ..self.shown(&handle, row) }));
+        }
+        Ok(out)
+    }
+
+    /// One snapshot with all that can be said of it.
+    async fn shown_in_full(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        row: &SnapshotRow,
+    ) -> Result<api::Snapshot, OpError> {
+        let (shared, volume, id) = (self.shared.clone(), handle.id, row.id);
+        let usage = tokio::task::spawn_blocking(move || shared.store.snapshot_usage(volume, id)).await;
+        let usage = usage.map_err(|e| OpError::internal("measuring a snapshot ended").because(e))?.unwrap_or_default();
+        let (unique_bytes, shared_bytes) = (usage.unique_bytes, usage.shared_bytes);
+        Ok(api::Snapshot { unique_bytes, shared_bytes, ..self.shown(handle, row) })
+    }
+
+    async fn list(self: &Arc<Self>, volumes: Vec<String>) -> Result<Vec<api::Snapshot>, OpError> {
+        if volumes.is_empty() {
+            let mut out = self.snapshots_of(&[]).await?;
+            for peer in self.neighbours() {
+                let request = api::ListSnapshotsRequest::default();
+                let listed = self.forward::<api::ListSnapshotsResponse>(&peer, "snapshot-list", &request).await;
+                let more = listed.map(|listed| listed.snapshots).unwrap_or_default();
+                let new: Vec<_> = more.into_iter().filter(|s| !out.iter().any(|known| known.id == s.id)).collect();
+                out.extend(new);
+            }
+            return Ok(out);
+        }
+        let mut out = Vec::new();
+        for volume in volumes {
+            let request = api::ListSnapshotsRequest { volumes: vec![volume.clone()] };
+            match self.neighbour_with(&volume).await {
+                Some(peer) => {
+                    let listed: api::ListSnapshotsResponse = self.forward(&peer, "snapshot-list", &request).await?;
+                    out.extend(listed.snapshots);
+                }
+                None => out.extend(self.snapshots_of(&[volume]).await?),
+            }
+        }
+        Ok(out)
+    }
+
+    pub(super) async fn take_one(
+        self: &Arc<Self>,
+        request: &api::CreateSnapshotRequest,
+    ) -> Result<api::CreateSnapshotResponse, OpError> {
+        let [volume] = request.volumes.as_slice() else {
+            return Err(OpError::invalid("a forwarded snapshot is of one volume", "run one version"));
+        };
+        if let Some(answer) = self.by_neighbour(volume, "snapshot-create", request).await? {
+            return Ok(answer);
+        }
+        let handle = self.find(volume)?;
+        let snapshot = match self.marker(&handle).await? {
+            Marker::Here => self.take_snapshot(&handle, &request.name, &request.labels).await?,
+            Marker::There(peer) => {
+                let request = api::CreateSnapshotRequest { volumes: vec![handle.id.to_string()], ..request.clone() };
+                let answer: api::CreateSnapshotResponse = self.forward(&peer, "snapshot-create", &request).await?;
+                let made = answer.snapshots.into_iter().next();
+                let made = made.ok_or_else(|| OpError::internal(format!("{peer} answered without a snapshot")))?;
+                self.seen_here(&handle, made).await
+            }
+        };
+        Ok(api::CreateSnapshotResponse { snapshots: vec![snapshot], held_us: 0 })
+    }
+
+    /// What another node has made, as this node's copy has it, once it has come to it.
+    pub(super) async fn seen_here(self: &Arc<Self>, handle: &Arc<VolumeHandle>, made: api::Snapshot) -> api::Snapshot {
+        if !handle.applier.has_store() {
+            return made;
+        }
+        self.applied_upto(handle, farshore_core::ids::Seq(made.seq)).await;
+        let row = parse_id(&made.id).and_then(|id| self.row(handle, SnapshotId(id)).ok());
+        match row {
+            Some(row) => self.shown(handle, &row),
+            None => api::Snapshot { state: crate::control::states::snapshot::APPLYING.into(), ..made },
+        }
+    }
+
+    async fn delete_one(self: &Arc<Self>, snapshot: String) -> Result<(), OpError> {
+        let request = api::DeleteSnapshotRequest { snapshot: snapshot.clone() };
+        let (handle, row) = match self.find_snapshot(&snapshot).await? {
+            Found::Here(handle, row) => (handle, row),
+            Found::Neighbour(peer) => {
+                return self.forward::<api::DeleteSnapshotResponse>(&peer, "snapshot-delete", &request).await.map(drop);
+            }
+        };
+        match self.marker(&handle).await? {
+            Marker::Here => self.delete_snapshot_here(&handle, row.id).await,
+            Marker::There(peer) => {
+                let request = api::DeleteSnapshotRequest { snapshot: format!("{}@{}", handle.id, row.name) };
+                let answer: Result<api::DeleteSnapshotResponse, _> =
+                    self.forward(&peer, "snapshot-delete", &request).await;
+                match answer {
+                    Err(error) if error.kind != OpKind::NotFound => return Err(error),
+                    // Deleted before, and this copy has not come to that.
+                    _ => {}
+                }
+                self.until_gone(&handle, row.id).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn until_gone(&self, handle: &VolumeHandle, id: SnapshotId) {
+        for _ in 0..200 {
+            if self.row(handle, id).is_err() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn update_one(self: &Arc<Self>, request: api::UpdateSnapshotRequest) -> Result<api::Snapshot, OpError> {
+        let (handle, row) = match self.find_snapshot(&request.snapshot).await? {
+            Found::Here(handle, row) => (handle, row),
+            Found::Neighbour(peer) => {
+                let answer: api::UpdateSnapshotResponse = self.forward(&peer, "snapshot-update", &request).await?;
+                return answer.snapshot.ok_or_else(|| OpError::internal(format!("{peer} answered without a snapshot")));
+            }
+        };
+        match self.marker(&handle).await? {
+            Marker::Here => {
+                let change = |labels: &mut std::collections::BTreeMap<String, String>,
+                              holds: &mut std::collections::BTreeSet<String>| {
+                    labels.extend(request.labels.clone());
+                    labels.retain(|_, value| !value.is_empty());
+                    labels_fit(labels)?;
+                    if !request.release.is_empty() {
+                        holds.remove(&request.release);
+                    }
+                    if !request.hold.is_empty() {
+                        holds.insert(request.hold.clone());
+                    }
+                    Ok(())
+                };
+                let row = self.rewrite(&handle, row.id, change).await?;
+                Ok(self.shown(&handle, &row))
+            }
+            Marker::There(peer) => {
+                let snapshot = format!("{}@{}", handle.id, row.name);
+                let request = api::UpdateSnapshotRequest { snapshot, ..request };
+                let answer: api::UpdateSnapshotResponse = self.forward(&peer, "snapshot-update", &request).await?;
+                answer.snapshot.ok_or_else(|| OpError::internal(format!("{peer} answered without a snapshot")))
+            }
+        }
+    }
 }
 
 impl SnapshotOperations for Node {
-    fn create_snapshots(&self, _: api::CreateSnapshotRequest) -> OpFuture<'_, api::CreateSnapshotResponse> {
-        later("making snapshots")
+    fn create_snapshots(&self, request: api::CreateSnapshotRequest) -> OpFuture<'_, api::CreateSnapshotResponse> {
+        verb!(self, node, async move {
+            match request.volumes.len() {
+                1 => node.take_one(&request).await,
+                _ => node.cut(request).await,
+            }
+        })
     }
 
-    fn list_snapshots(&self, _: Vec<String>) -> OpFuture<'_, Vec<api::Snapshot>> {
-        later("listing snapshots")
+    fn list_snapshots(&self, volumes: Vec<String>) -> OpFuture<'_, Vec<api::Snapshot>> {
+        verb!(self, node, async move { node.list(volumes).await })
     }
 
-    fn get_snapshot(&self, _: String) -> OpFuture<'_, api::Snapshot> {
-        later("showing a snapshot")
+    fn get_snapshot(&self, snapshot: String) -> OpFuture<'_, api::Snapshot> {
+        verb!(self, node, async move {
+            match node.find_snapshot(&snapshot).await? {
+                Found::Here(handle, row) => node.shown_in_full(&handle, &row).await,
+                Found::Neighbour(peer) => {
+                    let request = api::GetSnapshotRequest { snapshot };
+                    let answer: api::GetSnapshotResponse = node.forward(&peer, "snapshot-get", &request).await?;
+                    answer.snapshot.ok_or_else(|| OpError::internal(format!("{peer} answered without a snapshot")))
+                }
+            }
+        })
     }
 
-    fn delete_snapshot(&self, _: String) -> OpFuture<'_, ()> {
-        later("deleting a snapshot")
+    fn delete_snapshot(&self, snapshot: String) -> OpFuture<'_, ()> {
+        verb!(self, node, async move { node.delete_one(snapshot).await })
     }
 
-    fn update_snapshot(&self, _: api::UpdateSnapshotRequest) -> OpFuture<'_, api::Snapshot> {
-        later("changing a snapshot")
+    fn update_snapshot(&self, request: api::UpdateSnapshotRequest) -> OpFuture<'_, api::Snapshot> {
+        verb!(self, node, async move { node.update_one(request).await })
     }
 
-    fn restore_snapshot(&self, _: String) -> OpFuture<'_, api::RestoreSnapshotResponse> {
-        later("restoring a snapshot")
+    fn restore_snapshot(&self, snapshot: String) -> OpFuture<'_, api::RestoreSnapshotResponse> {
+        verb!(self, node, async move { node.restore(snapshot).await })
     }
 
-    fn diff(&self, _: api::DiffRequest) -> OpFuture<'_, OpStream<api::DiffResponse>> {
-        later("comparing snapshots")
+    fn diff(&self, request: api::DiffRequest) -> OpFuture<'_, OpStream<api::DiffResponse>> {
+        verb!(self, node, async move { node.difference(request).await })
     }
 
-    fn read_snapshot(&self, _: api::ReadSnapshotRequest) -> OpFuture<'_, OpStream<api::ReadSnapshotResponse>> {
-        later("reading a snapshot")
+    fn read_snapshot(&self, request: api::ReadSnapshotRequest) -> OpFuture<'_, OpStream<api::ReadSnapshotResponse>> {
+        verb!(self, node, async move { node.read_image(request).await })
     }
 
-    fn import(&self, _: api::ImportBegin, _: OpStream<api::ImportRange>) -> OpFuture<'_, api::ImportResponse> {
-        later("importing")
+    fn import(&self, begin: api::ImportBegin, ranges: OpStream<api::ImportRange>) -> OpFuture<'_, api::ImportResponse> {
+        verb!(self, node, async move { node.import_into(begin, ranges).await })
     }
 }

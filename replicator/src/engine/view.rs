@@ -9,8 +9,10 @@ use farshore_proto::v1 as api;
 
 use super::diverged_note::DivergedCopy;
 use super::driver::{VolumeHandle, lock};
+use super::marks::UNFINISHED_LABEL;
 use super::node::Node;
 use crate::control::OpError;
+use crate::store::SnapshotRow;
 use crate::transport::PeerName;
 
 /// A status is for people who look now: what the holder does not say at once is left out.
@@ -76,6 +78,9 @@ impl Node {
                 remedy: "free space on this node, or replace the member".into(),
             });
         }
+        let rows = self.rows(handle).unwrap_or_default();
+        view.snapshots = rows.len() as u32;
+        view.conditions.extend(unfinished_condition(handle, &rows));
         if handle.applier.has_store() {
             view.scrub = Some(self.scrub_view(handle.id, view.size_bytes));
             view.conditions.extend(self.damage_condition(handle));
@@ -179,6 +184,16 @@ impl Node {
             ..api::VolumeStatus::default()
         }
     }
+}
+
+fn unfinished_condition(handle: &VolumeHandle, rows: &[SnapshotRow]) -> Option<api::Condition> {
+    let guard = rows.iter().find(|row| row.labels.contains_key(UNFINISHED_LABEL))?;
+    let (name, what) = (handle.name(), guard.labels.get(UNFINISHED_LABEL)?);
+    Some(api::Condition {
+        name: "unfinished".into(),
+        text: format!("{what} is not finished; the volume can't be attached"),
+        remedy: format!("run it again; what the volume held before is {name}@{}", guard.name),
+    })
 }
 
 /// The holder's word on the members; what this node sees of them itself (the links) stays.

@@ -104,6 +104,7 @@ fn name(call: &Call) -> &'static str {
         Call::ShipBasisChanges { .. } => "ship-basis-changes",
         Call::ShipPage { .. } => "ship-page",
         Call::ShipEnd { .. } => "ship-end",
+        Call::ShipSnapshots { .. } => "ship-snapshots",
         Call::Blocks { .. } => "blocks",
         Call::Holding { .. } => "holding",
     }
