@@ -14,5 +14,23 @@ pub mod rpc {
     tonic::include_proto!("google.rpc");
 }
 
+/// The Container Storage Interface.
+pub mod csi {
+    tonic::include_proto!("csi.v1");
+}
+
+/// What csi-addons adds to it.
+pub mod csiaddons {
+    pub mod identity {
+        tonic::include_proto!("identity");
+    }
+    pub mod replication {
+        tonic::include_proto!("replication");
+    }
+}
+
+/// Every message and service of CSI and csi-addons, for reflection and for comparing them with the specification.
+pub const CSI_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("csi");
+
 /// Every message and service of `farshore.v1`, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("farshore");

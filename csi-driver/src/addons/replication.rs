@@ -1,0 +1,236 @@
+//! Promote, demote, resync and what can be said of them.
+//!
+//! The controller that calls this answers FAILED_PRECONDITION from a promotion by forcing it at once. So that code is
+//! given only where forcing loses nothing that was acknowledged: the primary's site does not answer, and taking over
+//! from it needs a quorum that has everything. Whatever else stands in the way is ABORTED: come again.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use farshore_proto::csiaddons::replication as rpc;
+use farshore_proto::csiaddons::replication::controller_server::Controller;
+use farshore_proto::csiaddons::replication::replication_destination as destination;
+use farshore_proto::csiaddons::replication::replication_source::Type;
+use farshore_proto::v1 as api;
+use tonic::{Code, Request, Response, Status};
+
+use super::info;
+use crate::busy::Busy;
+use crate::refusal::{missing, no_volume};
+use crate::replicator::{Replicator, is_id};
+
+type Reply<T> = Result<Response<T>, Status>;
+
+/// What a VolumeReplicationClass may say. Farshore's copies follow at once: the interval is for who polls.
+const KNOWN_PARAMETERS: [&str; 1] = ["schedulingInterval"];
+
+#[derive(Clone)]
+pub struct Addons {
+    replicator: Replicator,
+    busy: Busy,
+}
+
+/// The volume that a request means, also where an old caller fills in the field of old.
+fn named(source: Option<&rpc::ReplicationSource>, old: &str) -> Result<String, Status> {
+    let id = match source.and_then(|source| source.r#type.as_ref()) {
+        Some(Type::Volume(of)) => of.volume_id.as_str(),
+        Some(Type::Volumegroup(_)) => {
+            return Err(Status::unimplemented("groups of volumes are not replicated as one in this version"));
+        }
+        None => old,
+    };
+    match id {
+        "" => Err(missing("replication_source.volume.volume_id")),
+        id if !is_id(id) => Err(no_volume(id)),
+        id => Ok(id.into()),
+    }
+}
+
+fn check_parameters(parameters: &BTreeMap<String, String>) -> Result<(), Status> {
+    match parameters.keys().find(|key| !KNOWN_PARAMETERS.contains(&key.as_str())) {
+        Some(key) => Err(Status::invalid_argument(format!(
+            "parameter {key:?} is not known; the known ones are: {}",
+            KNOWN_PARAMETERS.join(", ")
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Never FAILED_PRECONDITION, which would be answered with force.
+fn come_again(status: Status) -> Status {
+    match status.code() {
+        Code::FailedPrecondition => Status::aborted(status.message()),
+        _ => status,
+    }
+}
+
+impl Addons {
+    pub fn new(replicator: Replicator) -> Addons {
+        Addons { replicator, busy: Busy::default() }
+    }
+
+    async fn promote(&self, id: &str, force: bool) -> Result<(), Status> {
+        let volume = self.replicator.volume(id).await?;
+        let here = self.replicator.place().await?.site;
+        if volume.primary_site == here {
+            return Ok(());
+        }
+        let Some(attached) = &volume.attached else {
+            // Nobody writes, so nothing is taken from anybody. It needs the quorum, and says so where it has none.
+            return self.replicator.promote(id).await.map_err(come_again);
+        };
+        let of_site = |m: &&api::MemberStatus| m.site == attached.site;
+        if volume.members.iter().filter(of_site).any(|m| m.connected) {
+            return Err(Status::aborted(format!(
+                "volume {} is attached in {} ({}), which answers: stop its pods there, then demote it",
+                volume.name, attached.site, attached.node
+            )));
+        }
+        if !force {
+            return Err(Status::failed_precondition(format!(
+                "volume {} is attached in {}, which does not answer: with force it is taken over, and nothing that was \
+                 acknowledged is lost",
+                volume.name, attached.site
+            )));
+        }
+        tracing::warn!(volume = %volume.name, from = %attached.site, "taken over by force");
+        self.replicator.fail_over(id, &attached.site).await.map_err(come_again)
+    }
+
+    async fn demote(&self, id: &str) -> Result<(), Status> {
+        let volume = self.replicator.volume(id).await?;
+        let here = self.replicator.place().await?.site;
+        if volume.primary_site != here {
+            return Ok(());
+        }
+        if let Some(attached) = &volume.attached {
+            return Err(Status::failed_precondition(format!(
+                "volume {} is in use on {}/{}: stop its pods first",
+                volume.name, attached.site, attached.node
+            )));
+        }
+        match self.replicator.demote(id).await {
+            // Nobody held the right to write: it is given up already.
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                let now = self.replicator.volume(id).await?;
+                if now.role() == api::Role::Primary { Err(status) } else { Ok(()) }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether this site's copy is as good as the primary's; gives a diverged one up where force says so.
+    async fn resync(&self, id: &str, force: bool) -> Result<bool, Status> {
+        let volume = self.replicator.volume(id).await?;
+        let here = self.replicator.place().await?;
+        if volume.role() == api::Role::Primary {
+            return Err(Status::failed_precondition(format!(
+                "volume {} is primary here: demote it before it is resynced",
+                volume.name
+            )));
+        }
+        let own = volume.members.iter().filter(|m| m.site == here.site && m.kind() != api::MemberKind::Witness);
+        let own: Vec<&api::MemberStatus> = own.collect();
+        if let Some(diverged) = own.iter().find(|m| m.state == "diverged") {
+            if !force {
+                return Err(Status::aborted(format!(
+                    "the copy of volume {} on {}/{} has a history of its own: with autoResync it is given up for the \
+                     primary's, else look at it first",
+                    volume.name, diverged.site, diverged.node
+                )));
+            }
+            self.replicator.discard(id, &here).await.map_err(come_again)?;
+            return Ok(false);
+        }
+        Ok(!own.is_empty() && own.iter().all(|m| m.in_sync_set && m.state == "replicating"))
+    }
+}
+
+#[tonic::async_trait]
+impl Controller for Addons {
+    async fn enable_volume_replication(
+        &self,
+        request: Request<rpc::EnableVolumeReplicationRequest>,
+    ) -> Reply<rpc::EnableVolumeReplicationResponse> {
+        let request = request.into_inner();
+        let id = named(request.replication_source.as_ref(), &request.volume_id)?;
+        check_parameters(&request.parameters)?;
+        let volume = self.replicator.volume(&id).await?;
+        let here = self.replicator.place().await?.site;
+        if info::remotes(&volume, &here).is_empty() {
+            return Err(Status::failed_precondition(format!(
+                "volume {} has no copy in another site: its StorageClass names none, or add one with farshore member add",
+                volume.name
+            )));
+        }
+        Ok(Response::new(rpc::EnableVolumeReplicationResponse {}))
+    }
+
+    /// Replication is what the volume is made of: that a resource no longer speaks of it changes nothing.
+    async fn disable_volume_replication(
+        &self,
+        request: Request<rpc::DisableVolumeReplicationRequest>,
+    ) -> Reply<rpc::DisableVolumeReplicationResponse> {
+        let request = request.into_inner();
+        let id = named(request.replication_source.as_ref(), &request.volume_id)?;
+        self.replicator.volume(&id).await?;
+        Ok(Response::new(rpc::DisableVolumeReplicationResponse {}))
+    }
+
+    async fn promote_volume(&self, request: Request<rpc::PromoteVolumeRequest>) -> Reply<rpc::PromoteVolumeResponse> {
+        let request = request.into_inner();
+        let id = named(request.replication_source.as_ref(), &request.volume_id)?;
+        check_parameters(&request.parameters)?;
+        let (addons, key) = (self.clone(), id.clone());
+        self.busy.alone(&key, async move { addons.promote(&id, request.force).await }).await?;
+        Ok(Response::new(rpc::PromoteVolumeResponse {}))
+    }
+
+    async fn demote_volume(&self, request: Request<rpc::DemoteVolumeRequest>) -> Reply<rpc::DemoteVolumeResponse> {
+        let request = request.into_inner();
+        let id = named(request.replication_source.as_ref(), &request.volume_id)?;
+        check_parameters(&request.parameters)?;
+        let (addons, key) = (self.clone(), id.clone());
+        self.busy.alone(&key, async move { addons.demote(&id).await }).await?;
+        Ok(Response::new(rpc::DemoteVolumeResponse {}))
+    }
+
+    async fn resync_volume(&self, request: Request<rpc::ResyncVolumeRequest>) -> Reply<rpc::ResyncVolumeResponse> {
+        let request = request.into_inner();
+        let id = named(request.replication_source.as_ref(), &request.volume_id)?;
+        check_parameters(&request.parameters)?;
+        let (addons, key) = (self.clone(), id.clone());
+        let ready = self.busy.alone(&key, async move { addons.resync(&id, request.force).await }).await?;
+        Ok(Response::new(rpc::ResyncVolumeResponse { ready }))
+    }
+
+    async fn get_volume_replication_info(
+        &self,
+        request: Request<rpc::GetVolumeReplicationInfoRequest>,
+    ) -> Reply<rpc::GetVolumeReplicationInfoResponse> {
+        let request = request.into_inner();
+        let id = named(request.replication_source.as_ref(), &request.volume_id)?;
+        let volume = self.replicator.volume(&id).await?;
+        let here = self.replicator.place().await?.site;
+        if volume.primary_site != here {
+            return Err(Status::failed_precondition(format!(
+                "volume {} is primary in {}: ask there",
+                volume.name, volume.primary_site
+            )));
+        }
+        Ok(Response::new(info::described(&volume, &here, SystemTime::now())))
+    }
+
+    /// A volume has one id in every site.
+    async fn get_replication_destination_info(
+        &self,
+        request: Request<rpc::GetReplicationDestinationInfoRequest>,
+    ) -> Reply<rpc::GetReplicationDestinationInfoResponse> {
+        let id = named(request.into_inner().replication_source.as_ref(), "")?;
+        let volume_id = self.replicator.volume(&id).await?.id;
+        let there = rpc::ReplicationDestination {
+            r#type: Some(destination::Type::Volume(destination::VolumeDestination { volume_id })),
+        };
+        Ok(Response::new(rpc::GetReplicationDestinationInfoResponse { replication_destination: Some(there) }))
+    }
+}

@@ -1,0 +1,273 @@
+//! Making volumes, once for each name, and deleting them.
+
+use std::collections::BTreeSet;
+
+use farshore_proto::csi;
+use farshore_proto::csi::volume_content_source as source;
+use farshore_proto::v1 as api;
+use tonic::{Code, Status};
+
+use super::cluster::Cluster;
+use super::placement;
+use super::volume::{described, source_label};
+use crate::capability::{self, Usage};
+use crate::names::{LABEL_NAME, LABEL_SOURCE};
+use crate::parameters::{self, Parameters};
+use crate::refusal::given;
+use crate::replicator::is_id;
+use crate::sizes::{self, Range, SIZE_BYTES_DEFAULT};
+
+/// Of a volume's name in Farshore, and of a snapshot's.
+const NAME_LEN_MAX: usize = 63;
+
+/// A name that Farshore takes: the orchestrator's own where it can be, else one made from it, always the same.
+pub(super) fn farshore_name(asked: &str) -> String {
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let good = asked.len() <= NAME_LEN_MAX && ends(asked.chars().next()) && ends(asked.chars().last());
+    // A name that looks like an id would be taken for one.
+    if good && asked.chars().all(inside) && !is_id(asked) {
+        return asked.into();
+    }
+    format!("csi-{}", &blake3::hash(asked.as_bytes()).to_hex()[..40])
+}
+
+/// What a request comes to.
+struct Plan {
+    asked_name: String,
+    name: String,
+    range: Range,
+    usages: Vec<Usage>,
+    parameters: Parameters,
+    source: Option<csi::VolumeContentSource>,
+    topology: Option<csi::TopologyRequirement>,
+}
+
+impl Cluster {
+    pub(super) async fn create_volume(
+        &self,
+        request: csi::CreateVolumeRequest,
+    ) -> Result<csi::CreateVolumeResponse, Status> {
+        let plan = plan(request)?;
+        let (cluster, key) = (self.clone(), plan.name.clone());
+        let volume = self.busy.alone(&key, async move { cluster.make(plan).await }).await?;
+        Ok(csi::CreateVolumeResponse { volume: Some(volume) })
+    }
+
+    async fn make(&self, plan: Plan) -> Result<csi::Volume, Status> {
+        let nodes = self.replicator.nodes().await?;
+        let members = placement::members(&plan.parameters, plan.topology.as_ref(), &nodes, &plan.name)?;
+        let here = nodes[0].0.site.clone();
+        if let Some(existing) = self.replicator.find(&plan.name).await? {
+            same(&existing, &plan, &members)?;
+            return self.finished(existing, &here).await;
+        }
+        let (source_bytes, mut request) = self.from_source(plan.source.as_ref()).await?;
+        let otherwise = if source_bytes > 0 { source_bytes } else { SIZE_BYTES_DEFAULT };
+        if source_bytes > plan.range.limit {
+            return Err(Status::out_of_range(format!(
+                "the source has {source_bytes} bytes, more than the limit of {}: raise the limit",
+                plan.range.limit
+            )));
+        }
+        if plan.range.required > 0 && plan.range.required < source_bytes {
+            return Err(Status::out_of_range(format!(
+                "the source has {source_bytes} bytes, more than the {} that were asked for: ask for at least as many",
+                plan.range.required
+            )));
+        }
+        request.size_bytes = plan.range.choose(otherwise)?;
+        for usage in &plan.usages {
+            usage.check_size(request.size_bytes)?;
+        }
+        request.name = plan.name.clone();
+        request.members = members;
+        request.policy = Some(plan.parameters.policy);
+        request.labels = plan.parameters.labels;
+        request.labels.insert(LABEL_NAME.into(), plan.asked_name);
+        if let Some(label) = plan.source.as_ref().and_then(source_label) {
+            request.labels.insert(LABEL_SOURCE.into(), label);
+        }
+        let made = self.replicator.create(request).await?;
+        // Where this node holds no copy, the answer has a name and an id only.
+        let volume = self.replicator.find(&made.id).await?.unwrap_or(made);
+        tracing::info!(volume = %volume.name, id = %volume.id, "volume made");
+        Ok(described(&volume, &here))
+    }
+
+    /// A creation that was cut short may not have reached every member yet.
+    async fn finished(&self, existing: api::VolumeStatus, here: &str) -> Result<csi::Volume, Status> {
+        // Of a register that nobody has written since the creation.
+        if existing.config_version.starts_with("0.") {
+            let members = existing.members.iter().map(|m| api::MemberSpec {
+                site: m.site.clone(),
+                node: m.node.clone(),
+                kind: m.kind,
+                votes: m.votes,
+            });
+            let request = api::CreateVolumeRequest {
+                name: existing.name.clone(),
+                size_bytes: existing.size_bytes,
+                block_size_bytes: existing.block_size_bytes,
+                members: members.collect(),
+                policy: existing.policy.clone(),
+                labels: existing.labels.clone(),
+                ..Default::default()
+            };
+            match self.replicator.create(request).await {
+                Err(status) if status.code() != Code::AlreadyExists => return Err(status),
+                _ => {}
+            }
+        }
+        Ok(described(&existing, here))
+    }
+
+    /// The source's size, and a request that names it.
+    async fn from_source(
+        &self,
+        source: Option<&csi::VolumeContentSource>,
+    ) -> Result<(u64, api::CreateVolumeRequest), Status> {
+        let mut request = api::CreateVolumeRequest::default();
+        let bytes = match source.and_then(|source| source.r#type.as_ref()) {
+            None => 0,
+            Some(source::Type::Snapshot(of)) => {
+                let found = self.replicator.find_snapshot(&of.snapshot_id).await?;
+                let found = found.ok_or_else(|| {
+                    Status::not_found(format!("snapshot {:?} is not known in this site", of.snapshot_id))
+                })?;
+                request.source_snapshot = found.id;
+                found.size_bytes
+            }
+            Some(source::Type::Volume(of)) => {
+                let found = self.replicator.volume(&of.volume_id).await?;
+                request.source_volume = found.id;
+                found.size_bytes
+            }
+        };
+        Ok((bytes, request))
+    }
+
+    pub(super) async fn delete_volume(
+        &self,
+        request: csi::DeleteVolumeRequest,
+    ) -> Result<csi::DeleteVolumeResponse, Status> {
+        let id = given("volume_id", &request.volume_id)?.to_string();
+        if !is_id(&id) {
+            return Ok(csi::DeleteVolumeResponse {});
+        }
+        let (cluster, key) = (self.clone(), id.clone());
+        self.busy.alone(&key, async move { cluster.unmake(&id).await }).await?;
+        Ok(csi::DeleteVolumeResponse {})
+    }
+
+    async fn unmake(&self, id: &str) -> Result<(), Status> {
+        let Some(volume) = self.replicator.find(id).await? else { return Ok(()) };
+        let here = self.replicator.place().await?.site;
+        // After a failover the claim that is left in the lost cluster must not take the data along.
+        if !volume.primary_site.is_empty() && volume.primary_site != here {
+            return Err(Status::failed_precondition(format!(
+                "volume {} lives in site {} now: delete its claim there, and keep (Retain) or remove the one here",
+                volume.name, volume.primary_site
+            )));
+        }
+        self.replicator.delete(id).await
+    }
+}
+
+fn plan(request: csi::CreateVolumeRequest) -> Result<Plan, Status> {
+    let asked_name = given("name", &request.name)?.to_string();
+    let usages = capability::all(&request.volume_capabilities)?;
+    let range = sizes::range(request.capacity_range.as_ref())?;
+    let mut parameters = parameters::read(&request.parameters)?;
+    if !request.mutable_parameters.is_empty() {
+        let changed = parameters::read_mutable(&request.mutable_parameters)?;
+        parameters.policy = overlaid(parameters.policy, changed.policy, &request.mutable_parameters);
+    }
+    if let Some(source) = &request.volume_content_source
+        && source.r#type.is_none()
+    {
+        return Err(crate::refusal::missing("volume_content_source.type"));
+    }
+    Ok(Plan {
+        name: farshore_name(&asked_name),
+        asked_name,
+        range,
+        usages,
+        parameters,
+        source: request.volume_content_source,
+        topology: request.accessibility_requirements,
+    })
+}
+
+/// A policy with what a VolumeAttributesClass names in place of what the StorageClass said.
+pub(super) fn overlaid(
+    mut policy: api::Policy,
+    by: api::Policy,
+    named: &std::collections::BTreeMap<String, String>,
+) -> api::Policy {
+    if named.contains_key("quorum") {
+        policy.quorum = by.quorum.clone();
+        (policy.w, policy.min_remote, policy.local_required) = (by.w, by.min_remote, by.local_required);
+    }
+    if named.contains_key("durability") {
+        policy.set_durability(by.durability());
+    }
+    if named.contains_key("onQuorumLoss") {
+        policy.set_on_quorum_loss(by.on_quorum_loss());
+        policy.fence_after_ms = by.fence_after_ms;
+    }
+    policy
+}
+
+/// Whether the volume that has the name is the one that is asked for.
+fn same(existing: &api::VolumeStatus, plan: &Plan, members: &[api::MemberSpec]) -> Result<(), Status> {
+    let differs = |what: &str| {
+        Status::already_exists(format!(
+            "volume {} exists with another {what}: choose another name, or ask for what is there",
+            existing.name
+        ))
+    };
+    if existing.labels.get(LABEL_NAME) != Some(&plan.asked_name) {
+        return Err(differs("maker (it was not made through CSI under this name)"));
+    }
+    if !plan.range.fits(existing.size_bytes) {
+        return Err(differs(&format!("size ({} bytes)", existing.size_bytes)));
+    }
+    if existing.labels.get(LABEL_SOURCE).cloned() != plan.source.as_ref().and_then(source_label) {
+        return Err(differs("source"));
+    }
+    let places = |of: &mut dyn Iterator<Item = (&String, i32)>| -> BTreeSet<(String, bool)> {
+        of.map(|(site, kind)| (site.clone(), kind == i32::from(api::MemberKind::Witness))).collect()
+    };
+    let held = places(&mut existing.members.iter().map(|m| (&m.site, m.kind)));
+    let asked = places(&mut members.iter().map(|m| (&m.site, m.kind)));
+    if held != asked {
+        return Err(differs("set of sites"));
+    }
+    let (is, wanted) = (existing.policy.clone().unwrap_or_default(), &plan.parameters.policy);
+    if is.quorum != wanted.quorum
+        || is.durability() != wanted.durability()
+        || is.on_quorum_loss() != wanted.on_quorum_loss()
+        || is.fence_after_ms != wanted.fence_after_ms
+    {
+        return Err(differs("policy"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_kept_where_they_can_be() {
+        let uuid = "pvc-11c3a5d0-5f7e-4b4e-9c1e-0123456789ab";
+        assert_eq!(farshore_name(uuid), uuid);
+        for odd in ["A", &"x".repeat(128), "", "a/b", "-a", &"0".repeat(32)] {
+            let made = farshore_name(odd);
+            assert!(made.starts_with("csi-") && made.len() <= NAME_LEN_MAX, "{odd}: {made}");
+            assert_eq!(made, farshore_name(odd));
+        }
+        assert_ne!(farshore_name("A"), farshore_name("B"));
+    }
+}

@@ -1,0 +1,90 @@
+//! What there is: volumes, one volume, room for more.
+
+use farshore_proto::csi;
+use farshore_proto::v1 as api;
+use tonic::Status;
+
+use super::cluster::{Cluster, page};
+use super::placement;
+use super::volume::{condition, described, published};
+use crate::capability::{self, Usage};
+use crate::parameters;
+use crate::places::Wanted;
+use crate::sizes::{SIZE_BYTES_MAX, SIZE_BYTES_MIN};
+
+impl Cluster {
+    pub(super) async fn list_volumes(
+        &self,
+        request: csi::ListVolumesRequest,
+    ) -> Result<csi::ListVolumesResponse, Status> {
+        let volumes = self.replicator.list().await?;
+        let (volumes, next_token) = page(volumes, |v| &v.id, &request.starting_token, request.max_entries)?;
+        let here = self.replicator.place().await?.site;
+        let entry = |volume: &api::VolumeStatus| csi::list_volumes_response::Entry {
+            volume: Some(described(volume, &here)),
+            status: Some(csi::list_volumes_response::VolumeStatus {
+                published_node_ids: published(volume, &here),
+                volume_condition: Some(condition(volume)),
+            }),
+        };
+        Ok(csi::ListVolumesResponse { entries: volumes.iter().map(entry).collect(), next_token })
+    }
+
+    pub(super) async fn get_volume(
+        &self,
+        request: csi::ControllerGetVolumeRequest,
+    ) -> Result<csi::ControllerGetVolumeResponse, Status> {
+        let volume = self.named(&request.volume_id).await?;
+        let here = self.replicator.place().await?.site;
+        let status = csi::controller_get_volume_response::VolumeStatus {
+            published_node_ids: published(&volume, &here),
+            volume_condition: Some(condition(&volume)),
+        };
+        Ok(csi::ControllerGetVolumeResponse { volume: Some(described(&volume, &here)), status: Some(status) })
+    }
+
+    /// What one more volume could have at most. Only the own node's disk is known for sure; volumes are thin, so this is
+    /// what could be filled, not what is promised.
+    pub(super) async fn capacity(&self, request: csi::GetCapacityRequest) -> Result<csi::GetCapacityResponse, Status> {
+        if !request.volume_capabilities.is_empty() {
+            capability::all(&request.volume_capabilities)?;
+        }
+        let parameters = parameters::read(&request.parameters)?;
+        let nodes = self.replicator.nodes().await?;
+        let wanted = request.accessible_topology.map(|t| Wanted::of(&t.segments)).unwrap_or_default();
+        let here = &nodes[0].0.site;
+        let reachable = nodes.iter().any(|(node, _)| node.site == *here && wanted.allows(node));
+        let possible = reachable && placement::members(&parameters, None, &nodes, "").is_ok();
+        let free = if possible { self.replicator.free_bytes().await? } else { 0 };
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        Ok(csi::GetCapacityResponse {
+            available_capacity: bytes(free),
+            maximum_volume_size: Some(bytes(free.min(SIZE_BYTES_MAX))),
+            minimum_volume_size: Some(bytes(SIZE_BYTES_MIN)),
+        })
+    }
+
+    pub(super) async fn validate(
+        &self,
+        request: csi::ValidateVolumeCapabilitiesRequest,
+    ) -> Result<csi::ValidateVolumeCapabilitiesResponse, Status> {
+        if request.volume_capabilities.is_empty() {
+            return Err(crate::refusal::missing("volume_capabilities"));
+        }
+        let volume = self.named(&request.volume_id).await?;
+        let judged = capability::all(&request.volume_capabilities)
+            .and_then(|usages| usages.iter().try_for_each(|usage: &Usage| usage.check_size(volume.size_bytes)))
+            .and_then(|()| parameters::read(&request.parameters).map(drop))
+            .and_then(|()| parameters::read_mutable(&request.mutable_parameters).map(drop));
+        if let Err(status) = judged {
+            return Ok(csi::ValidateVolumeCapabilitiesResponse { confirmed: None, message: status.message().into() });
+        }
+        let confirmed = csi::validate_volume_capabilities_response::Confirmed {
+            volume_context: request.volume_context,
+            volume_capabilities: request.volume_capabilities,
+            parameters: request.parameters,
+            mutable_parameters: request.mutable_parameters,
+        };
+        Ok(csi::ValidateVolumeCapabilitiesResponse { confirmed: Some(confirmed), message: String::new() })
+    }
+}

@@ -1,0 +1,94 @@
+//! A replicator's volume in the words of CSI.
+
+use farshore_proto::csi;
+use farshore_proto::csi::volume_content_source as source;
+use farshore_proto::v1 as api;
+
+use crate::names::LABEL_SOURCE;
+use crate::places::NodeId;
+
+/// States in which something is not as it should be. `unknown` is a volume that nobody has written yet.
+const ABNORMAL: [&str; 6] = ["degraded", "frozen", "fenced", "resyncing", "diverged", "failed"];
+
+/// The volume as the orchestrator of `site` sees it.
+pub fn described(volume: &api::VolumeStatus, site: &str) -> csi::Volume {
+    csi::Volume {
+        capacity_bytes: volume.size_bytes as i64,
+        volume_id: volume.id.clone(),
+        volume_context: Default::default(),
+        content_source: content_source(volume),
+        accessible_topology: data_nodes(volume, site).iter().map(NodeId::topology).collect(),
+    }
+}
+
+/// The nodes of a site that hold a copy: where it can be attached.
+pub fn data_nodes(volume: &api::VolumeStatus, site: &str) -> Vec<NodeId> {
+    let here = volume.members.iter().filter(|m| m.site == site && m.kind() == api::MemberKind::Data);
+    here.map(|m| NodeId::new(&m.site, &m.node)).collect()
+}
+
+/// Where it is published now, as far as this site's orchestrator knows the node.
+pub fn published(volume: &api::VolumeStatus, site: &str) -> Vec<String> {
+    let attached = volume.attached.iter().filter(|attached| attached.site == site);
+    attached.map(|attached| NodeId::new(&attached.site, &attached.node).to_string()).collect()
+}
+
+pub fn condition(volume: &api::VolumeStatus) -> csi::VolumeCondition {
+    let mut said: Vec<&str> = volume.conditions.iter().map(|condition| condition.text.as_str()).collect();
+    let abnormal = !said.is_empty() || ABNORMAL.contains(&volume.state.as_str());
+    if !volume.reason.is_empty() {
+        said.insert(0, &volume.reason);
+    }
+    let message = match said.is_empty() {
+        true => format!("{}: {}", volume.name, volume.state),
+        false => format!("{}: {}: {}", volume.name, volume.state, said.join("; ")),
+    };
+    csi::VolumeCondition { abnormal, message }
+}
+
+/// The label under which the source is kept.
+pub fn source_label(source: &csi::VolumeContentSource) -> Option<String> {
+    match source.r#type.as_ref()? {
+        source::Type::Snapshot(of) => Some(format!("snapshot:{}", of.snapshot_id)),
+        source::Type::Volume(of) => Some(format!("volume:{}", of.volume_id)),
+    }
+}
+
+fn content_source(volume: &api::VolumeStatus) -> Option<csi::VolumeContentSource> {
+    let (kind, id) = volume.labels.get(LABEL_SOURCE)?.split_once(':')?;
+    let kind = match kind {
+        "snapshot" => source::Type::Snapshot(source::SnapshotSource { snapshot_id: id.into() }),
+        "volume" => source::Type::Volume(source::VolumeSource { volume_id: id.into() }),
+        _ => return None,
+    };
+    Some(csi::VolumeContentSource { r#type: Some(kind) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_survive_as_labels() {
+        for kind in [
+            source::Type::Snapshot(source::SnapshotSource { snapshot_id: "ab".into() }),
+            source::Type::Volume(source::VolumeSource { volume_id: "cd".into() }),
+        ] {
+            let asked = csi::VolumeContentSource { r#type: Some(kind) };
+            let mut volume = api::VolumeStatus::default();
+            volume.labels.insert(LABEL_SOURCE.into(), source_label(&asked).unwrap());
+            assert_eq!(content_source(&volume), Some(asked));
+        }
+        assert_eq!(content_source(&api::VolumeStatus::default()), None);
+    }
+
+    #[test]
+    fn a_volume_that_nobody_has_written_is_well() {
+        let mut volume = api::VolumeStatus { state: "unknown".into(), name: "v".into(), ..Default::default() };
+        assert!(!condition(&volume).abnormal);
+        volume.state = "frozen".into();
+        volume.reason = "no quorum".into();
+        assert_eq!(condition(&volume).message, "v: frozen: no quorum");
+        assert!(condition(&volume).abnormal);
+    }
+}

@@ -1,0 +1,290 @@
+//! The filesystem on a device: finding out what is there, making one, checking it, growing it.
+//!
+//! A filesystem is made only on a device that holds nothing: no signature, no byte in the samples that are read, no
+//! extent in the replicator's store. While one is being made a file says so, with the session in which it was begun: what
+//! is half-made is made anew in that session, and in no other.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use tonic::Status;
+
+use super::program::{complaint, run, succeed};
+
+/// Where filesystems and databases have their beginnings.
+const HEAD_BYTES: u64 = 4 << 20;
+/// Where some keep a copy, or a signature.
+const TAIL_BYTES: u64 = 1 << 20;
+/// In between, so many samples of so many bytes.
+const SAMPLES: u64 = 64;
+const SAMPLE_BYTES: u64 = 64 << 10;
+/// fsck's exit codes are bits: this is "errors corrected".
+const FSCK_CORRECTED: i32 = 1;
+/// blkid's exit code for "nothing found".
+const BLKID_NOTHING: i32 = 2;
+
+/// What blkid knows a device by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    Filesystem(String),
+    /// A partition table, a member of an array, or the like.
+    Other(String),
+}
+
+pub async fn probe(device: &str) -> Result<Found, Status> {
+    let output = run("blkid", &["-p", "-o", "export", "--", device]).await?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    match output.status.code() {
+        Some(0) => Ok(found(&said)),
+        Some(BLKID_NOTHING) => Ok(Found::Nothing),
+        _ => Err(Status::failed_precondition(format!(
+            "what is on {device} can't be told ({}): look at it with `blkid -p {device}` before it is used",
+            complaint(&output)
+        ))),
+    }
+}
+
+fn found(said: &str) -> Found {
+    let value = |key: &str| said.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(String::from);
+    match (value("TYPE"), value("USAGE").as_deref(), value("PTTYPE")) {
+        (Some(kind), Some("filesystem") | None, _) => Found::Filesystem(kind),
+        (Some(kind), _, _) => Found::Other(kind),
+        (None, _, Some(table)) => Found::Other(format!("partition table {table}")),
+        (None, _, None) => Found::Nothing,
+    }
+}
+
+/// The device's size; it changes while a volume grows.
+pub fn size_bytes(device: &Path) -> std::io::Result<u64> {
+    File::open(device)?.seek(SeekFrom::End(0))
+}
+
+/// Whether the samples hold nothing but zeroes.
+fn is_blank(device: &Path) -> std::io::Result<bool> {
+    let mut file = File::open(device)?;
+    let size = file.seek(SeekFrom::End(0))?;
+    let mut parts = vec![(0, HEAD_BYTES.min(size)), (size.saturating_sub(TAIL_BYTES), TAIL_BYTES.min(size))];
+    parts.extend((0..SAMPLES).map(|n| (size / SAMPLES * n, SAMPLE_BYTES)).filter(|(at, len)| at + len <= size));
+    let mut buffer = vec![0; HEAD_BYTES as usize];
+    for (at, len) in parts {
+        let part = &mut buffer[..len as usize];
+        file.seek(SeekFrom::Start(at))?;
+        file.read_exact(part)?;
+        if part.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The notes of filesystems that are being made.
+#[derive(Debug, Clone)]
+pub struct Unfinished {
+    folder: PathBuf,
+}
+
+impl Unfinished {
+    pub fn new(state_dir: &Path) -> Unfinished {
+        Unfinished { folder: state_dir.join("formatting") }
+    }
+
+    fn begun(&self, volume: &str, session: &str) -> bool {
+        std::fs::read_to_string(self.folder.join(volume)).is_ok_and(|text| text == session)
+    }
+
+    fn begin(&self, volume: &str, session: &str) -> std::io::Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        let mut file = File::create(self.folder.join(volume))?;
+        file.write_all(session.as_bytes())?;
+        file.sync_all()?;
+        File::open(&self.folder)?.sync_all()
+    }
+
+    pub fn end(&self, volume: &str) -> std::io::Result<()> {
+        match std::fs::remove_file(self.folder.join(volume)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A device that shall carry a filesystem.
+pub struct Wish<'a> {
+    pub device: &'a str,
+    pub volume: &'a str,
+    pub session: &'a str,
+    pub filesystem: &'a str,
+    /// Another filesystem than this is refused.
+    pub exactly: bool,
+    pub read_only: bool,
+    /// The replicator's store holds something of it.
+    pub allocated: bool,
+}
+
+/// Sees to it that the device carries a filesystem, whole and checked; returns which.
+pub async fn ensure(wish: &Wish<'_>, notes: &Unfinished) -> Result<String, Status> {
+    let half_made = notes.begun(wish.volume, wish.session);
+    let there = if half_made { Found::Nothing } else { probe(wish.device).await? };
+    let kind = match there {
+        Found::Filesystem(kind) if wish.exactly && kind != wish.filesystem => {
+            return Err(Status::failed_precondition(format!(
+                "volume {} holds a filesystem of type {kind}, and {} was asked for: ask for {kind}",
+                wish.volume, wish.filesystem
+            )));
+        }
+        Found::Filesystem(kind) => kind,
+        Found::Other(what) => return Err(occupied(wish, &format!("holds something else ({what})"))),
+        Found::Nothing if wish.read_only => {
+            return Err(Status::failed_precondition(format!(
+                "volume {} holds no filesystem, and read-only none can be made: publish it for writing first",
+                wish.volume
+            )));
+        }
+        Found::Nothing => {
+            make(wish, notes, half_made).await?;
+            return Ok(wish.filesystem.to_string());
+        }
+    };
+    if !wish.read_only {
+        check(&kind, wish.device).await?;
+    }
+    Ok(kind)
+}
+
+fn occupied(wish: &Wish<'_>, how: &str) -> Status {
+    Status::failed_precondition(format!(
+        "volume {} {how}, so no filesystem is made on it: if nothing of it is wanted, clear it with `blkdiscard` while it \
+         is published as a block volume, else use it as one",
+        wish.volume
+    ))
+}
+
+async fn make(wish: &Wish<'_>, notes: &Unfinished, half_made: bool) -> Result<(), Status> {
+    if !half_made {
+        let path = PathBuf::from(wish.device);
+        let blank = tokio::task::spawn_blocking(move || is_blank(&path)).await;
+        let blank = blank.map_err(|error| Status::internal(format!("reading {} broke off: {error}", wish.device)))?;
+        let blank = blank.map_err(|error| Status::unavailable(format!("{} can't be read: {error}", wish.device)))?;
+        if !blank || wish.allocated {
+            return Err(occupied(wish, "holds data of a kind that is not known"));
+        }
+    }
+    let noted = |error: std::io::Error| Status::internal(format!("the note of what is being made: {error}"));
+    notes.begin(wish.volume, wish.session).map_err(noted)?;
+    // Nothing is discarded first: what is blank has nothing to give back. The last word of each is its own "by force".
+    let arguments: &[&str] = match wish.filesystem {
+        "ext4" => &["-q", "-m", "0", "-E", "nodiscard", "-F"],
+        "xfs" => &["-q", "-K", "-f"],
+        _ => &["-q", "-K", "-f"],
+    };
+    let kept = if half_made { arguments.len() } else { arguments.len() - 1 };
+    let arguments: Vec<&str> = arguments[..kept].iter().copied().chain([wish.device]).collect();
+    let about = format!("making a filesystem on volume {}", wish.volume);
+    succeed(&format!("mkfs.{}", wish.filesystem), &arguments, &about).await?;
+    notes.end(wish.volume).map_err(noted)
+}
+
+/// Only ext has to be checked before it is mounted; the others see to it themselves.
+async fn check(kind: &str, device: &str) -> Result<(), Status> {
+    if !kind.starts_with("ext") {
+        return Ok(());
+    }
+    let output = run("e2fsck", &["-p", device]).await?;
+    match output.status.code() {
+        Some(code) if code & !FSCK_CORRECTED == 0 => Ok(()),
+        _ => Err(Status::internal(format!(
+            "the filesystem on {device} needs somebody to look at it ({}): run `e2fsck {device}` on this node",
+            complaint(&output)
+        ))),
+    }
+}
+
+/// Lets a mounted filesystem have the whole device. One that has it already is left as it is.
+pub async fn grow(kind: &str, device: &str, mounted_at: &str) -> Result<(), Status> {
+    let about = format!("growing the filesystem on {device}");
+    match kind {
+        "ext2" | "ext3" | "ext4" => succeed("resize2fs", &[device], &about).await.map(drop),
+        "xfs" => succeed("xfs_growfs", &["-d", mounted_at], &about).await.map(drop),
+        "btrfs" => succeed("btrfs", &["filesystem", "resize", "max", mounted_at], &about).await.map(drop),
+        other => {
+            Err(Status::failed_precondition(format!("a filesystem of type {other} can't be grown by this driver")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_blkid_says_is_read() {
+        assert_eq!(found("DEVNAME=/dev/x\nTYPE=ext4\nUSAGE=filesystem\n"), Found::Filesystem("ext4".into()));
+        assert_eq!(found("TYPE=LVM2_member\nUSAGE=raid\n"), Found::Other("LVM2_member".into()));
+        assert_eq!(found("PTTYPE=gpt\n"), Found::Other("partition table gpt".into()));
+        assert_eq!(found("DEVNAME=/dev/x\n"), Found::Nothing);
+    }
+
+    #[test]
+    fn a_byte_at_either_end_or_in_a_sample_is_something() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("device");
+        let size: u64 = 256 << 20;
+        let file = File::create(&path).unwrap();
+        file.set_len(size).unwrap();
+        assert!(is_blank(&path).unwrap());
+        for at in [0, 1024, HEAD_BYTES - 1, size / SAMPLES * 40 + 7, size - 1] {
+            use std::os::unix::fs::FileExt as _;
+            file.write_all_at(&[1], at).unwrap();
+            assert!(!is_blank(&path).unwrap(), "at {at}");
+            file.write_all_at(&[0], at).unwrap();
+        }
+        assert!(is_blank(&path).unwrap());
+        file.set_len(4096).unwrap();
+        assert!(is_blank(&path).unwrap());
+    }
+
+    /// On a plain file, which mkfs takes as well.
+    async fn on_file(
+        size: u64,
+        prepare: impl FnOnce(&Path),
+        session: &str,
+        notes: &Unfinished,
+    ) -> Result<String, Status> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("device");
+        File::create(&path).unwrap().set_len(size).unwrap();
+        prepare(&path);
+        let wish = Wish {
+            device: path.to_str().unwrap(),
+            volume: "v",
+            session,
+            filesystem: "ext4",
+            exactly: true,
+            read_only: false,
+            allocated: false,
+        };
+        ensure(&wish, notes).await
+    }
+
+    #[tokio::test]
+    async fn nothing_is_made_on_what_holds_something() {
+        let state = tempfile::tempdir().unwrap();
+        let notes = Unfinished::new(state.path());
+        let size = 16 << 20;
+        assert_eq!(on_file(size, |_| {}, "s", &notes).await.unwrap(), "ext4");
+        let data = |path: &Path| {
+            std::fs::write(path, [vec![0; 1 << 20], b"a database of sorts".to_vec(), vec![0; 15 << 20]].concat())
+                .unwrap()
+        };
+        let refused = on_file(size, data, "s", &notes).await.unwrap_err();
+        assert!(refused.message().contains("no filesystem is made"), "{refused}");
+        // Another session's half-made filesystem is somebody's data by now; this session's own is made anew.
+        notes.begin("v", "other").unwrap();
+        assert!(on_file(size, data, "s", &notes).await.is_err());
+        notes.begin("v", "s").unwrap();
+        assert_eq!(on_file(size, data, "s", &notes).await.unwrap(), "ext4");
+        assert!(!notes.begun("v", "s"));
+    }
+}

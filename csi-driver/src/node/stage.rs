@@ -1,0 +1,159 @@
+//! Staging: the device appears on this node, carries a filesystem, and is mounted once for all pods.
+
+use std::path::Path;
+
+use farshore_proto::csi;
+use farshore_proto::v1 as api;
+use tonic::Status;
+
+use super::filesystem::{self, Wish};
+use super::machine::Machine;
+use super::mounts;
+use super::program::succeed;
+use crate::capability::{self, Access, Usage};
+use crate::names::{READ_ONLY, SESSION};
+use crate::refusal::{given, is_unserved, missing, no_volume};
+use crate::replicator::is_id;
+
+/// The major and minor number of a block device, as the table of mounts writes them; `None` for anything else.
+pub(super) fn numbers(device: &Path) -> Option<String> {
+    use rustix::fs::{FileType, major, minor, stat};
+    let stat = stat(device).ok()?;
+    let block = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
+    block.then(|| format!("{}:{}", major(stat.st_rdev), minor(stat.st_rdev)))
+}
+
+struct Stage {
+    volume: String,
+    session: String,
+    path: String,
+    usage: Usage,
+    read_only: bool,
+}
+
+impl Machine {
+    pub(super) async fn stage(
+        &self,
+        request: csi::NodeStageVolumeRequest,
+    ) -> Result<csi::NodeStageVolumeResponse, Status> {
+        let volume = given("volume_id", &request.volume_id)?.to_string();
+        let path = given("staging_target_path", &request.staging_target_path)?.to_string();
+        let usage = capability::one(request.volume_capability.as_ref())?;
+        if !is_id(&volume) {
+            return Err(no_volume(&volume));
+        }
+        let session =
+            request.publish_context.get(SESSION).cloned().ok_or_else(|| missing("publish_context.session"))?;
+        let read_only =
+            request.publish_context.get(READ_ONLY).is_some_and(|value| value == "true") || usage.reads_only();
+        let stage = Stage { volume: volume.clone(), session, path, usage, read_only };
+        let machine = self.clone();
+        self.busy.alone(&volume, async move { machine.prepare(stage).await }).await?;
+        Ok(csi::NodeStageVolumeResponse {})
+    }
+
+    async fn prepare(&self, stage: Stage) -> Result<(), Status> {
+        let known = self.replicator.volume(&stage.volume).await?;
+        let request = api::AttachVolumeRequest {
+            volume: stage.volume.clone(),
+            node: self.place().await?.node,
+            session: stage.session.clone(),
+            ..Default::default()
+        };
+        let device = self.replicator.attach(request).await?.device.unwrap_or_default().path;
+        if device.is_empty() {
+            return Err(Status::failed_precondition(
+                "the replicator made no block device: load fuse and loop on this node (modprobe fuse loop)",
+            ));
+        }
+        let hold = if stage.read_only { "--setro" } else { "--setrw" };
+        let about = format!("setting {device} up");
+        match &stage.usage.access {
+            Access::Block => succeed("blockdev", &[hold, &device], &about).await.map(drop),
+            Access::Mount { filesystem, named, flags } => {
+                if self.is_staged(&stage, &device).await? {
+                    return Ok(());
+                }
+                // A journal is replayed also by who only wants to read.
+                succeed("blockdev", &["--setrw", &device], &about).await?;
+                let wish = Wish {
+                    device: &device,
+                    volume: &stage.volume,
+                    session: &stage.session,
+                    filesystem,
+                    exactly: *named,
+                    read_only: stage.read_only,
+                    allocated: known.allocated_bytes > 0,
+                };
+                let kind = filesystem::ensure(&wish, &self.notes).await?;
+                self.mount(&stage, &device, &kind, flags).await
+            }
+        }
+    }
+
+    /// Whether this very device is mounted there already. What else may be there was left behind by an earlier device.
+    async fn is_staged(&self, stage: &Stage, device: &str) -> Result<bool, Status> {
+        let Some(there) = mounts::at(&stage.path)? else { return Ok(false) };
+        let same = there.source == device || numbers(Path::new(device)).is_some_and(|numbers| numbers == there.device);
+        if !same {
+            mounts::unmount(&stage.path).await?;
+            return Ok(false);
+        }
+        if there.read_only != stage.read_only {
+            return Err(Status::already_exists(format!(
+                "volume {} is staged at {} already, {}: unstage it before it is staged otherwise",
+                stage.volume,
+                stage.path,
+                if there.read_only { "read-only" } else { "for writing" }
+            )));
+        }
+        Ok(true)
+    }
+
+    async fn mount(&self, stage: &Stage, device: &str, kind: &str, flags: &[String]) -> Result<(), Status> {
+        std::fs::create_dir_all(&stage.path)
+            .map_err(|error| Status::internal(format!("{} can't be made: {error}", stage.path)))?;
+        let mut options: Vec<&str> = flags.iter().map(String::as_str).collect();
+        options.push(if stage.read_only { "ro" } else { "rw" });
+        if kind == "xfs" {
+            // A clone has its source's UUID, and both may be on this node.
+            options.push("nouuid");
+        }
+        let about = format!("mounting volume {} at {}", stage.volume, stage.path);
+        succeed("mount", &["-t", kind, "-o", &options.join(","), "--", device, &stage.path], &about).await?;
+        if stage.read_only {
+            return Ok(());
+        }
+        // The volume may have grown since, or be a larger copy of a smaller one.
+        filesystem::grow(kind, device, &stage.path).await
+    }
+
+    pub(super) async fn unstage(
+        &self,
+        request: csi::NodeUnstageVolumeRequest,
+    ) -> Result<csi::NodeUnstageVolumeResponse, Status> {
+        let volume = given("volume_id", &request.volume_id)?.to_string();
+        let path = given("staging_target_path", &request.staging_target_path)?.to_string();
+        let (machine, key) = (self.clone(), volume.clone());
+        self.busy.alone(&key, async move { machine.put_away(&volume, &path).await }).await?;
+        Ok(csi::NodeUnstageVolumeResponse {})
+    }
+
+    async fn put_away(&self, id: &str, path: &str) -> Result<(), Status> {
+        mounts::unmount(path).await?;
+        if !is_id(id) {
+            return Ok(());
+        }
+        let Some(volume) = self.replicator.find(id).await? else { return Ok(()) };
+        let here = self.place().await?;
+        let Some(attached) = volume.attached.filter(|at| at.site == here.site && at.node == here.node) else {
+            return Ok(());
+        };
+        let request = api::DetachVolumeRequest { volume: id.into(), session: attached.session, keep_published: true };
+        match self.replicator.detach(request).await {
+            // Older replicators close the device together with the session: unpublishing does it.
+            Err(status) if is_unserved(&status) => Ok(()),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! What a StorageClass may say, checked word by word: an unknown key is refused with the known ones, a known one that
+//! this version can't do is refused by name, and nothing is ever ignored.
+
+use std::collections::BTreeMap;
+
+use farshore_proto::v1 as api;
+use tonic::Status;
+
+use crate::names::KUBERNETES_PREFIX;
+use crate::places::is_label;
+
+/// Every key that will ever be understood, in the order of the documentation.
+const KNOWN: [&str; 15] = [
+    "sites",
+    "mode",
+    "quorum",
+    "witness",
+    "durability",
+    "reads",
+    "onQuorumLoss",
+    "rpo",
+    "maxCommitLatency",
+    "maxLag",
+    "fallback",
+    "promoteObserver",
+    "autoFailover",
+    "iops",
+    "bandwidth",
+];
+/// Those that may change during a volume's life, by a VolumeAttributesClass.
+const MUTABLE: [&str; 5] = ["quorum", "durability", "onQuorumLoss", "iops", "bandwidth"];
+const QUORUMS: [&str; 4] = ["majority", "nearest-remote", "all-remotes", "all"];
+/// What the provisioner adds by itself. The first is taken from the capability; the others become labels.
+const FROM_KUBERNETES: [&str; 4] = ["fstype", "pvc/name", "pvc/namespace", "pv/name"];
+
+/// A site, and perhaps the node in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub site: String,
+    /// Empty: any.
+    pub node: String,
+}
+
+/// A StorageClass that makes sense by itself. Whether its sites exist is for who knows them.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Parameters {
+    /// Where the data is. Empty: this cluster's own site alone.
+    pub sites: Vec<Place>,
+    pub witnesses: Vec<Place>,
+    pub policy: api::Policy,
+    /// Whose claim it is.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Reads a StorageClass.
+pub fn read(given: &BTreeMap<String, String>) -> Result<Parameters, Status> {
+    let mut parameters = Parameters::default();
+    parameters.policy.quorum = QUORUMS[0].into();
+    parameters.policy.set_durability(api::Durability::Write);
+    parameters.policy.set_on_quorum_loss(api::QuorumLoss::Freeze);
+    for (key, value) in given {
+        match key.strip_prefix(KUBERNETES_PREFIX) {
+            Some("fstype") => {}
+            Some(inner) if FROM_KUBERNETES.contains(&inner) => {
+                drop(parameters.labels.insert(key.clone(), value.clone()))
+            }
+            _ => parameters.take(key, value)?,
+        }
+    }
+    let data = |place: &Place| parameters.sites.iter().any(|site| site.site == place.site);
+    match parameters.witnesses.iter().find(|witness| data(witness)) {
+        Some(both) => Err(wrong("witness", &both.site, "a site that holds data has a vote already: name another one")),
+        None => Ok(parameters),
+    }
+}
+
+/// Reads a VolumeAttributesClass: only what may change later.
+pub fn read_mutable(given: &BTreeMap<String, String>) -> Result<Parameters, Status> {
+    if let Some(fixed) = given.keys().find(|key| KNOWN.contains(&key.as_str()) && !MUTABLE.contains(&key.as_str())) {
+        return Err(Status::invalid_argument(format!(
+            "parameter {fixed:?} can't be changed after a volume was made; these can: {}",
+            MUTABLE.join(", ")
+        )));
+    }
+    if let Some(foreign) = given.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+        return Err(unknown(foreign, &MUTABLE));
+    }
+    read(given)
+}
+
+impl Parameters {
+    fn take(&mut self, key: &str, value: &str) -> Result<(), Status> {
+        match key {
+            "sites" => self.sites = places(key, value)?,
+            "witness" => self.witnesses = places(key, value)?,
+            "mode" => only(key, value, "sync", &["async", "adaptive"])?,
+            "reads" => only(key, value, "lease", &["strict"])?,
+            "fallback" => only(key, value, "never", &["after …"])?,
+            "autoFailover" | "promoteObserver" => only(key, value, "false", &["true"])?,
+            "quorum" => self.quorum(value)?,
+            "durability" => self.policy.set_durability(match value {
+                "write" => api::Durability::Write,
+                "flush" => api::Durability::Flush,
+                _ => {
+                    return Err(wrong(key, value, "use write (every write is safe) or flush (every flushed write is)"));
+                }
+            }),
+            "onQuorumLoss" => self.on_quorum_loss(value)?,
+            _ if KNOWN.contains(&key) => {
+                return Err(Status::invalid_argument(format!(
+                    "parameter {key:?} is not supported by this version: leave it out"
+                )));
+            }
+            _ => return Err(unknown(key, &KNOWN)),
+        }
+        Ok(())
+    }
+
+    fn quorum(&mut self, value: &str) -> Result<(), Status> {
+        if QUORUMS.contains(&value) {
+            self.policy.quorum = value.into();
+            return Ok(());
+        }
+        let remedy = format!("use one of {}, or numbers as in w=2,minRemote=1,local", QUORUMS.join(", "));
+        let bad = || wrong("quorum", value, &remedy);
+        self.policy.quorum = "numbers".into();
+        for part in value.split(',') {
+            match part.split_once('=') {
+                Some(("w", number)) if self.policy.w == 0 => self.policy.w = number.parse().map_err(|_| bad())?,
+                Some(("minRemote", number)) => self.policy.min_remote = number.parse().map_err(|_| bad())?,
+                None if part == "local" => self.policy.local_required = true,
+                _ => return Err(bad()),
+            }
+        }
+        if self.policy.w == 0 { Err(bad()) } else { Ok(()) }
+    }
+
+    fn on_quorum_loss(&mut self, value: &str) -> Result<(), Status> {
+        let bad = || wrong("onQuorumLoss", value, "use freeze (I/O waits) or fence:30s (the device fails after it)");
+        match value.split_once(':') {
+            None if value == "freeze" => self.policy.set_on_quorum_loss(api::QuorumLoss::Freeze),
+            Some(("fence", after)) => {
+                self.policy.fence_after_ms = duration_ms(after).filter(|ms| *ms > 0).ok_or_else(bad)?;
+                self.policy.set_on_quorum_loss(api::QuorumLoss::Fence);
+            }
+            _ => return Err(bad()),
+        }
+        Ok(())
+    }
+}
+
+/// `4s`, `500ms`, `2min`, `1h`.
+fn duration_ms(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let factor_ms = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(factor_ms)
+}
+
+fn places(key: &str, value: &str) -> Result<Vec<Place>, Status> {
+    let mut found: Vec<Place> = Vec::new();
+    for text in value.split(',').map(str::trim) {
+        let (site, node) = text.split_once('/').unwrap_or((text, ""));
+        if !is_label(site) || !(node.is_empty() || is_label(node)) || text.ends_with('/') {
+            return Err(wrong(key, value, "name sites as in east,west,north, or nodes as in east/node-1"));
+        }
+        let place = Place { site: site.into(), node: node.into() };
+        let twice = found
+            .iter()
+            .any(|other| other.site == site && (other.node == node || other.node.is_empty() || node.is_empty()));
+        if twice {
+            return Err(wrong(key, value, "name each site once, or each of its nodes (site/node) once"));
+        }
+        found.push(place);
+    }
+    Ok(found)
+}
+
+/// A key of which this version knows one value only.
+fn only(key: &str, value: &str, good: &str, later: &[&str]) -> Result<(), Status> {
+    if value == good {
+        return Ok(());
+    }
+    let known =
+        later.iter().any(|known| value == *known || known.strip_suffix('…').is_some_and(|k| value.starts_with(k)));
+    match known {
+        true => Err(Status::invalid_argument(format!(
+            "parameter {key:?}: {value:?} is not supported by this version: use {good:?}, or leave it out"
+        ))),
+        false => Err(wrong(key, value, &format!("use {good:?}, or leave it out"))),
+    }
+}
+
+fn wrong(key: &str, value: &str, remedy: &str) -> Status {
+    Status::invalid_argument(format!("parameter {key:?} can't be {value:?}: {remedy}"))
+}
+
+fn unknown(key: &str, known: &[&str]) -> Status {
+    Status::invalid_argument(format!("parameter {key:?} is not known; the known ones are: {}", known.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    fn of(pairs: &[(&str, &str)]) -> Result<Parameters, Status> {
+        read(&pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
+    }
+
+    #[test]
+    fn nothing_said_means_the_defaults() {
+        let made = of(&[]).unwrap();
+        assert_eq!(made.policy.quorum, "majority");
+        assert_eq!(made.policy.durability(), api::Durability::Write);
+        assert!(made.sites.is_empty() && made.witnesses.is_empty() && made.labels.is_empty());
+    }
+
+    #[test]
+    fn a_whole_class_is_read() {
+        let made = of(&[
+            ("sites", "east/n1, west"),
+            ("witness", "north"),
+            ("mode", "sync"),
+            ("quorum", "w=2,minRemote=1,local"),
+            ("durability", "flush"),
+            ("onQuorumLoss", "fence:30s"),
+            ("csi.storage.k8s.io/fstype", "xfs"),
+            ("csi.storage.k8s.io/pvc/name", "data-pg-0"),
+        ])
+        .unwrap();
+        let names: Vec<_> = made.sites.iter().map(|p| (p.site.as_str(), p.node.as_str())).collect();
+        assert_eq!(names, [("east", "n1"), ("west", "")]);
+        assert_eq!(made.witnesses[0].site, "north");
+        let policy = &made.policy;
+        assert_eq!((policy.quorum.as_str(), policy.w, policy.min_remote), ("numbers", 2, 1));
+        assert!(policy.local_required);
+        assert_eq!((policy.on_quorum_loss(), policy.fence_after_ms), (api::QuorumLoss::Fence, 30_000));
+        assert_eq!(made.labels["csi.storage.k8s.io/pvc/name"], "data-pg-0");
+        assert_eq!(made.labels.len(), 1);
+    }
+
+    #[test]
+    fn each_bad_one_is_refused_by_name() {
+        let cases = [
+            ("color", "red", "the known ones are: sites, mode"),
+            ("csi.storage.k8s.io/other", "x", "is not known"),
+            ("sites", "", "name sites"),
+            ("sites", "East", "name sites"),
+            ("sites", "east,east", "once"),
+            ("sites", "east,east/n1", "once"),
+            ("sites", "east/", "name sites"),
+            ("mode", "async", "not supported by this version"),
+            ("mode", "fast", "use \"sync\""),
+            ("reads", "strict", "not supported by this version"),
+            ("fallback", "after 30s", "not supported by this version"),
+            ("autoFailover", "true", "not supported by this version"),
+            ("rpo", "5s", "not supported by this version"),
+            ("iops", "100", "not supported by this version"),
+            ("quorum", "most", "use one of majority"),
+            ("quorum", "minRemote=1", "use one of majority"),
+            ("quorum", "w=two", "use one of majority"),
+            ("quorum", "w=1,w=2", "use one of majority"),
+            ("durability", "never", "use write"),
+            ("onQuorumLoss", "fence", "fence:30s"),
+            ("onQuorumLoss", "fence:0s", "fence:30s"),
+            ("onQuorumLoss", "fence:30", "fence:30s"),
+        ];
+        for (key, value, part) in cases {
+            let status = of(&[(key, value)]).expect_err(key);
+            assert_eq!(status.code(), Code::InvalidArgument, "{key}={value}");
+            assert!(status.message().contains(part), "{key}={value}: {}", status.message());
+            assert!(status.message().contains(key), "{}", status.message());
+        }
+        assert!(of(&[("sites", "east,west"), ("witness", "west")]).unwrap_err().message().contains("vote already"));
+    }
+
+    #[test]
+    fn every_known_key_is_answered_by_name() {
+        for key in KNOWN {
+            let status = of(&[(key, "\u{1}")]).expect_err(key);
+            assert!(status.message().contains(key) && !status.message().contains("is not known"), "{key}: {status}");
+        }
+    }
+
+    #[test]
+    fn few_may_change_later() {
+        let of = |key: &str, value: &str| read_mutable(&BTreeMap::from([(key.to_string(), value.to_string())]));
+        assert!(of("durability", "flush").is_ok());
+        assert!(of("sites", "east").unwrap_err().message().contains("can't be changed"));
+        assert!(of("XXX_FakeKey", "1").unwrap_err().message().contains("is not known"));
+    }
+}

@@ -1,0 +1,219 @@
+//! This node's replicator, asked over its unix socket. The connection comes back by itself.
+
+use std::path::Path;
+use std::time::Duration;
+
+use farshore_proto::v1 as api;
+use farshore_proto::v1::node_client::NodeClient;
+use farshore_proto::v1::replication_client::ReplicationClient;
+use farshore_proto::v1::snapshots_client::SnapshotsClient;
+use farshore_proto::v1::volumes_client::VolumesClient;
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Status};
+
+use crate::places::NodeId;
+use crate::refusal::{is_unserved, no_volume, of_replicator};
+
+/// Room for the status of some ten thousand volumes.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// csi-addons' controller gives a call 150 s; whoever asks must hear from us, not from a broken connection.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+
+#[derive(Clone)]
+pub struct Replicator {
+    channel: Channel,
+}
+
+/// A response whose object is missing was written by another version.
+fn present<T>(field: Option<T>) -> Result<T, Status> {
+    field.ok_or_else(|| Status::internal("the replicator's answer is incomplete: run one version of both"))
+}
+
+/// The one form that ids of volumes and snapshots have.
+pub fn is_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+impl Replicator {
+    pub fn new(socket: &Path) -> Replicator {
+        let path = socket.to_path_buf();
+        // The address is never looked up: the connector opens the socket whatever it says.
+        let connector = tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        let endpoint =
+            Endpoint::from_static("http://replicator").timeout(CALL_TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
+        Replicator { channel: endpoint.connect_with_connector_lazy(connector) }
+    }
+
+    fn volumes(&self) -> VolumesClient<Channel> {
+        VolumesClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub fn snapshots(&self) -> SnapshotsClient<Channel> {
+        SnapshotsClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    fn replication(&self) -> ReplicationClient<Channel> {
+        ReplicationClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    fn node(&self) -> NodeClient<Channel> {
+        NodeClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// Where it stands.
+    pub async fn place(&self) -> Result<NodeId, Status> {
+        let info = self.node().info(api::InfoRequest {}).await.map_err(of_replicator)?.into_inner();
+        Ok(NodeId::new(&info.site, &info.node))
+    }
+
+    /// Every node of every site that it knows, its own first.
+    pub async fn nodes(&self) -> Result<Vec<(NodeId, bool)>, Status> {
+        let known = self.node().peers(api::PeersRequest {}).await.map_err(of_replicator)?.into_inner();
+        let own = (NodeId::new(&known.site, &known.node), true);
+        let others = known.peers.iter().map(|peer| (NodeId::new(&peer.site, &peer.node), peer.connected));
+        Ok(std::iter::once(own).chain(others).collect())
+    }
+
+    /// What its own disk has left.
+    pub async fn free_bytes(&self) -> Result<u64, Status> {
+        let facts = self.node().doctor(api::DoctorRequest {}).await.map_err(of_replicator)?.into_inner();
+        Ok(facts.disk_free_bytes)
+    }
+
+    /// By name or id; `None` where this site does not know it.
+    pub async fn find(&self, volume: &str) -> Result<Option<api::VolumeStatus>, Status> {
+        let request = api::GetVolumeRequest { volume: volume.into() };
+        match self.volumes().get(request).await {
+            Ok(answer) => present(answer.into_inner().volume).map(Some),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(of_replicator(status)),
+        }
+    }
+
+    /// By id, as the orchestrator knows it. What is no id is nobody's volume.
+    pub async fn volume(&self, id: &str) -> Result<api::VolumeStatus, Status> {
+        if !is_id(id) {
+            return Err(no_volume(id));
+        }
+        self.find(id).await?.ok_or_else(|| no_volume(id))
+    }
+
+    /// By id; copies that a fork left behind, which no orchestrator made, are left out.
+    pub async fn list(&self) -> Result<Vec<api::VolumeStatus>, Status> {
+        let answer = self.volumes().list(api::ListVolumesRequest {}).await.map_err(of_replicator)?;
+        let mut volumes = answer.into_inner().volumes;
+        volumes.retain(|volume| !volume.members.is_empty());
+        volumes.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(volumes)
+    }
+
+    pub async fn create(&self, request: api::CreateVolumeRequest) -> Result<api::VolumeStatus, Status> {
+        present(self.volumes().create(request).await.map_err(of_replicator)?.into_inner().volume)
+    }
+
+    /// A volume that is not there is deleted already.
+    pub async fn delete(&self, id: &str) -> Result<(), Status> {
+        match self.volumes().delete(api::DeleteVolumeRequest { volume: id.into() }).await {
+            Err(status) if status.code() != Code::NotFound => Err(of_replicator(status)),
+            _ => Ok(()),
+        }
+    }
+
+    pub async fn attach(&self, request: api::AttachVolumeRequest) -> Result<api::AttachVolumeResponse, Status> {
+        Ok(self.volumes().attach(request).await.map_err(of_replicator)?.into_inner())
+    }
+
+    pub async fn detach(&self, request: api::DetachVolumeRequest) -> Result<(), Status> {
+        self.volumes().detach(request).await.map_err(of_replicator).map(drop)
+    }
+
+    pub async fn resize(&self, id: &str, size_bytes: u64) -> Result<api::VolumeStatus, Status> {
+        let request = api::ResizeVolumeRequest { volume: id.into(), size_bytes };
+        present(self.volumes().resize(request).await.map_err(of_replicator)?.into_inner().volume)
+    }
+
+    /// This site becomes the volume's primary site, without a device.
+    pub async fn promote(&self, id: &str) -> Result<(), Status> {
+        let request = api::PromoteRequest { volume: id.into(), ..Default::default() };
+        self.replication().promote(request).await.map_err(of_replicator).map(drop)
+    }
+
+    pub async fn demote(&self, id: &str) -> Result<(), Status> {
+        let request = api::DemoteRequest { volume: id.into() };
+        self.replication().demote(request).await.map_err(of_replicator).map(drop)
+    }
+
+    pub async fn switch_over(&self, id: &str, to: &NodeId) -> Result<(), Status> {
+        let (to_site, to_node) = (to.site.clone(), to.node.clone());
+        let request = api::SwitchoverRequest { volume: id.into(), to_site, to_node };
+        self.replication().switchover(request).await.map_err(of_replicator).map(drop)
+    }
+
+    /// This site takes the volume over from a lost one. What was acknowledged stays acknowledged, or it is refused.
+    pub async fn fail_over(&self, id: &str, from_site: &str) -> Result<(), Status> {
+        let request = api::FailoverRequest { from_site: from_site.into(), volumes: vec![id.into()], reduce: false };
+        let answer = self.replication().failover(request).await.map_err(of_replicator)?.into_inner();
+        match answer.results.into_iter().find(|result| !result.ok) {
+            None => Ok(()),
+            Some(failed) => {
+                let error = failed.error.unwrap_or_default();
+                Err(Status::aborted(format!("{}: {}; {}", error.message, error.why, error.remedy)))
+            }
+        }
+    }
+
+    /// This site's diverged copy is given up for the primary's.
+    pub async fn discard(&self, id: &str, here: &NodeId) -> Result<(), Status> {
+        let (site, node) = (here.site.clone(), here.node.clone());
+        let request = api::ResyncRequest { volume: id.into(), site, node, discard: true };
+        self.replication().resync(request).await.map_err(of_replicator).map(drop)
+    }
+
+    /// Whether it serves snapshots at all: older ones don't.
+    pub async fn serves_snapshots(&self) -> Result<bool, Status> {
+        // A volume that there can't be: nobody's list is made for this.
+        let request = api::ListSnapshotsRequest { volumes: vec!["0".repeat(32)] };
+        match self.snapshots().list(request).await.map_err(of_replicator) {
+            Err(status) if is_unserved(&status) => Ok(false),
+            Err(status) if status.code() == Code::Unavailable => Err(status),
+            _ => Ok(true),
+        }
+    }
+
+    /// By id; `None` where there is none.
+    pub async fn find_snapshot(&self, id: &str) -> Result<Option<api::Snapshot>, Status> {
+        if !is_id(id) {
+            return Ok(None);
+        }
+        match self.snapshots().get(api::GetSnapshotRequest { snapshot: id.into() }).await {
+            Ok(answer) => present(answer.into_inner().snapshot).map(Some),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(of_replicator(status)),
+        }
+    }
+
+    /// Of the volumes named, or all; one that is not known has none.
+    pub async fn list_snapshots(&self, volumes: Vec<String>) -> Result<Vec<api::Snapshot>, Status> {
+        match self.snapshots().list(api::ListSnapshotsRequest { volumes }).await {
+            Ok(answer) => Ok(answer.into_inner().snapshots),
+            Err(status) if status.code() == Code::NotFound => Ok(Vec::new()),
+            Err(status) => Err(of_replicator(status)),
+        }
+    }
+
+    pub async fn create_snapshots(&self, request: api::CreateSnapshotRequest) -> Result<Vec<api::Snapshot>, Status> {
+        Ok(self.snapshots().create(request).await.map_err(of_replicator)?.into_inner().snapshots)
+    }
+
+    pub async fn delete_snapshot(&self, id: &str) -> Result<(), Status> {
+        match self.snapshots().delete(api::DeleteSnapshotRequest { snapshot: id.into() }).await {
+            Err(status) if status.code() != Code::NotFound => Err(of_replicator(status)),
+            _ => Ok(()),
+        }
+    }
+}
