@@ -163,6 +163,12 @@ pub enum VolumeVerb {
         /// Only if this session is attached (32 hex digits)
         #[arg(long)]
         session: Option<String>,
+        /// Close the device, and leave the node the right to it
+        #[arg(long, conflicts_with = "force")]
+        keep_published: bool,
+        /// Also if it is in use, or its node can't be reached: what still uses it gets errors
+        #[arg(long)]
+        force: bool,
     },
     /// Grow the volume, online
     Resize {
@@ -238,6 +244,12 @@ pub struct AttachArgs {
     /// On another node of this site
     #[arg(long, default_value = "", hide_default_value = true)]
     pub node: String,
+    /// Only give the node the right to it; the same with --session makes the device
+    #[arg(long)]
+    pub publish_only: bool,
+    /// Of an attach that was published (32 hex digits)
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub session: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

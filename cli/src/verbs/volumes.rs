@@ -27,9 +27,9 @@ pub async fn run(format: Format, replicator: &Replicator, verb: VolumeVerb) -> R
             return output::print(format, &DeletedView { deleted: volume });
         }
         VolumeVerb::Attach(args) => return attach(format, replicator, args).await,
-        VolumeVerb::Detach { volume, session } => {
+        VolumeVerb::Detach { volume, session, keep_published, force } => {
             let session = session.unwrap_or_default();
-            let request = api::DetachVolumeRequest { volume, session, keep_published: false };
+            let request = api::DetachVolumeRequest { volume, session, keep_published, force };
             volumes.detach(request).await?.into_inner().volume
         }
         VolumeVerb::Resize { volume, size } => {
@@ -101,10 +101,10 @@ async fn attach(format: Format, replicator: &Replicator, args: AttachArgs) -> Re
     let request = api::AttachVolumeRequest {
         volume: args.volume,
         node: args.node,
-        session: String::new(),
+        session: args.session,
         device: device.into(),
         read_only: args.read_only,
-        publish_only: false,
+        publish_only: args.publish_only,
     };
     let attached = replicator.volumes().attach(request).await?.into_inner();
     let volume = present(attached.volume)?.name;

@@ -155,7 +155,8 @@ impl Cluster {
         if attached.site != self.replicator.place().await?.site {
             return Ok(());
         }
-        let request = api::DetachVolumeRequest { volume: id.into(), session: attached.session, keep_published: false };
+        let session = attached.session;
+        let request = api::DetachVolumeRequest { volume: id.into(), session, keep_published: false, force: true };
         self.replicator.detach(request).await?;
         tracing::info!(volume = %volume.name, node = %attached.node, "unpublished");
         Ok(())

@@ -149,7 +149,8 @@ impl Machine {
         let Some(attached) = volume.attached.filter(|at| at.site == here.site && at.node == here.node) else {
             return Ok(());
         };
-        let request = api::DetachVolumeRequest { volume: id.into(), session: attached.session, keep_published: true };
+        let session = attached.session;
+        let request = api::DetachVolumeRequest { volume: id.into(), session, keep_published: true, force: false };
         match self.replicator.detach(request).await {
             // Older replicators close the device together with the session: unpublishing does it.
             Err(status) if is_unserved(&status) => Ok(()),

@@ -201,7 +201,8 @@ impl Attachments {
     /// After a restart: the core has taken the epoch back, so the device comes back too.
     pub async fn reopen(&self, node: &Arc<Node>, handle: &Arc<VolumeHandle>) {
         let DeviceState::Open { session } = handle.device.borrow().clone() else { return };
-        let kind = self.remembered(handle.id);
+        // One that was published only had none.
+        let Some(kind) = self.remembered(handle.id) else { return };
         match self.open(node, handle, session, kind).await {
             Ok(status) => tracing::info!(volume = %handle.name(), path = status.path, "device taken back"),
             Err(error) => tracing::error!(volume = %handle.name(), %error, "device not taken back"),
@@ -229,11 +230,12 @@ impl Attachments {
         }
     }
 
-    fn remembered(&self, volume: VolumeId) -> api::DeviceKind {
-        std::fs::read_to_string(self.file(volume))
-            .ok()
-            .and_then(|name| api::DeviceKind::from_str_name(name.trim()))
-            .unwrap_or(api::DeviceKind::Unspecified)
+    fn remembered(&self, volume: VolumeId) -> Option<api::DeviceKind> {
+        match std::fs::read_to_string(self.file(volume)) {
+            Ok(name) => api::DeviceKind::from_str_name(name.trim()).or(Some(api::DeviceKind::Unspecified)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(_) => Some(api::DeviceKind::Unspecified),
+        }
     }
 }
 

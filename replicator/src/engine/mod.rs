@@ -12,6 +12,7 @@ mod checkpointer;
 mod clock;
 mod create;
 mod cut;
+mod detach;
 mod diverged;
 mod diverged_note;
 mod driver;

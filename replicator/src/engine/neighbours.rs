@@ -6,8 +6,9 @@ use std::time::Duration;
 use farshore_proto::v1 as api;
 use prost::Message;
 
+use super::driver::{VolumeHandle, lock};
 use super::node::{Node, is_member};
-use crate::control::OpError;
+use crate::control::{OpError, OpKind};
 use crate::transport::PeerName;
 
 /// A neighbour that does not answer within this is left out of a listing.
@@ -28,7 +29,14 @@ impl Node {
             let node = self.clone();
             asked.spawn(async move {
                 let request = api::ListVolumesRequest {};
-                node.forward_within::<api::ListVolumesResponse>(LISTING_PATIENCE, &peer, "volumes", &request).await
+                let patience = LISTING_PATIENCE;
+                let answer =
+                    node.forward_within::<api::ListVolumesResponse>(patience, &peer, "volumes", &request).await;
+                match answer.is_ok() {
+                    true => lock(&node.unheard).remove(&peer),
+                    false => lock(&node.unheard).insert(peer),
+                };
+                answer
             });
         }
         let mut out: Vec<api::VolumeStatus> = Vec::new();
@@ -39,6 +47,28 @@ impl Node {
             }
         }
         out
+    }
+
+    /// A volume that is held here, after the neighbours were asked. One that nobody knows is told from one that only a
+    /// neighbour may know who can't be asked: else who wants it gone, or its session ended, would take it for done.
+    pub(super) fn find_at_last(&self, volume: &str) -> Result<Arc<VolumeHandle>, OpError> {
+        self.find(volume).map_err(|error| {
+            let me = &self.shared.me;
+            let named = self.config.peers.iter().filter(|p| p.site == me.site && p.node != me.node);
+            let silent = |peer: &PeerName| !self.is_connected(peer) || lock(&self.unheard).contains(peer);
+            let silent: Vec<String> = named
+                .filter_map(|p| PeerName::new(&p.site, &p.node).ok())
+                .filter(silent)
+                .map(|peer| peer.to_string())
+                .collect();
+            if error.kind != OpKind::NotFound || silent.is_empty() {
+                return error;
+            }
+            OpError::unavailable(
+                format!("volume {volume} is not known here, and {} can't be asked", silent.join(", ")),
+                "try again when it answers; take it out of the peers of this node's configuration if it is gone for good",
+            )
+        })
     }
 
     /// The neighbour that holds a volume of which nothing is here.

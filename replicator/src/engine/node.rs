@@ -88,6 +88,8 @@ pub struct Node {
     /// One at a time may begin or end to hold a member of a volume.
     pub(super) holding: Mutex<BTreeMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) scrubs: Scrubs,
+    /// Neighbours that did not answer when they were last asked what they hold.
+    pub(super) unheard: Mutex<BTreeSet<PeerName>>,
     /// One mark of a volume at a time.
     pub(super) marking: Mutex<BTreeMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) cuts: Mutex<Cuts>,
@@ -143,6 +145,7 @@ impl Node {
             holding: Mutex::default(),
             connected: Mutex::default(),
             scrubs,
+            unheard: Mutex::default(),
             marking: Mutex::default(),
             cuts: Mutex::default(),
         });

@@ -21,7 +21,7 @@ impl Node {
         if let Some(answer) = self.by_neighbour::<api::GetVolumeResponse>(volume, "get", &request).await? {
             return found(answer.volume);
         }
-        let handle = self.find(volume)?;
+        let handle = self.find_at_last(volume)?;
         self.full_view(&handle).await
     }
 
@@ -131,7 +131,7 @@ impl Operations for Node {
             if node.by_neighbour::<api::DeleteVolumeResponse>(&volume, "delete", &request).await?.is_some() {
                 return Ok(());
             }
-            let handle = node.find(&volume)?;
+            let handle = node.find_at_last(&volume)?;
             node.delete(&handle).await
         })
     }
@@ -166,7 +166,7 @@ impl Operations for Node {
             {
                 return found(answer.volume);
             }
-            let handle = node.find(&request.volume)?;
+            let handle = node.find_at_last(&request.volume)?;
             node.detach(&handle, &request).await?;
             node.view(&handle).await
         })

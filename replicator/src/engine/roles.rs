@@ -220,9 +220,6 @@ impl Node {
         if request.read_only {
             return Err(OpError::unsupported("read-only attaches are not supported yet", "attach without --read-only"));
         }
-        if request.publish_only {
-            return Err(OpError::unsupported("publishing without a device is not supported yet", "attach on the node"));
-        }
         let kind = super::attachments::choose(request.device())?;
         if let Some((session, status)) = self.attachments.describe(handle.id).await {
             if request.device() != api::DeviceKind::Unspecified && status.kind() != kind {
@@ -257,7 +254,10 @@ impl Node {
             }
             // Asked now that the epoch is ours: the order has no mark that we don't know.
             self.refuse_unfinished(handle).await?;
-            self.attachments.open(self, handle, session, kind).await
+            match request.publish_only {
+                true => Ok(api::DeviceStatus { kind: api::DeviceKind::None.into(), ..Default::default() }),
+                false => self.attachments.open(self, handle, session, kind).await,
+            }
         };
         match opened.await {
             Ok(status) => Ok((session, status)),
@@ -266,31 +266,6 @@ impl Node {
                 Err(error)
             }
         }
-    }
-
-    pub(super) async fn detach(
-        self: &Arc<Self>,
-        handle: &Arc<VolumeHandle>,
-        request: &api::DetachVolumeRequest,
-    ) -> Result<(), OpError> {
-        if request.keep_published {
-            return Err(OpError::unsupported("keeping the session published is not supported yet", "detach fully"));
-        }
-        let attached = handle.config.borrow().attached;
-        let Some(attached) = attached else { return Ok(()) };
-        if !request.session.is_empty() && parse_session(&request.session)? != attached.session {
-            return Err(OpError::failed_precondition(
-                format!("volume {} is attached for another session", handle.name()),
-                "see `farshore volume show` for the session",
-            ));
-        }
-        if attached.member != handle.me {
-            let peer = self.peer_of(handle, attached.member)?;
-            let _: api::DetachVolumeResponse = self.forward(&peer, "detach", request).await?;
-            return Ok(());
-        }
-        self.attachments.close(handle.id, false).await?;
-        self.settled(handle, Command::Detach { session: attached.session }).await.map_err(refused(handle))
     }
 
     pub(super) async fn delete(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<(), OpError> {
@@ -343,7 +318,7 @@ impl Node {
     }
 }
 
-fn parse_session(text: &str) -> Result<SessionId, OpError> {
+pub(super) fn parse_session(text: &str) -> Result<SessionId, OpError> {
     u128::from_str_radix(text, 16)
         .map(SessionId)
         .map_err(|_| OpError::invalid(format!("{text:?} is not a session"), "sessions are 32 hex digits"))

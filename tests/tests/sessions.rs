@@ -1,0 +1,96 @@
+//! Sessions as an orchestrator uses them: a node is given a volume before it makes the device, and is fenced when the
+//! volume is taken from it, whatever state it is in.
+
+use std::time::Duration;
+
+use farshore_tests::cluster::{Cluster, Ledger, NbdClient, Writers, eventually};
+
+const BLOCKS: usize = 1024;
+const CREATE: [&str; 6] =
+    ["volume", "create", "pg", "--size=8MiB", "--members=east/n1,east/n2,west,north", "--lease=1s"];
+const SITES: [&str; 4] = ["east", "east/n2", "west", "north"];
+
+/// Its node was stopped with writes on their way. It wakes when another one of the site writes already.
+#[test]
+fn a_node_that_was_stopped_is_fenced_before_the_detach_answers() {
+    let cluster = Cluster::start(&SITES);
+    let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
+    first.run(&CREATE);
+    let ledger = Ledger::of_new(BLOCKS);
+    ledger.fill(&mut first.attach("pg"));
+    cluster.wait_in_sync("east", "pg");
+    let writers = Writers::start(&ledger, first.nbd_socket(), "pg", 4);
+    writers.wait_for(200);
+    first.pause();
+    second.run(&["volume", "detach", "pg", "--force"]);
+    let (acked, view) = (writers.acked(), second.volume("pg"));
+    assert!(view["attached"].is_null(), "{view:#}");
+    assert_eq!(view["primary"]["site"], "east", "the volume stays in its site");
+    let mut client = second.attach("pg");
+    first.resume();
+    eventually(
+        "the old session's writers to fail",
+        || if writers.failed() > 0 { Ok(()) } else { Err(writers.acked()) },
+    );
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(writers.acked(), acked, "a fenced node acknowledged a write");
+    writers.stop();
+    println!("fenced after {acked} acknowledged writes");
+    ledger.check_all(&mut client);
+    ledger.fill(&mut client);
+    // The same again is nothing new, and a late call names a session that is over.
+    assert!(NbdClient::connect(&first.nbd_socket(), "pg").is_err(), "the fenced device is gone");
+}
+
+/// It is dead, and nobody who is asked knows more than that the volume was there.
+#[test]
+fn what_only_a_silent_node_knows_is_not_taken_for_gone() {
+    let cluster = Cluster::start(&["east", "east/n2", "west", "north"]);
+    let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
+    first.run(&["volume", "create", "pg", "--size=8MiB", "--members=east/n1,west,north", "--lease=1s"]);
+    drop(first.attach("pg"));
+    first.pause();
+    for verb in
+        [&["volume", "detach", "pg", "--force"][..], &["volume", "show", "pg"], &["volume", "delete", "pg", "--yes"]]
+    {
+        second.refused(verb).says(6, &["pg", "east/n1", "can't be asked"]);
+    }
+    first.resume();
+    eventually("the node to answer again", || second.try_run(&["volume", "show", "pg"]).map(drop));
+    second.run(&["volume", "detach", "pg", "--force"]);
+    second.refused(&["volume", "show", "qq"]).says(5, &["qq"]);
+}
+
+#[test]
+fn a_node_is_given_a_volume_before_it_makes_the_device() {
+    let cluster = Cluster::start(&SITES);
+    let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
+    first.run(&CREATE);
+    let session = "00000000000000000000000000c0ffee";
+    let publish = ["volume", "attach", "pg", "--publish-only", "--session", session];
+    for _ in 0..2 {
+        assert_eq!(first.run(&publish)["session"], session);
+    }
+    assert!(NbdClient::connect(&first.nbd_socket(), "pg").is_err(), "there is no device yet");
+    second.refused(&["volume", "attach", "pg", "--device", "nbd"]).says(4, &["pg", "n1"]);
+    first.refused(&["volume", "attach", "pg", "--device", "nbd"]).says(4, &["pg"]);
+    // It makes no device by itself when the daemon restarts.
+    first.kill();
+    first.start();
+    let stage = ["volume", "attach", "pg", "--device", "nbd", "--session", session];
+    assert!(NbdClient::connect(&first.nbd_socket(), "pg").is_err(), "there is no device yet");
+    let ledger = Ledger::of_new(BLOCKS);
+    eventually("the device to be made", || first.try_run(&stage));
+    ledger.fill(&mut first.connect("pg"));
+    first.run(&["volume", "detach", "pg", "--session", session, "--keep-published"]);
+    assert_eq!(first.volume("pg")["attached"]["session"], session);
+    assert!(NbdClient::connect(&first.nbd_socket(), "pg").is_err(), "the device is put away");
+    first.run(&stage);
+    ledger.check_all(&mut first.connect("pg"));
+    // Taken away although it was never put away: whoever asks again hears the same.
+    for _ in 0..2 {
+        second.run(&["volume", "detach", "pg", "--session", session, "--force"]);
+    }
+    assert!(NbdClient::connect(&first.nbd_socket(), "pg").is_err(), "its session is over");
+    ledger.check_all(&mut second.attach("pg"));
+}
