@@ -253,6 +253,9 @@ pub enum Effect {
         ops: Vec<JournalOp>,
     },
     Send(Message),
+    /// As [`Effect::Send`], of records for a member that is far behind: whatever else there is to send goes first. They
+    /// may be overtaken by later ones.
+    CatchUp(Message),
     /// Read records for `to` from the local journal, contiguous from `from`.
     ReadLog {
         to: MemberId,

@@ -37,9 +37,22 @@ pub const RESEND_AFTER_US: u64 = 1_000_000;
 pub const RESEND_DOUBLINGS_MAX: u32 = 4;
 /// Questions of a candidate and register writes are repeated at this interval until they are answered.
 pub const RETRY_US: u64 = 200_000;
-/// A joiner this close behind the acked position enters the sync set. Under load it is never level with it: what the
-/// others acknowledge is always a little ahead. The joint rule covers the rest.
+/// A joiner this close behind the acked position, in records and in bytes, enters the sync set. Under load it is never
+/// level with it: what the others acknowledge is always a little ahead. The joint rule covers the rest, and a policy that
+/// needs every remote waits until the joiner has it.
 pub const GROW_LAG_RECORDS_MAX: u64 = 1024;
+pub const GROW_LAG_BYTES_MAX: u64 = 4 << 20;
+/// A member that lacks more of what is acked than this is fed behind everything else ([`Effect::CatchUp`]): nobody waits
+/// for it. Less than what lets a joiner into the sync set: from then on it may be waited for.
+///
+/// [`Effect::CatchUp`]: crate::api::Effect::CatchUp
+pub const CATCH_UP_LAG_BYTES: u64 = 2 << 20;
+/// Bytes sent to a member in that way and not yet acknowledged as appended: a long fat link's bandwidth × delay.
+pub const CATCH_UP_INFLIGHT_BYTES_MAX: usize = 4 << 20;
+/// Records in one such message: at the pace that is always left to it, half a second's worth.
+pub const CATCH_UP_APPEND_BYTES_MAX: usize = 512 << 10;
+/// Where others go first, what is on its way is given more time before it is sent again: so many doublings.
+pub const CATCH_UP_RESEND_DOUBLINGS: u32 = 2;
 /// A candidate that has not won within this time gives up and says what was missing.
 pub const PROMOTE_TIMEOUT_US: u64 = 15_000_000;
 /// A handover whose target has not caught up by then is cancelled.
@@ -54,6 +67,10 @@ pub const DRIFT_DIVISOR: u64 = 100;
 const _: () = assert!(RECORD_PAYLOAD_MAX + RECORD_HEADER_BYTES <= APPEND_BYTES_MAX);
 const _: () = assert!(APPEND_BYTES_MAX <= PEER_INFLIGHT_BYTES_MAX);
 const _: () = assert!(PEER_INFLIGHT_BYTES_MAX <= REORDER_BYTES_MAX);
+const _: () = assert!(CATCH_UP_APPEND_BYTES_MAX < CATCH_UP_INFLIGHT_BYTES_MAX);
+const _: () = assert!(CATCH_UP_INFLIGHT_BYTES_MAX <= PEER_INFLIGHT_BYTES_MAX);
+const _: () = assert!(CATCH_UP_LAG_BYTES <= GROW_LAG_BYTES_MAX);
+const _: () = assert!(CATCH_UP_RESEND_DOUBLINGS <= RESEND_DOUBLINGS_MAX);
 const _: () = assert!(PEER_INFLIGHT_BYTES_MAX as u64 + (APPEND_BYTES_MAX as u64) < UNDURABLE_BYTES_MAX);
 const _: () = assert!(UNACKED_BYTES_MAX <= UNAPPLIED_BYTES_MAX);
 const _: () = assert!(SHARE_RESERVE_BYTES + RECORD_PAYLOAD_MAX as u64 + BLOCK_BYTES <= SHARE_BYTES_MIN);

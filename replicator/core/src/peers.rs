@@ -7,7 +7,7 @@
 //! ```
 
 use crate::ids::{Incarnation, Seq, Tick};
-use crate::limits::{RESEND_AFTER_US, RESEND_DOUBLINGS_MAX};
+use crate::limits::{CATCH_UP_RESEND_DOUBLINGS, RESEND_AFTER_US, RESEND_DOUBLINGS_MAX};
 use crate::register::ConfigVersion;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct Peer {
     pub moved: Tick,
     /// How often it was sent records again since `appended` last moved.
     resent: u32,
+    /// What was sent last goes behind everything else, and may take its time.
+    pub catching_up: bool,
     /// The newest configuration of ours that it has stored.
     pub config_ok: ConfigVersion,
     /// It has claimed what can't be; told once.
@@ -60,6 +62,7 @@ impl Peer {
             heard: None,
             moved: now,
             resent: 0,
+            catching_up: false,
             config_ok: ConfigVersion::default(),
             disbelieved: false,
             sent: std::collections::VecDeque::new(),
@@ -101,6 +104,7 @@ impl Peer {
 
     pub fn lost(&mut self) {
         self.feed = Feed::Silent;
+        self.catching_up = false;
         self.rewind();
     }
 
@@ -138,7 +142,8 @@ impl Peer {
     /// Starts again from what it has for good if records are on their way and none has arrived for long: at first a
     /// second, then twice as long each time. On a slow line they may only take their time, and each copy makes it longer.
     pub fn resend_if_stalled(&mut self, now: Tick) {
-        let patience_us = RESEND_AFTER_US << self.resent.min(RESEND_DOUBLINGS_MAX);
+        let least = if self.catching_up { CATCH_UP_RESEND_DOUBLINGS } else { 0 };
+        let patience_us = RESEND_AFTER_US << self.resent.clamp(least, RESEND_DOUBLINGS_MAX);
         if self.feed == Feed::Live && !self.sent.is_empty() && now.since(self.moved) >= patience_us {
             self.resent += 1;
             self.rewind();

@@ -90,6 +90,15 @@ impl Tail {
         if seq >= self.end() { 0 } else { self.bytes_total() - then }
     }
 
+    /// Payload bytes in `(from, to]`; `None` where that goes back further than what is remembered.
+    pub fn bytes_between(&self, from: Seq, to: Seq) -> Option<u64> {
+        match from {
+            _ if from >= to => Some(0),
+            _ if from < self.before => None,
+            _ => Some(self.bytes_after(from) - self.bytes_after(to)),
+        }
+    }
+
     /// When the record after `seq` was appended: how long its holder has been behind. `None` when forgotten or none.
     pub fn appended_at(&self, seq: Seq) -> Option<Tick> {
         self.entry(seq).map(|e| e.at)

@@ -10,6 +10,7 @@ use crate::api::{
 use crate::durable::{Durable, LogBase};
 use crate::history::History;
 use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, SessionId, Tick, VolumeId};
+use crate::limits::{CATCH_UP_INFLIGHT_BYTES_MAX, GROW_LAG_BYTES_MAX, GROW_LAG_RECORDS_MAX};
 use crate::message::{Body, Message};
 use crate::record::{Origin, Record, RecordHash};
 use crate::register::{
@@ -29,6 +30,8 @@ pub(super) struct Cluster {
     pub(super) dead: BTreeSet<MemberId>,
     /// Records of these find no room in the journal; all else does.
     never_lands: BTreeSet<MemberId>,
+    /// What is sent behind all else, while that gets nowhere.
+    held: Option<Vec<Message>>,
     pub(super) answers: BTreeMap<u64, Result<Answer, Refusal>>,
     /// What devices were told, in that order.
     pub(super) completed: Vec<(MemberId, RequestId, Outcome)>,
@@ -93,6 +96,7 @@ impl Cluster {
             logs: BTreeMap::new(),
             dead: BTreeSet::new(),
             never_lands: BTreeSet::new(),
+            held: None,
             answers: BTreeMap::new(),
             completed: Vec::new(),
             commands: 0,
@@ -133,10 +137,19 @@ impl Cluster {
                 }
                 Some((id, Event::JournalDone { token }))
             }
-            Effect::Send(message) => Some((message.to, Event::Message(message))),
+            Effect::CatchUp(message) if self.held.is_some() => {
+                self.held.as_mut().expect("just seen").push(message);
+                None
+            }
+            Effect::Send(message) | Effect::CatchUp(message) => Some((message.to, Event::Message(message))),
             Effect::Apply { upto } => Some((id, Event::Applied { seq: upto })),
-            Effect::ReadLog { to, from, .. } => {
-                let records = log.range(from..).map(|(_, r)| r.clone()).collect();
+            Effect::ReadLog { to, from, max_bytes } => {
+                let mut bytes = 0;
+                let fits = |r: &&Record| {
+                    bytes += r.encoded_len();
+                    r.seq == from || bytes <= max_bytes
+                };
+                let records = log.range(from..).map(|(_, r)| r).take_while(fits).cloned().collect();
                 Some((id, Event::LogRead { to, from, floor: Seq(1), records }))
             }
             Effect::Answer { id: command, result } => {
@@ -231,6 +244,39 @@ fn a_silent_member_does_not_enter_the_sync_set() {
     cluster.pass(2 * LEASE_US);
     assert_eq!(cluster.terms(first).sync.len(), 2, "back, it enters");
     assert_eq!(cluster.terms(first).rule, TWO_SITES);
+}
+
+/// A joiner that lacks much is fed behind everything else, and is not waited for before it lacks little: a few large
+/// records are much.
+#[test]
+fn a_joiner_that_lacks_much_is_fed_last_and_stays_outside() {
+    let (first, second, third) = (MemberId(0), MemberId(1), MemberId(2));
+    let mut cluster = Cluster::of(&[DATA, DATA, DATA], TWO_SITES);
+    cluster.promote(first);
+    cluster.command(first, Command::Attach { writer: 7, session: SessionId(7) }).expect("it is attached");
+    cluster.dead.insert(third);
+    let reduce = Change::Reduce { without: vec![third], rule: TWO_SITES };
+    cluster.command(first, Command::Change(reduce)).expect("the one that is gone is left out");
+    let pieces = 2 * GROW_LAG_BYTES_MAX >> 19;
+    for id in 0..pieces {
+        let io = Io::Write { offset: 0, data: vec![1; 1 << 19].into(), fua: false };
+        cluster.feed(first, Event::Io(Request { id: RequestId(id), io, origin: Origin::default() }));
+    }
+    assert!(pieces < GROW_LAG_RECORDS_MAX);
+    cluster.held = Some(Vec::new());
+    cluster.dead.clear();
+    cluster.pass(2 * LEASE_US);
+    assert_eq!(cluster.terms(first).sync.len(), 2, "it lacks too much");
+    let held = cluster.held.take().expect("they were kept");
+    let bytes = |m: &Message| match &m.body {
+        Body::Append { records, .. } => records.iter().map(Record::encoded_len).sum(),
+        _ => 0,
+    };
+    let under_way: usize = held.iter().filter(|m| m.to == third).map(bytes).sum();
+    assert!(under_way > 0 && under_way <= CATCH_UP_INFLIGHT_BYTES_MAX && held.iter().all(|m| m.to != second));
+    held.into_iter().for_each(|message| cluster.feed(message.to, Event::Message(message)));
+    cluster.pass(2 * LEASE_US);
+    assert_eq!(cluster.terms(first).sync.len(), 3, "it lacks nothing any more");
 }
 
 /// Nothing that a member says makes the holder count what is not there, or end.

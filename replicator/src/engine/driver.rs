@@ -9,7 +9,7 @@ use farshore_core::ids::{MemberId, SessionId, VolumeId};
 use farshore_core::record::Origin;
 use farshore_core::register::Configuration;
 use farshore_core::volume::Volume;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::applier::Applier;
 use super::clock;
@@ -22,6 +22,8 @@ use crate::journal::QUEUE_BYTES_MAX;
 /// again is bounded by the core.
 const JOURNAL_QUEUE_BYTES: u64 = QUEUE_BYTES_MAX / 4;
 const JOURNAL_PAUSE: Duration = Duration::from_millis(5);
+/// Half a MiB each. What the core has under way to one member, twice.
+const CATCH_UP_WAITING_MAX: usize = 16;
 
 /// What happened to the volume's device, as the core decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +91,8 @@ pub struct Driver {
     pub(super) stored_bytes: u64,
     /// Members whose lane was full: somebody waits for room.
     pub(super) blocked: Arc<Mutex<BTreeSet<MemberId>>>,
+    /// Catch-up messages that wait for room; more are dropped, and sent again in time.
+    pub(super) behind: Arc<Semaphore>,
     next_id: u64,
     /// What the core knows of the journal's room for this volume.
     share_bytes: u64,
@@ -124,6 +128,7 @@ impl Driver {
             commands: BTreeMap::new(),
             stored_bytes: 0,
             blocked: Arc::default(),
+            behind: Arc::new(Semaphore::new(CATCH_UP_WAITING_MAX)),
             next_id: 0,
             share_bytes: u64::MAX,
         };

@@ -14,7 +14,7 @@ use super::rpc;
 use super::ship;
 use crate::journal::{Entry, JournalError, LogEnd, ReadError};
 use crate::store::ErrorClass;
-use crate::transport::{Lane, SendError};
+use crate::transport::{Lane, PeerName, SendError};
 
 /// Attempts at a record that the medium does not give back at once.
 const READ_ATTEMPTS: usize = 3;
@@ -26,6 +26,7 @@ impl Driver {
             match effect {
                 Effect::Journal { token, ops } => self.journal(token, ops),
                 Effect::Send(message) => self.send(message),
+                Effect::CatchUp(message) => self.send_behind_all_else(message),
                 Effect::ReadLog { to, from, max_bytes } => self.read_log(to, from, max_bytes),
                 Effect::Apply { upto } => self.applier.apply(upto),
                 Effect::Trim { checkpoint } => self.shared.journal.set_checkpoint(self.volume.id(), checkpoint),
@@ -135,16 +136,42 @@ impl Driver {
         );
     }
 
-    fn address(&self, member: MemberId) -> Option<crate::transport::PeerName> {
+    fn address(&self, member: MemberId) -> Option<PeerName> {
         let member = self.volume.newest_config().member(member)?;
-        crate::transport::PeerName::new(&member.site, &member.node).ok()
+        PeerName::new(&member.site, &member.node).ok()
     }
 
     fn send(&self, message: Message) {
         let to = message.to;
         let Some(peer) = self.address(to) else { return };
         let lane = if message.body.carries_records() { Lane::Records } else { Lane::Control };
+        self.send_on(lane, peer, to, rpc::volume_message(message));
+    }
+
+    /// On the connection of bulk, which is paced by what the foreground needs; where there is none, with the foreground.
+    fn send_behind_all_else(&self, message: Message) {
+        let to = message.to;
+        let Some(peer) = self.address(to) else { return };
         let parts = rpc::volume_message(message);
+        match self.shared.transport.send(&peer, Lane::Bulk, parts.clone()) {
+            Ok(()) => {}
+            // A shipment fills the lane. Begun anew at each such message, a member would get nowhere.
+            Err(SendError::Full) => {
+                let Ok(place) = self.behind.clone().try_acquire_owned() else { return };
+                let transport = self.shared.transport.clone();
+                tokio::spawn(async move {
+                    while transport.ready(&peer, Lane::Bulk).await.is_ok()
+                        && transport.send(&peer, Lane::Bulk, parts.clone()) == Err(SendError::Full)
+                    {
+                    }
+                    drop(place);
+                });
+            }
+            Err(SendError::NotConnected | SendError::TooLong { .. }) => self.send_on(Lane::Records, peer, to, parts),
+        }
+    }
+
+    fn send_on(&self, lane: Lane, peer: PeerName, to: MemberId, parts: Vec<Bytes>) {
         if let Err(SendError::Full) = self.shared.transport.send(&peer, lane, parts) {
             // What was not sent is asked for again as soon as the lane has room.
             if !lock(&self.blocked).insert(to) {

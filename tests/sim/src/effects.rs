@@ -50,7 +50,7 @@ impl World {
     fn effect(&mut self, id: MemberId, life: u32, epoch: Epoch, effect: Effect) {
         match effect {
             Effect::Journal { token, ops } => self.journal(id, life, token, ops),
-            Effect::Send(message) => self.send(id, message),
+            Effect::Send(message) | Effect::CatchUp(message) => self.send(id, message),
             Effect::ReadLog { to, from, max_bytes } => {
                 let delay = self.disk_delay(id, self.knobs.read_us);
                 let max = self.knobs.read_records;

@@ -3,7 +3,10 @@
 use super::{Next, Primary};
 use crate::api::{Effect, Effects, Refusal};
 use crate::ids::{Epoch, Incarnation, MemberId, Seq, Tick};
-use crate::limits::{APPEND_BYTES_MAX, HEARTBEAT_US, PEER_INFLIGHT_BYTES_MAX};
+use crate::limits::{
+    APPEND_BYTES_MAX, CATCH_UP_APPEND_BYTES_MAX, CATCH_UP_INFLIGHT_BYTES_MAX, CATCH_UP_LAG_BYTES, HEARTBEAT_US,
+    PEER_INFLIGHT_BYTES_MAX,
+};
 use crate::message::{Body, MESSAGE_RECORDS_MAX};
 use crate::peers::{Feed, Peer};
 use crate::record::Record;
@@ -44,9 +47,23 @@ impl Primary {
     }
 
     pub(super) fn append_to(&self, replica: &Replica, to: MemberId, records: Vec<Record>, now: Tick, fx: &mut Effects) {
-        let acked = self.acked.max(self.acked_before);
-        let body = Body::Append { epoch: self.epoch, acked, end: replica.end(), sent: now, records };
+        let body = self.append_of(replica, records, now);
         self.send(replica, to, body, fx);
+    }
+
+    fn append_of(&self, replica: &Replica, records: Vec<Record>, now: Tick) -> Body {
+        let acked = self.acked.max(self.acked_before);
+        Body::Append { epoch: self.epoch, acked, end: replica.end(), sent: now, records }
+    }
+
+    /// Payload bytes of what is acked that whoever ends at `seq` lacks; `None`: more than we remember.
+    pub(super) fn lacks_bytes(&self, seq: Seq, replica: &Replica) -> Option<u64> {
+        replica.tail().bytes_between(seq, self.acked)
+    }
+
+    /// Nobody waits for a member that ends there: what it lacks was acknowledged without it.
+    fn is_far_behind(&self, seq: Seq, replica: &Replica) -> bool {
+        self.lacks_bytes(seq, replica).is_none_or(|bytes| bytes > CATCH_UP_LAG_BYTES)
     }
 
     pub fn on_link(&mut self, member: MemberId, up: bool, replica: &Replica, now: Tick, fx: &mut Effects) {
@@ -158,8 +175,14 @@ impl Primary {
         }
         let Some(last) = records.last().map(|r| r.seq) else { return };
         let bytes = records.iter().map(Record::encoded_len).sum();
-        peer.sending(last, bytes, now);
-        self.append_to(replica, to, records, now, fx);
+        let far = self.is_far_behind(last, replica);
+        if let Some(peer) = self.peers.get_mut(&to) {
+            peer.sending(last, bytes, now);
+            peer.catching_up = far;
+        }
+        let body = self.append_of(replica, records, now);
+        let message = self.message(replica, to, body);
+        fx.push(if far { Effect::CatchUp(message) } else { Effect::Send(message) });
     }
 
     pub fn on_shipped(&mut self, to: MemberId, replica: &Replica, fx: &mut Effects) {
@@ -206,6 +229,7 @@ impl Primary {
                         break;
                     }
                     peer.sending(batch[batch.len() - 1].seq, bytes, now);
+                    peer.catching_up = false;
                     self.append_to(replica, to, batch.to_vec(), now, fx);
                 }
             }
@@ -216,11 +240,20 @@ impl Primary {
 
     /// A live peer that is behind gets the next stretch from our journal, one read at a time.
     pub(super) fn feed_from_journal(&mut self, to: MemberId, replica: &Replica, fx: &mut Effects) {
-        let Some(peer) = self.peers.get_mut(&to) else { return };
-        let room = PEER_INFLIGHT_BYTES_MAX.saturating_sub(peer.sent_bytes());
-        if peer.next <= replica.durable && room >= APPEND_BYTES_MAX {
+        let Some(peer) = self.peers.get(&to) else { return };
+        let from = peer.next;
+        let (under_way_max, max_bytes) = if self.is_far_behind(Seq(from.0.saturating_sub(1)), replica) {
+            (CATCH_UP_INFLIGHT_BYTES_MAX, CATCH_UP_APPEND_BYTES_MAX)
+        } else {
+            (PEER_INFLIGHT_BYTES_MAX, APPEND_BYTES_MAX)
+        };
+        let room = under_way_max.saturating_sub(peer.sent_bytes());
+        if from <= replica.durable
+            && room >= max_bytes
+            && let Some(peer) = self.peers.get_mut(&to)
+        {
             peer.feed = Feed::Reading;
-            fx.push(Effect::ReadLog { to, from: peer.next, max_bytes: APPEND_BYTES_MAX });
+            fx.push(Effect::ReadLog { to, from, max_bytes });
         }
     }
 }

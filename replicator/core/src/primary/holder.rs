@@ -160,8 +160,12 @@ impl Primary {
     }
 
     pub(super) fn send(&self, replica: &Replica, to: MemberId, body: Body, fx: &mut Effects) {
+        fx.push(Effect::Send(self.message(replica, to, body)));
+    }
+
+    pub(super) fn message(&self, replica: &Replica, to: MemberId, body: Body) -> Message {
         let (volume, lineage, from) = (replica.volume, replica.d.lineage, replica.me());
-        fx.push(Effect::Send(Message { volume, lineage, from, to, body }));
+        Message { volume, lineage, from, to, body }
     }
 
     /// A peer counts under the incarnation that the terms name, once it follows our log.

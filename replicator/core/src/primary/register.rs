@@ -7,7 +7,7 @@ use super::holder::Device;
 use crate::api::{Answer, Change, CommandId, Effect, Effects, Refusal};
 use crate::change::{self, Pending, Stage};
 use crate::ids::{MemberId, Tick};
-use crate::limits::{COMMANDS_MAX, GROW_LAG_RECORDS_MAX};
+use crate::limits::{COMMANDS_MAX, GROW_LAG_BYTES_MAX, GROW_LAG_RECORDS_MAX};
 use crate::peers::Feed;
 use crate::register::{ConfigVersion, Configuration, MemberKind, Terms};
 use crate::replica::Replica;
@@ -168,7 +168,9 @@ impl Primary {
         let ready = self.config.members.iter().filter(|m| m.kind == MemberKind::Data).find_map(|m| {
             let peer = self.peers.get(&m.id)?;
             let incarnation = peer.incarnation?;
-            let whole = peer.feed == Feed::Live && self.acked.since(peer.durable) <= GROW_LAG_RECORDS_MAX;
+            let near = self.acked.since(peer.durable) <= GROW_LAG_RECORDS_MAX
+                && self.lacks_bytes(peer.durable, replica).is_some_and(|bytes| bytes <= GROW_LAG_BYTES_MAX);
+            let whole = peer.feed == Feed::Live && near;
             let votes = self.config.current.has_vote(m.id, incarnation);
             let outside = !self.config.current.in_sync(m.id, incarnation);
             // What it said before it fell silent is no reason: once in, the lease would have to count on it.
