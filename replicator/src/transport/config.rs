@@ -35,6 +35,9 @@ pub const RECORD_STREAMS_MAX: u32 = 64;
 /// hands the kernel ten at a time, and Linux refuses (EMSGSIZE) when they are more than 65507 bytes together. Paths that
 /// carry less are found out by probes that were lost, without harm to the rest.
 pub const UDP_PAYLOAD_BYTES_MAX: u16 = 6500;
+/// A path that swallows what it carried before is given the least that any path must carry, and searched again after so
+/// long: until then each packet holds a fifth less than an Ethernet frame would.
+const BLACK_HOLE_COOLDOWN: Duration = Duration::from_secs(5);
 /// Packets that may arrive before one is acknowledged by QUIC; the replicas' own acks don't wait for it.
 const ACK_ELICITING_THRESHOLD: u32 = 8;
 /// Later packets acknowledged before one counts as lost (RFC 9002 §6.1.1 has 3). A sender that moves between cores has
@@ -156,7 +159,7 @@ impl Limits {
         let idle = IdleTimeout::try_from(Duration::from_millis(self.idle_timeout_ms))
             .expect("check() bounds the idle timeout below what QUIC can say");
         let mut mtu = MtuDiscoveryConfig::default();
-        mtu.upper_bound(UDP_PAYLOAD_BYTES_MAX);
+        mtu.upper_bound(UDP_PAYLOAD_BYTES_MAX).black_hole_cooldown(BLACK_HOLE_COOLDOWN);
         let mut acks = AckFrequencyConfig::default();
         acks.ack_eliciting_threshold(VarInt::from_u32(ACK_ELICITING_THRESHOLD));
         let mut quic = quinn::TransportConfig::default();
@@ -168,8 +171,9 @@ impl Limits {
             .stream_receive_window(VarInt::from_u32(self.stream_receive_window_bytes))
             .receive_window(VarInt::from_u32(self.receive_window_bytes))
             .send_window(congestion.send_window_bytes(self.send_window_bytes))
-            // In write order: the oldest record first is what the quorum waits for.
-            .send_fairness(false)
+            // A packet of each stream in turn. In write order, what is sent again would wait until the streams before it
+            // have sent all that they hold: megabytes, where a line loses packets.
+            .send_fairness(true)
             .datagram_receive_buffer_size(None)
             .mtu_discovery_config(Some(mtu))
             .ack_frequency_config(Some(acks))

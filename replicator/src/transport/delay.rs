@@ -27,24 +27,27 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{Controller, ControllerFactory};
 use quinn_proto::RttEstimator;
 
-/// The queue that is meant to stand, beside a sixteenth of the round trip: below that it is the machines' own noise.
+/// The queue that is meant to stand, beside a tenth of the round trip: below that it is the machines' own noise.
 const TARGET_MIN: Duration = Duration::from_millis(2);
-const TARGET_PART: u32 = 16;
+const TARGET_PART: u32 = 10;
 const TARGET_LEAST: Duration = Duration::from_micros(100);
 const TARGET_MAX: Duration = Duration::from_secs(1);
 /// Each round without overflow; the queue may have become longer.
 const SHALLOW_GROWTH: f64 = 1.01;
 /// Of the window in one round, but for doubling at the start.
 const GROWTH_MAX: f64 = 1.25;
-/// Of a round's bytes: more loss than this is a queue that overflows before delay could show it.
+/// More loss than this is a queue that overflows before delay could show it.
 const LOSS_MAX: f64 = 0.08;
+/// Judged over so much at least, several rounds if need be: of ten packets, one that is lost is no tenth of all.
+const LOSS_SAMPLE_BYTES: u64 = 384 << 10;
 const LOSS_SHRINK: f64 = 0.7;
 /// Delay alone does not push the window lower: whoever fills the queue may not be us.
 const WINDOW_FLOOR_BYTES: f64 = (256 << 10) as f64;
 const WINDOW_MIN_BYTES: f64 = (16 << 10) as f64;
 const WINDOW_MAX_BYTES: f64 = (256 << 20) as f64;
-/// Rounds with next to no queue until it is taken for certain that the link has more to give.
-const QUIET_ROUNDS: u32 = 8;
+/// Rounds with next to no queue until it is taken for certain that the link has more to give, and the window grows by as
+/// much as it may.
+const QUIET_ROUNDS: u32 = 4;
 /// Rounds and time at the floor after which the path must have become longer.
 const STARVED_ROUNDS: u32 = 16;
 const STARVED_FOR: Duration = Duration::from_secs(1);
@@ -62,6 +65,26 @@ struct Round {
     congested: bool,
     /// The window was what held us back, at least once.
     full: bool,
+}
+
+/// What became of packets, over one round or several.
+#[derive(Debug, Clone, Copy, Default)]
+struct Losses {
+    acked: u64,
+    lost: u64,
+}
+
+impl Losses {
+    /// Adds a round; once there is enough to judge by, says whether too much was lost, and begins anew.
+    fn too_many(&mut self, round: &Round) -> bool {
+        (self.acked, self.lost) = (self.acked + round.acked, self.lost + round.lost);
+        let all = self.acked + self.lost;
+        if all < LOSS_SAMPLE_BYTES {
+            return false;
+        }
+        let lost = std::mem::take(self).lost;
+        lost as f64 > LOSS_MAX * all as f64
+    }
 }
 
 impl Round {
@@ -89,6 +112,7 @@ pub(super) struct DelayWindow {
     /// Rounds that are still to go with half the window, and the whole one.
     draining: Option<(u32, f64)>,
     round: Round,
+    losses: Losses,
     starting: bool,
     quiet: u32,
     starved: Option<(Instant, u32)>,
@@ -107,6 +131,7 @@ impl DelayWindow {
             span_least: Duration::MAX,
             draining: None,
             round: Round::new(now),
+            losses: Losses::default(),
             starting: true,
             quiet: 0,
             starved: None,
@@ -142,8 +167,11 @@ impl DelayWindow {
 
     /// The window that follows from one round.
     fn after(&mut self, round: &Round, now: Instant) -> f64 {
-        let loss = round.lost as f64 / (round.lost + round.acked).max(1) as f64;
-        if loss > LOSS_MAX || round.congested {
+        // A window that holds nothing back is no cause of losses.
+        if !round.full && self.draining.is_none() {
+            return self.window;
+        }
+        if self.losses.too_many(round) || round.congested {
             self.starting = false;
             (self.quiet, self.draining) = (0, None);
             self.shallow = (round.longest.saturating_sub(self.base) / 2).clamp(TARGET_LEAST, self.shallow);
@@ -153,9 +181,6 @@ impl DelayWindow {
         if let Some((rounds, whole)) = self.draining {
             self.draining = (rounds > 1).then_some((rounds - 1, whole));
             return if self.draining.is_some() { self.window } else { whole };
-        }
-        if !round.full {
-            return self.window;
         }
         let (base, target) = (self.base.as_secs_f64(), self.target().as_secs_f64());
         let standing = round.standing.as_secs_f64();
@@ -168,12 +193,11 @@ impl DelayWindow {
             return (self.window * (base + target) / standing).max(WINDOW_FLOOR_BYTES.min(self.window));
         }
         self.quiet = if queue < target / 4.0 { self.quiet + 1 } else { 0 };
-        if self.quiet >= QUIET_ROUNDS {
-            (self.starting, self.quiet) = (true, 0);
-        }
-        // Never far above what a round delivers: when the path changes, all of the window is under way at once.
+        let growth = if self.quiet > QUIET_ROUNDS { GROWTH_MAX } else { (1.0 + (base + target) / standing) / 2.0 };
+        // It grows no further than a little above what a round delivers: when the path changes, all of the window is under
+        // way at once. A round that had little to send is no reason to give up what was found before.
         let used = (2 * round.acked) as f64 + self.initial;
-        let next = (self.window * ((1.0 + (base + target) / standing) / 2.0).min(GROWTH_MAX)).min(used);
+        let next = (self.window * growth.min(GROWTH_MAX)).min(used.max(self.window));
         self.notice_a_longer_path(queue > target && next < WINDOW_FLOOR_BYTES, round.standing, now);
         if next < self.window { next.max(WINDOW_FLOOR_BYTES.min(self.window)) } else { next }
     }
@@ -354,6 +378,42 @@ mod tests {
         window.round = Round::new(Instant::now());
         let got = run(&mut window, &link(200.0, 100.0, 1000), 120.0);
         assert!(got.share > 0.7, "{:.3}", got.share);
+    }
+
+    #[test]
+    fn rounds_with_little_to_send_cost_nothing_of_the_window() {
+        let (now, rtt) = (Instant::now(), Duration::from_millis(50));
+        let mut window = fresh();
+        run(&mut window, &link(200.0, 50.0, 100), 10.0);
+        let found = window.window();
+        window.round = Round::new(now);
+        for round in 0..20u64 {
+            for _ in 0..10 {
+                let sent = now + rtt * round as u32;
+                window.acked(sent + rtt, sent, PACKET, false);
+            }
+        }
+        assert!(window.window() >= found / 2, "{found} became {}", window.window());
+    }
+
+    #[test]
+    fn a_few_small_writes_keep_their_window_in_bad_weather() {
+        let (now, rtt) = (Instant::now(), Duration::from_millis(50));
+        for app_limited in [true, false] {
+            let mut window = fresh();
+            // Ten packets of 4 KiB in each round, of which at 1 % every tenth round loses one.
+            for round in 0..1000u64 {
+                let sent = now + rtt * round as u32;
+                for packet in 0..10 {
+                    if round.is_multiple_of(10) && packet == 3 {
+                        window.on_congestion_event(sent + rtt, sent, false, 4300);
+                    } else {
+                        window.acked(sent + rtt, sent, 4300, app_limited);
+                    }
+                }
+            }
+            assert!(window.window() >= 100 << 10, "{} left, app limited: {app_limited}", window.window());
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the tasks of one transport share: credentials, the UDP socket's endpoint, the event channel, one peer's lanes.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -89,6 +90,7 @@ pub(super) struct Peer {
     pub control: LaneQueue,
     pub records: LaneQueue,
     pub bulk: LaneQueue,
+    records_passed: AtomicU64,
     live: Mutex<Live>,
 }
 
@@ -108,6 +110,7 @@ impl Peer {
             control: LaneQueue::new(limits.control_queue_bytes),
             records: LaneQueue::new(limits.records_queue_bytes),
             bulk: LaneQueue::new(limits.bulk_queue_bytes),
+            records_passed: AtomicU64::new(0),
             live: Mutex::new(live),
         }
     }
@@ -154,11 +157,17 @@ impl Peer {
         }
     }
 
-    /// Round-trip time of the main connection, and packets that it sent and received so far.
-    pub fn main_path(&self) -> Option<(Duration, u64)> {
-        let live = self.live();
-        let stats = live.main.as_ref()?.connection.stats();
-        Some((stats.path.rtt, stats.udp_tx.datagrams + stats.udp_rx.datagrams))
+    pub fn main_rtt(&self) -> Option<Duration> {
+        Some(self.live().main.as_ref()?.connection.rtt())
+    }
+
+    /// Messages of the foreground that went by, there or back.
+    pub fn pass_records(&self, messages: usize) {
+        self.records_passed.fetch_add(messages as u64, Ordering::Relaxed);
+    }
+
+    pub fn records_passed(&self) -> u64 {
+        self.records_passed.load(Ordering::Relaxed)
     }
 
     pub fn set_last_error(&self, refusal: &Refusal) {

@@ -29,12 +29,14 @@ const RATE_MAX: f64 = (16u64 << 30) as f64;
 const RATE_START: f64 = (16 << 20) as f64;
 /// What the foreground's round trip may grow by on behalf of bulk.
 const QUEUE_TARGET_US: u64 = 5_000;
-/// Packets of the main connection, both ways, in one interval, from which on the foreground is at work. Keep-alives
-/// and leases stay below it.
-const FOREGROUND_PACKETS: u64 = 40;
+/// Intervals without a record, there or back, after which there is no foreground any more. One writer at a time may have
+/// a single record in a round trip.
+const FOREGROUND_INTERVALS: u32 = 10;
 const GROWTH: f64 = 1.05;
 /// One step down shrinks the rate to no less than this part.
 const SHRINK_MIN: f64 = 0.5;
+/// Intervals at the least rate after which a queue that still stands is none: the path has become longer.
+const STARVED_INTERVALS: u32 = 20;
 /// The base is the least round trip of so many spans of so many intervals: five minutes. An older minimum may be of
 /// another path.
 const BASE_SPANS: usize = 10;
@@ -46,22 +48,33 @@ pub(super) struct Pace {
     rate: Option<f64>,
     spans: VecDeque<u64>,
     intervals: u32,
+    /// Intervals since the last one with a record.
+    without_records: u32,
+    /// Intervals at the least rate.
+    starved: u32,
 }
 
 impl Pace {
     fn new() -> Pace {
-        Pace { rate: None, spans: VecDeque::from([u64::MAX]), intervals: 0 }
+        Pace {
+            rate: None,
+            spans: VecDeque::from([u64::MAX]),
+            intervals: 0,
+            without_records: FOREGROUND_INTERVALS,
+            starved: 0,
+        }
     }
 
     fn base_us(&self) -> u64 {
         self.spans.iter().copied().min().unwrap_or(u64::MAX)
     }
 
-    /// One look. `rtt_us`: of the main connection now; `packets`: what it sent and received since the last look;
-    /// `sent_bytes`: what bulk sent since then.
-    fn look(&mut self, rtt_us: u64, packets: u64, sent_bytes: u64) {
+    /// One look. `rtt_us`: of the main connection now; `records`: messages with records that it sent and received since
+    /// the last look; `sent_bytes`: what bulk sent since then.
+    fn look(&mut self, rtt_us: u64, records: u64, sent_bytes: u64) {
         self.remember(rtt_us);
-        if packets < FOREGROUND_PACKETS {
+        self.without_records = if records > 0 { 0 } else { self.without_records.saturating_add(1) };
+        if self.without_records >= FOREGROUND_INTERVALS {
             self.rate = None;
             return;
         }
@@ -72,6 +85,11 @@ impl Pace {
             self.rate = Some(start.clamp(RATE_MIN, RATE_MAX));
             return;
         };
+        self.starved = if rate <= RATE_MIN { self.starved + 1 } else { 0 };
+        if self.starved > STARVED_INTERVALS {
+            self.starved = 0;
+            self.spans = VecDeque::from([rtt_us]);
+        }
         let queue_us = rtt_us.saturating_sub(self.base_us());
         let next = if sent_bytes == 0 {
             // The queue is someone else's doing.
@@ -140,15 +158,16 @@ impl Pacer {
 
     /// Looks at the peer's main connection for as long as it is polled.
     pub async fn watch(&self, peer: &Peer) {
-        let mut packets_before = peer.main_path().map_or(0, |(_, packets)| packets);
+        let mut records_before = peer.records_passed();
         loop {
             sleep(INTERVAL).await;
-            let Some((rtt, packets)) = peer.main_path() else { continue };
+            let Some(rtt) = peer.main_rtt() else { continue };
+            let records = peer.records_passed();
             let mut state = self.state();
             let sent_bytes = std::mem::take(&mut state.sent_bytes);
             let rtt_us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
-            state.pace.look(rtt_us, packets.saturating_sub(packets_before), sent_bytes);
-            packets_before = packets;
+            state.pace.look(rtt_us, records - records_before, sent_bytes);
+            records_before = records;
         }
     }
 }
@@ -201,16 +220,35 @@ mod tests {
         let mut pace = Pace::new();
         pace.look(1000, 0, 50_000_000);
         assert_eq!(pace.rate, None);
-        for _ in 0..200 {
+        for _ in 0..STARVED_INTERVALS {
             pace.look(500_000, BUSY, 1000);
         }
         assert_eq!(pace.rate, Some(RATE_MIN));
-        pace.look(500_000, 0, 1000);
+        // One writer at a time, over a path of half a second: a record now and then is a foreground, too.
+        for record in 0..20 * FOREGROUND_INTERVALS {
+            pace.look(500_000, u64::from(record.is_multiple_of(FOREGROUND_INTERVALS - 1)), 1000);
+            assert!(pace.rate.is_some());
+        }
+        for _ in 0..=FOREGROUND_INTERVALS {
+            pace.look(500_000, 0, 1000);
+        }
         assert_eq!(pace.rate, None);
         pace.look(1_000, BUSY, 0);
         let begun = pace.rate;
         pace.look(500_000, BUSY, 0);
         assert_eq!(pace.rate, begun, "what bulk did not cause it does not answer for");
+    }
+
+    #[test]
+    fn bulk_that_starves_finds_out_that_the_path_is_longer() {
+        let (mut pace, left) = (Pace::new(), 15e6);
+        pace.look(300, 0, 50_000_000);
+        for _ in 0..600 {
+            let rate = pace.rate.unwrap_or(left);
+            let queue_us = if rate > left { 20_000 } else { 0 };
+            pace.look(50_000 + queue_us, BUSY, (rate.min(left) * INTERVAL.as_secs_f64()) as u64);
+        }
+        assert!(pace.rate.is_some_and(|rate| rate > left / 2.0), "{:?}", pace.rate);
     }
 
     #[test]

@@ -103,6 +103,9 @@ async fn write_messages(peer: &Peer, stream: &mut SendStream, lane: Lane) -> Res
     let (mut batch, mut parts): (Vec<Vec<Bytes>>, Vec<Bytes>) = (Vec::new(), Vec::new());
     loop {
         queue.take(BATCH_BYTES, &mut batch).await;
+        if lane == Lane::Records {
+            peer.pass_records(batch.len());
+        }
         let bytes = frame(&mut batch, &mut parts);
         stream.write_all_chunks(&mut parts).await?;
         parts.clear();
@@ -140,7 +143,12 @@ async fn read_stream(node: Arc<Node>, peer: Arc<Peer>, stream: RecvStream) -> Re
     };
     loop {
         match frames.next().await {
-            Ok(Some(message)) => deliver(&node, &peer, lane, message).await?,
+            Ok(Some(message)) => {
+                if lane == Lane::Records {
+                    peer.pass_records(1);
+                }
+                deliver(&node, &peer, lane, message).await?;
+            }
             Ok(None) => return Ok(()),
             Err(error) => return broken(&peer, &error),
         }
