@@ -47,6 +47,8 @@ pub struct Counts {
     pub lost: u64,
     /// By the bottleneck's queue.
     pub dropped: u64,
+    /// Larger than the path's MTU.
+    pub too_long: u64,
 }
 
 #[derive(Default)]
@@ -57,6 +59,7 @@ struct Tally {
     passed_bytes: AtomicU64,
     lost: AtomicU64,
     dropped: AtomicU64,
+    too_long: AtomicU64,
     late: Lateness,
 }
 
@@ -106,6 +109,13 @@ impl Link {
         self.shared.conditions.lock().unwrap_or_else(PoisonError::into_inner)[direction as usize] = conditions;
     }
 
+    /// What the path carries from now on, in both directions.
+    pub fn set_mtu(&self, mtu_bytes: Option<u64>) {
+        for conditions in self.shared.conditions.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            conditions.mtu_bytes = mtu_bytes;
+        }
+    }
+
     /// Lets nothing pass, or everything again, in both directions.
     pub fn cut(&self, cut: bool) {
         for conditions in self.shared.conditions.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
@@ -123,6 +133,7 @@ impl Link {
             passed_bytes: read(&tally.passed_bytes),
             lost: read(&tally.lost),
             dropped: read(&tally.dropped),
+            too_long: read(&tally.too_long),
         }
     }
 
@@ -276,7 +287,7 @@ impl Relay {
                 let tally = &self.shared.tallies[direction];
                 tally.datagrams.fetch_add(train.count() as u64, Ordering::Relaxed);
                 tally.bytes.fetch_add(train.bytes.len() as u64, Ordering::Relaxed);
-                if conditions.is_even() {
+                if conditions.is_even() && conditions.carries(train.largest()) {
                     self.pass(way, train, now, &conditions);
                 } else {
                     train.datagrams().for_each(|datagram| self.pass(way, datagram, now, &conditions));
@@ -290,9 +301,13 @@ impl Relay {
 
     fn pass(&mut self, way: Way, train: Train<'_>, now: Instant, conditions: &Conditions) {
         let direction = way.direction() as usize;
-        let fate = self.pipes[direction].take(now, train.bytes.len(), conditions);
         let tally = &self.shared.tallies[direction];
         let count = train.count() as u64;
+        if !conditions.carries(train.largest()) {
+            tally.too_long.fetch_add(count, Ordering::Relaxed);
+            return;
+        }
+        let fate = self.pipes[direction].take(now, train.bytes.len(), conditions);
         match fate {
             Fate::Lost => _ = tally.lost.fetch_add(count, Ordering::Relaxed),
             Fate::Due(due) if due <= now && self.under_way.peek().is_none_or(|next| next.due > due) => {

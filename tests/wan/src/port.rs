@@ -26,6 +26,11 @@ impl<'a> Train<'a> {
         self.bytes.chunks(self.stride.max(1)).map(move |bytes| Train { bytes, stride: bytes.len(), ecn: self.ecn })
     }
 
+    /// The bytes of its longest datagram.
+    pub fn largest(self) -> usize {
+        self.stride.min(self.bytes.len())
+    }
+
     pub fn count(self) -> usize {
         self.bytes.len().div_ceil(self.stride.max(1))
     }

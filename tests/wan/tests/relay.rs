@@ -99,6 +99,23 @@ fn a_queue_that_is_full_drops_and_says_so() {
 }
 
 #[test]
+fn a_path_that_becomes_narrower_swallows_what_is_larger() {
+    let (a, b) = (site(), site());
+    let link = between(&a, &b, Conditions { mtu_bytes: Some(9000), ..Conditions::default() });
+    a.send_to(&[1; 8000], link.door(0)).unwrap();
+    assert_eq!(receive(&b).0.len(), 8000);
+    link.set_mtu(Some(1500));
+    a.send_to(&[2; 1473], link.door(0)).unwrap();
+    a.send_to(&[3; 1472], link.door(0)).unwrap();
+    assert_eq!(receive(&b).0, [3; 1472]);
+    assert_eq!(link.counts(Direction::There).too_long, 1);
+    // Many at once, which travel as one train where the kernel lets them.
+    let (sent, received) = (50, (0..50).map(|_| receive(&b).0[0]));
+    (0..sent).for_each(|n| drop(a.send_to(&[n as u8; 1472], link.door(0)).unwrap()));
+    assert!(received.eq((0..sent).map(|n| n as u8)));
+}
+
+#[test]
 fn one_direction_or_both_can_be_cut_and_healed() {
     let (a, b) = (site(), site());
     let link = between(&a, &b, Conditions::default());
