@@ -40,7 +40,8 @@ fn single() -> Result<Runtime, String> {
 }
 
 impl Echo {
-    pub fn start() -> Result<Echo, String> {
+    /// Dialled through these conditions already, so that their MTU is the path's own.
+    pub fn start(conditions: Conditions) -> Result<Echo, String> {
         let identity = rcgen::generate_simple_self_signed([NAME.to_string()]).map_err(|e| failed("certificate")(&e))?;
         let certificate = identity.cert.der().clone();
         let key = PrivatePkcs8KeyDer::from(identity.signing_key.serialize_der());
@@ -58,7 +59,7 @@ impl Echo {
 
         let runtime = single()?;
         // It is the server that dials nobody; its door is not used.
-        let link = Link::start([([127, 0, 0, 1], 9).into(), address], Conditions::default(), SEED)
+        let link = Link::start([([127, 0, 0, 1], 9).into(), address], conditions, SEED)
             .map_err(|e| failed("starting a relay")(&e))?;
         let door = link.door(0);
         let (client, streams) = runtime.block_on(async {
@@ -136,7 +137,7 @@ mod tests {
 
     #[test]
     fn an_echo_takes_a_round_trip_at_least() {
-        let mut echo = Echo::start().unwrap();
+        let mut echo = Echo::start(Conditions::default()).unwrap();
         let near = echo.measure(Conditions::default(), Duration::from_millis(50)).unwrap();
         assert!(near.count() >= SAMPLES_MIN);
         let rtt = Duration::from_millis(10);

@@ -76,9 +76,9 @@ impl Limits {
     }
 
     pub fn measure_echo(&mut self, rtt_ms: u32, time: Duration) -> Result<(), String> {
-        let conditions = Conditions::of_rtt(Duration::from_millis(rtt_ms.into()));
+        let conditions = Conditions::between_sites(Duration::from_millis(rtt_ms.into()));
         // Each with a relay and a connection of its own.
-        let p50 = || Ok::<f64, String>(Echo::start()?.measure(conditions, time)?.p50_us());
+        let p50 = || Ok::<f64, String>(Echo::start(conditions)?.measure(conditions, time)?.p50_us());
         self.echoes.push(EchoLimit { rtt_ms, west_p50_us: p50()?, north_p50_us: p50()? });
         Ok(())
     }

@@ -49,7 +49,10 @@ pub fn run(
     let mut matrix = Matrix { rows: Vec::new(), written: Vec::new(), skipped: Vec::new() };
     tell(&table::line(&table::HEADINGS));
     for rtt_ms in plan.rtts_ms() {
-        stage.wan().set(Conditions::of_rtt(Duration::from_millis(rtt_ms.into())));
+        stage.set_apart(
+            Conditions::between_sites(Duration::from_millis(rtt_ms.into())),
+            &volume(plan.cases[0].durability),
+        )?;
         limits.measure_echo(rtt_ms, echo_time)?;
         for case in plan.cases.iter().filter(|case| case.rtt_ms == rtt_ms) {
             if case.device == Device::Fuse

@@ -30,10 +30,13 @@ pub struct Options {
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     pub section: Vec<Section>,
+    /// Only these parts lost on the long link, in percent (also ones that are not in the full run)
+    #[arg(long, value_delimiter = ',', value_name = "PERCENT,..", value_parser = percent)]
+    pub loss: Vec<f64>,
     /// How long each row is measured
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub seconds: Option<u64>,
-    /// The volumes' size in MiB; each is filled before it is measured
+    /// The volumes' size in MiB; each is filled before it is measured, or shipped over the long link
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..=65_536))]
     pub size: Option<u64>,
     /// Where farshore and farshore-replicator are; else beside this program
@@ -51,6 +54,11 @@ pub struct Options {
     /// A line for the transport section of the replicators' configuration, such as 'congestion = "bbr"'
     #[arg(long, value_name = "LINE")]
     pub transport: Vec<String>,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let given: f64 = text.parse().map_err(|e| format!("{e}"))?;
+    if (0.0..=50.0).contains(&given) { Ok(given) } else { Err("must be 0 to 50".into()) }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -223,8 +223,8 @@ fn wan(details: &Details) -> String {
         "connections lost (to gaps)",
     ];
     format!(
-        "\n## A long link\n\nRTT {} ms, {} Mbit/s each way between each two sites, a queue of one bandwidth-delay product, random \
-        loss.\n\n{}\nRecords: 128 KiB writes, 128 at once, every remote waited for. Bulk: the first copy for a member that \
+        "\n## A long link\n\nRTT {} ms, {} Mbit/s each way between each two sites, a queue of one bandwidth-delay product, packets of \
+        1500 bytes, random loss.\n\n{}\nRecords: 128 KiB writes, 128 at once, every remote waited for. Bulk: the first copy for a member that \
         joins. Beside each other: 300 writes of 4 KiB a second, every remote waited for. The aims are for `delay`, the default; \
         `cubic` stands here for comparison.\n",
         details.wan[0].rtt_ms,

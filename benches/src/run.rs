@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use farshore_tests::cluster::take_programs_from;
+use farshore_wan::Conditions;
 
 use crate::fio;
 use crate::limits::Limits;
@@ -16,7 +17,7 @@ use crate::report;
 use crate::results::Details;
 use crate::stage::{Device, Durability, Journal, Stage};
 use crate::targets;
-use crate::wan::{self, Scale, WanFigures};
+use crate::wan::{self, Scale, Scenario, WanFigures};
 
 /// Three copies of two volumes, the raw file, and what is under way.
 const COPIES: u64 = 7;
@@ -101,7 +102,8 @@ impl Run<'_> {
         self.limits.measure_disk(&disk, &self.plan.disk_workloads(), self.plan.seconds.min(4))?;
 
         let journal = Journal::for_volumes_of(self.plan.volume_bytes);
-        let mut stage = Stage::set_up(&self.options.dir, journal, &self.options.transport.join("\n"));
+        let mut stage =
+            Stage::set_up(&self.options.dir, journal, &self.options.transport.join("\n"), Conditions::default());
         matrix::prepare(&self.plan, &mut stage)?;
         let time = self.short();
         let measured = matrix::run(&self.plan, &mut stage, &mut self.limits, time, |line| println!("{line}"))?;
@@ -126,11 +128,18 @@ impl Run<'_> {
         if !self.plan.sections.contains(&Section::Wan) {
             return Ok(Vec::new());
         }
-        let (scenarios, scale): (&[_], _) = if self.plan.quick {
+        let (scenarios, scale): (&[Scenario], _) = if self.plan.quick {
             (&wan::QUICK, Scale { seconds: 3, foreground_bytes: 128 << 20, bulk_bytes: 160 << 20 })
         } else {
             (&wan::FULL, Scale { seconds: 12, foreground_bytes: 256 << 20, bulk_bytes: 768 << 20 })
         };
+        let scale = Scale {
+            seconds: self.options.seconds.unwrap_or(scale.seconds),
+            bulk_bytes: self.options.size.map_or(scale.bulk_bytes, |mib| mib << 20),
+            ..scale
+        };
+        let given: Vec<Scenario> = self.options.loss.iter().map(|percent| Scenario::of_loss(percent / 100.0)).collect();
+        let scenarios = if given.is_empty() { scenarios } else { &given };
         scenarios
             .iter()
             .map(|scenario| {

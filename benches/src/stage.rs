@@ -8,13 +8,18 @@ use farshore_tests::cluster::{Cluster, Options, Site};
 use farshore_wan::{Conditions, Wan};
 use serde::Serialize;
 
-use crate::fio::{self, Target};
+use crate::fio::{self, Extent, Target};
+use crate::metrics;
 use crate::procfs::Usage;
+use crate::workload::Workload;
 
 pub const SITES: [&str; 3] = ["east", "west", "north"];
 /// How long what was written may take to reach the stores and a checkpoint before the next row begins.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// What lets the replicators find out how large a packet may be, and how near to that they come: they search in steps.
+const PROBE: &str = "randwrite-128k-qd8";
+const NEARLY_ALL: f64 = 0.93;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -59,26 +64,54 @@ impl Journal {
 
 pub struct Stage {
     cluster: Cluster,
+    /// Of the paths between the sites.
+    mtu_bytes: Option<u64>,
     attached: Option<(String, Device, Target)>,
 }
 
 impl Stage {
-    /// Starts the sites below `dir`. `transport`: lines for that section of their configuration files.
-    pub fn set_up(dir: &Path, journal: Journal, transport: &str) -> Stage {
+    /// Starts the sites below `dir`, with these conditions between them. `transport`: lines for that section of their
+    /// configuration files.
+    pub fn set_up(dir: &Path, journal: Journal, transport: &str, between: Conditions) -> Stage {
         let options = Options {
             journal_budget: journal.budget,
             journal_segment: journal.segment,
-            wan: Some(Conditions::default()),
+            wan: Some(between),
             idle_timeout_ms: 3000,
             transport: transport.into(),
             below: Some(dir.to_path_buf()),
             ..Options::default()
         };
-        Stage { cluster: Cluster::start_with(&SITES, options), attached: None }
+        Stage { cluster: Cluster::start_with(&SITES, options), mtu_bytes: between.mtu_bytes, attached: None }
     }
 
     pub fn wan(&self) -> &Wan {
         self.cluster.wan.as_ref().expect("it was asked for")
+    }
+
+    /// Other conditions between all sites. Where the paths carry less than before, waits until the replicators have found
+    /// that out, by writing to this volume: no row shall pay for it.
+    pub fn set_apart(&mut self, conditions: Conditions, volume: &str) -> Result<(), String> {
+        self.wan().set(conditions);
+        let before = std::mem::replace(&mut self.mtu_bytes, conditions.mtu_bytes);
+        let Some(mtu) = conditions.mtu_bytes.filter(|mtu| before.is_none_or(|before| before > *mtu)) else {
+            return Ok(());
+        };
+        let (target, began) = (self.attach(volume, Device::Nbd), Instant::now());
+        let workload: Workload = PROBE.parse()?;
+        let found = |text: &str, site: &str| metrics::sum(text, "farshore_peer_mtu_bytes", &[("site", site)]);
+        loop {
+            fio::run(&target, workload, Extent::Seconds(1), &[])?;
+            let text = metrics::scrape(self.east().http)?;
+            let sizes: Vec<f64> = SITES[1..].iter().filter_map(|site| found(&text, site)).collect();
+            if sizes.len() == 2 && sizes.iter().all(|size| *size > NEARLY_ALL * mtu as f64 && *size <= mtu as f64) {
+                self.settle(volume);
+                return Ok(());
+            }
+            if began.elapsed() > SETTLE_PATIENCE {
+                return Err(format!("the replicators have not found out that packets are {mtu} bytes now: {sizes:?}"));
+            }
+        }
     }
 
     pub fn sites(&self) -> &[Site] {
@@ -155,13 +188,22 @@ impl Stage {
         let there = |site: &Site| {
             site.try_run(&["volume", "show", volume]).is_ok_and(|v| v["checkpointed_seq"].as_u64() >= target)
         };
-        while !self.sites().iter().all(there) {
+        let members = self.members(volume);
+        let holders = || self.sites().iter().filter(|site| members.contains(&site.name));
+        while !holders().all(there) {
             if began.elapsed() > SETTLE_PATIENCE {
                 return false;
             }
             std::thread::sleep(LOOK_AGAIN);
         }
         true
+    }
+
+    /// The sites that hold a copy.
+    fn members(&self, volume: &str) -> Vec<String> {
+        let shown = self.east().volume(volume);
+        let members = shown["members"].as_array().expect("a volume has members");
+        members.iter().filter_map(|member| member["site"].as_str().map(str::to_string)).collect()
     }
 
     /// What each site's replicator has used since it was started.

@@ -38,6 +38,13 @@ pub struct Scenario {
     pub judged: bool,
 }
 
+impl Scenario {
+    /// The default's, at this loss.
+    pub fn of_loss(loss: f64) -> Scenario {
+        Scenario { congestion: "delay", loss, judged: true }
+    }
+}
+
 pub const FULL: [Scenario; 3] = [
     Scenario { congestion: "delay", loss: 0.001, judged: true },
     Scenario { congestion: "delay", loss: 0.01, judged: true },
@@ -95,7 +102,11 @@ pub fn measure(dir: &Path, transport: &[String], scenario: Scenario, scale: Scal
         [] => format!("congestion = \"{}\"", scenario.congestion),
         given => given.join("\n"),
     };
-    let mut stage = Stage::set_up(dir, Journal::SHORT, &lines);
+    let rtt = Duration::from_millis(RTT_MS.into());
+    let link = Conditions { loss: scenario.loss, ..Conditions::between_sites(rtt) };
+    // The volumes are made and filled without the distance, but with the packets of the long link.
+    let near = Conditions { mtu_bytes: link.mtu_bytes, ..Conditions::default() };
+    let mut stage = Stage::set_up(dir, Journal::SHORT, &lines, near);
     stage.create(FOREGROUND_VOLUME, scale.foreground_bytes, &SITES.join(","), "all-remotes", Durability::Write);
     stage.fill(FOREGROUND_VOLUME)?;
     for volume in BULK_VOLUMES {
@@ -103,8 +114,6 @@ pub fn measure(dir: &Path, transport: &[String], scenario: Scenario, scale: Scal
         stage.fill(volume)?;
     }
     let target = stage.attach(FOREGROUND_VOLUME, Device::Nbd);
-    let rtt = Duration::from_millis(RTT_MS.into());
-    let link = Conditions { loss: scenario.loss, ..Conditions::of_rtt(rtt) };
     stage.wan().set(link.behind_bottleneck(LINK_BITS_PER_SECOND, rtt));
     let quiet = Trouble::so_far(&stage);
 
