@@ -5,10 +5,13 @@
 //!           ├─ stage ── three replicators behind relays, volumes     ├─▶ results ─▶ table, report (JSON, Markdown, plots)
 //!           ├─ fio, procfs ── what a row is made of                  │
 //!           └─ limits ── append + fdatasync, echo, relay, raw disk ──┤
-//!          wan ── throughput and company on a lossy long link ───────┘
+//!          wan ── throughput and company on a lossy long link ───────┤
+//!          allocations ── three sites inside, calls per request ────┘
 //! ```
 
+pub mod allocations;
 pub mod append;
+pub mod counting;
 pub mod echo;
 pub mod fio;
 pub mod histogram;

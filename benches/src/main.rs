@@ -3,8 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use farshore_benches::counting::Counting;
 use farshore_benches::plan::Options;
 use farshore_benches::run::run;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {

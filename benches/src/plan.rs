@@ -69,6 +69,8 @@ pub enum Section {
     Reads,
     /// Throughput and company on a lossy long link
     Wan,
+    /// Calls of the allocator per request
+    Allocations,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +123,8 @@ impl Plan {
         let small = options.quick || named;
         let sections = match (&options.section[..], named) {
             ([], true) => vec![Section::Matrix],
-            ([], false) => vec![Section::Matrix, Section::Reads, Section::Wan],
+            ([], false) if options.quick => vec![Section::Matrix, Section::Reads, Section::Wan],
+            ([], false) => vec![Section::Matrix, Section::Reads, Section::Wan, Section::Allocations],
             (wanted, _) => wanted.to_vec(),
         };
         let has_matrix = sections.contains(&Section::Matrix);
@@ -221,7 +224,7 @@ mod tests {
             (at(0, Device::Nbd), at(0, Device::Fuse), at(80, Device::Nbd), at(80, Device::Fuse)),
             (14, 14, 14, 0)
         );
-        assert_eq!(plan.sections.len(), 3);
+        assert_eq!(plan.sections.len(), 4);
         // Setting up, limits and what each row needs beside its own time leave two thirds of 45 minutes for the rows.
         let rows_s = plan.cases.len() as u64 * plan.seconds;
         assert!(rows_s < 30 * 60, "{rows_s} s of rows");

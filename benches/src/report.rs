@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::allocations;
 use crate::plots;
 use crate::results::{Details, Row, Written};
 use crate::stage::word;
@@ -79,6 +80,7 @@ fn text(rows: &[Row], details: &Details, plots: &[(&str, &str)], has_profile: bo
     out += &written(&details.written);
     out += &limits(details);
     out += &wan(details);
+    out += &allocations::text(&details.allocations);
     if !details.skipped.is_empty() {
         out += "\n## Not measured\n\n";
         details.skipped.iter().for_each(|why| _ = writeln!(out, "- {why}"));

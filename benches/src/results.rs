@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::allocations::Allocations;
 use crate::limits::Limits;
 use crate::machine::Machine;
 use crate::reference::ReadReference;
@@ -73,6 +74,7 @@ pub struct Details {
     pub written: Vec<Written>,
     pub reads: Option<ReadReference>,
     pub wan: Vec<WanFigures>,
+    pub allocations: Vec<Allocations>,
     pub targets: Vec<Target>,
     /// What could not be measured here, and why.
     pub skipped: Vec<String>,

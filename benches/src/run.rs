@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use farshore_tests::cluster::take_programs_from;
 use farshore_wan::Conditions;
 
+use crate::allocations::{self, Allocations};
 use crate::fio;
 use crate::limits::Limits;
 use crate::machine::{self, Machine};
@@ -35,6 +36,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     run.measure_limits()?;
     let (Matrix { rows, written, skipped }, reads) = run.measure_devices()?;
     let wan = run.measure_wan()?;
+    let allocations = run.count_allocations()?;
     let Run { plan, limits, .. } = run;
     let targets = targets::judge(&rows, &written, &limits, reads.as_ref(), &wan);
     let command = std::env::args().skip(1).fold("farshore-bench".to_string(), |all, word| all + " " + &word);
@@ -48,6 +50,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         written,
         reads,
         wan,
+        allocations,
         targets,
         skipped,
     };
@@ -122,6 +125,15 @@ impl Run<'_> {
         let reads = reference::compare(&ours, file, socket, self.plan.seconds.min(5))?;
         println!("{}: {:.2} × qemu-nbd on the same disk", reference::WORKLOAD, reads.ratio);
         Ok(reads)
+    }
+
+    fn count_allocations(&self) -> Result<Vec<Allocations>, String> {
+        if !self.plan.sections.contains(&Section::Allocations) {
+            return Ok(Vec::new());
+        }
+        let counted = allocations::measure(&self.options.dir, self.plan.seconds.min(4))?;
+        println!("{}", allocations::text(&counted));
+        Ok(counted)
     }
 
     fn measure_wan(&self) -> Result<Vec<WanFigures>, String> {
