@@ -53,12 +53,12 @@ fn what_only_a_silent_node_knows_is_not_taken_for_gone() {
     for verb in
         [&["volume", "detach", "pg", "--force"][..], &["volume", "show", "pg"], &["volume", "delete", "pg", "--yes"]]
     {
-        second.refused(verb).says(6, &["pg", "east/n1", "can't be asked"]);
+        second.refused(verb).says(5, &["pg", "east/n1", "can't be asked"]);
     }
     first.resume();
     eventually("the node to answer again", || second.try_run(&["volume", "show", "pg"]).map(drop));
     second.run(&["volume", "detach", "pg", "--force"]);
-    second.refused(&["volume", "show", "qq"]).says(5, &["qq"]);
+    second.refused(&["volume", "show", "qq"]).says(3, &["qq"]);
 }
 
 #[test]
