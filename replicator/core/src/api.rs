@@ -88,11 +88,11 @@ pub enum Command {
     /// `under` a hold: refused if that is broken, and answered as soon as the mark has its seq: that it is acked is
     /// known only when the hold's [`Command::Release`] is answered well.
     Mark { mark: Mark, under: Option<HoldId> },
-    /// One volume's part in a cut over several. Until it is released, nothing that is appended from now on completes,
-    /// and no read shows it; requests are taken, and records sent and acked, as ever. Ends by itself, broken, after
-    /// [`crate::limits::HOLD_US_MAX`].
+    /// One volume's part in a cut over several. From its mark on and until it is released, nothing above the mark
+    /// completes, and no read shows it; requests are taken, and records sent and acked, as ever. Nothing needs to be
+    /// waited for between a volume's hold and its mark. Ends by itself, broken, after [`crate::limits::HOLD_US_MAX`].
     Hold,
-    /// Ends a hold. Completions go on at once; the answer comes when this node is known to have held the epoch until
+    /// Ends a hold, when all volumes of the cut have their marks. Completions go on at once; the answer comes when this node is known to have held the epoch until
     /// now, and all marks under the hold are acked. An error: the hold was broken, and no mark under it is of any use.
     Release { hold: HoldId },
 }

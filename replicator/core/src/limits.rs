@@ -59,7 +59,7 @@ pub const PROMOTE_TIMEOUT_US: u64 = 15_000_000;
 pub const HANDOVER_TIMEOUT_US: u64 = 30_000_000;
 /// A candidate that has what it needs still waits this long for stragglers, who may hold a longer log.
 pub const LINGER_US: u64 = 50_000;
-/// A cut over several volumes holds completions back no longer than this; nor does its release wait longer.
+/// A cut over several volumes keeps one of them waiting no longer than this; nor does its release wait longer.
 pub const HOLD_US_MAX: u64 = 2_000_000;
 /// Clocks of two nodes may run apart by one part in this many (1 %).
 pub const DRIFT_DIVISOR: u64 = 100;

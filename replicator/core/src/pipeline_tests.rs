@@ -285,6 +285,27 @@ fn the_device_waits_for_a_small_share_of_the_journal() {
     }
 }
 
+/// A read that was at the store when the hold began comes back with bytes that are held: it waits for their release.
+#[test]
+fn a_read_on_its_way_does_not_show_what_is_held() {
+    let mut world = World { images: vec![[0; BLOCKS]], ..World::default() };
+    let reached = |seq| Step::Advance { completed: seq, acked: seq, lease_valid: true };
+    world.step(reached(0));
+    world.step(Step::Read { block: 0, blocks: 1 });
+    world.step(Step::Read { block: 1, blocks: 1 });
+    world.step(Step::Mark);
+    world.step(Step::Hold);
+    world.step(Step::Write { block: 0, blocks: 1, zeroes: false, fua: false });
+    world.step(reached(2));
+    world.step(Step::Apply(2));
+    assert_eq!(world.at_store.len(), 2);
+    world.step(Step::StoreAnswers { late: true });
+    assert_eq!((world.reads.len(), world.writes.len()), (1, 1), "the other read is answered");
+    world.step(Step::Release);
+    assert!(world.reads.is_empty() && world.writes.is_empty());
+    assert!(world.pipeline.is_idle() && world.pipeline.is_empty());
+}
+
 proptest! {
     #[test]
     fn requests_see_and_complete_as_on_a_plain_disk(steps in prop::collection::vec(step(), 1..80)) {

@@ -124,6 +124,8 @@ pub enum Sabotage {
     MarkUnacked,
     /// Requests complete while they are held.
     HoldIgnored,
+    /// Requests are held only once the mark is acknowledged.
+    HoldLate,
     /// Reads show what is held back.
     HeldShown,
     /// A hold that has run out still counts.
@@ -132,6 +134,8 @@ pub enum Sabotage {
     HoldOfAnyEpoch,
     /// A hold counts as unbroken though nobody has confirmed that the epoch is still ours.
     ReleaseUnconfirmed,
+    /// A hold counts as unbroken before its marks are acknowledged.
+    ReleaseUnacked,
 
     // The journal.
     /// A segment is used anew though the store has not got all of its records.

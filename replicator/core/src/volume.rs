@@ -463,7 +463,7 @@ impl Volume {
                 }
             }
             (Role::Primary(primary), Command::Mark { mark, under }) => primary.mark(id, mark, under, fx),
-            (Role::Primary(primary), Command::Hold) => primary.hold(id, &self.replica, now, fx),
+            (Role::Primary(primary), Command::Hold) => primary.hold(id, now, fx),
             (Role::Primary(primary), Command::Release { hold }) => {
                 primary.release(id, hold, &mut self.replica, now, fx);
             }

@@ -222,7 +222,7 @@ impl Cluster {
 
 pub(super) const DATA: MemberKind = MemberKind::Data;
 pub(super) const TWO_SITES: DataRule = DataRule { w: 2, min_remote: 1, local: false };
-const ALONE: DataRule = DataRule { w: 1, min_remote: 0, local: false };
+pub(super) const ALONE: DataRule = DataRule { w: 1, min_remote: 0, local: false };
 
 /// Two copies and a witness go on without the copy that fell silent: it had everything when it was last heard, and
 /// would freeze the volume again at once if that let it in.

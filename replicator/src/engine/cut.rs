@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! prepare   at each holder: the epoch is held, the name is free and reserved
-//! hold      at each: nothing completes any more
+//! hold      at each: from its mark on, nothing above that completes
 //! mark      at each, under its hold: the marks get their seqs, labelled as unconfirmed
 //! release   at each: was the hold unbroken, and is the mark acknowledged?
 //! confirm   all were: the label goes.     delete   one was not: the marks go

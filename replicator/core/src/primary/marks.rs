@@ -1,15 +1,14 @@
 //! Marks on their way into the order, and the hold under which several volumes get theirs at one moment.
 //!
 //! ```text
-//!          Hold                     Release                 a data quorum followed us still, marks acked
-//!  (none) ─────► held ───────────────────────► confirming ─────────────────────────────────────────────► unbroken
-//!                 └─ too long, a handover, epoch over ─► broken ◄─ too long, epoch over ─┘
+//!          Hold             Mark            Release                 marks acked, a data quorum still followed us
+//!  (none) ─────► begun ─────────────► held ─────────────► confirming ────────────────────────────────────► unbroken
+//!                  └── too long, a handover, epoch over ──┴──► broken ◄── too long, epoch over ──┘
 //! ```
-//! Why this makes a cut: a write that completed, or that a read has shown, while the volume was held had its seq before
-//! the hold, so it is below the mark. What completes after the release was not known to anybody when the last volume of
-//! the cut got its mark: releases come after all marks have their seqs. All this is true of the one holder of the epoch
-//! only; so a release is good once a data quorum has followed this epoch later than the release was asked for. Clocks of
-//! different nodes are not compared for it.
+//! Why this makes a cut (I28): what is above a volume's mark completes, and is shown to reads, only after its release; and
+//! releases come when all volumes have their marks. So nobody who asked for a write below any of the marks can have known
+//! of one above another. All this is true of the one holder of the epoch only: a release is good once a data quorum has
+//! followed this epoch later than it was asked for. Clocks of different nodes are not compared for it.
 
 use std::collections::VecDeque;
 
@@ -33,7 +32,7 @@ struct Waiting {
 struct Hold {
     id: HoldId,
     until: Tick,
-    /// The last mark under it.
+    /// The last mark under it; the first holds completions back.
     marked: Seq,
 }
 
@@ -98,7 +97,7 @@ impl Primary {
                 *size_bytes = self.config.volume.size_bytes;
             }
             let payload = front.mark.encode();
-            let lost = front.under.is_some_and(|hold| !self.marks.hold.as_ref().is_some_and(|h| h.id == hold));
+            let lost = front.under.is_some_and(|hold| self.marks.hold.as_ref().is_none_or(|h| h.id != hold));
             if !lost && !self.pipeline.has_room_for(&payload) {
                 return;
             }
@@ -111,6 +110,9 @@ impl Primary {
             self.pipeline.marked(replica.end().next(), &payload);
             let seq = self.append(replica, Kind::SnapMark, (0, 0), payload, Origin::default(), now);
             if let Some(hold) = self.marks.hold.as_mut().filter(|_| under.is_some()) {
+                if hold.marked == Seq::ZERO && !broken(Sabotage::HoldIgnored) && !broken(Sabotage::HoldLate) {
+                    self.pipeline.hold(seq);
+                }
                 hold.marked = seq;
             }
             if under.is_some() || broken(Sabotage::MarkUnacked) {
@@ -121,7 +123,7 @@ impl Primary {
         }
     }
 
-    pub fn hold(&mut self, command: CommandId, replica: &Replica, now: Tick, fx: &mut Effects) {
+    pub fn hold(&mut self, command: CommandId, now: Tick, fx: &mut Effects) {
         let refusal = if self.handover.is_some() {
             Some(Refusal::new("handover-running", "a handover is running", "wait for it"))
         } else if !self.opened {
@@ -138,9 +140,6 @@ impl Primary {
         self.marks.holds += 1;
         let id = HoldId { epoch: self.epoch, n: self.marks.holds };
         self.marks.hold = Some(Hold { id, until: now.plus(HOLD_US_MAX), marked: Seq::ZERO });
-        if !broken(Sabotage::HoldIgnored) {
-            self.pipeline.hold(replica.end());
-        }
         fx.push(Effect::Answer { id: command, result: Ok(Answer::Held { hold: id }) });
     }
 
@@ -166,13 +165,13 @@ impl Primary {
     }
 
     pub(super) fn break_hold(&mut self, why: &str, fx: &mut Effects) {
-        if self.marks.hold.is_some() {
+        if let Some(hold) = &mut self.marks.hold {
             fx.push(Effect::Edge { rule: "hold-broken", text: format!("completions go on: {why}") });
             if broken(Sabotage::HoldBreakForgotten) {
-                self.pipeline.release();
-            } else {
-                self.end_hold();
+                hold.until = Tick(u64::MAX);
+                return self.pipeline.release();
             }
+            self.end_hold();
         }
     }
 
@@ -189,14 +188,22 @@ impl Primary {
                 fx.push(Effect::Answer { id, result: Ok(Answer::Marked { seq }) });
             }
         }
+        if broken(Sabotage::HoldLate)
+            && let Some(Hold { marked, .. }) = self.marks.hold
+            && Seq::ZERO < marked
+            && marked <= self.acked
+        {
+            self.pipeline.hold(self.acked);
+        }
         if self.marks.confirming.is_empty() {
             return;
         }
         let followed = self.followed_until().unwrap_or(Tick(0));
-        let unconfirmed = broken(Sabotage::ReleaseUnconfirmed);
         let acked = self.acked;
         self.marks.confirming.retain(|c| {
-            let result = if (followed >= c.since && acked >= c.marked) || unconfirmed {
+            let ours = followed >= c.since || broken(Sabotage::ReleaseUnconfirmed);
+            let there = acked >= c.marked || broken(Sabotage::ReleaseUnacked);
+            let result = if ours && there {
                 Ok(Answer::Done)
             } else if now >= c.until {
                 Err(hold_broken("no data quorum confirmed in time that the epoch is still ours"))
