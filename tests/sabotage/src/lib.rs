@@ -24,6 +24,7 @@
 //! | applying | `unacked-applied` | I12 |
 //! | the configuration | `shrink-early`, `grow-while-lagging`, `earlier-not-kept`, `new-voters-alone`, `rule-shrinks-with-set` | I18, I22 |
 //! | force and lineages | `generation-kept`, `fork-from-any-log`, `fork-followed-blindly`, `fork-by-quorum`, `loser-not-fenced`, `fence-forgotten`, `fenced-still-speaks`, `lineage-not-compared` | I8, I20, P2 |
+//! | snapshots and cuts | `mark-unacked`, `hold-ignored`, `hold-late`, `held-shown`, `hold-break-forgotten`, `hold-of-any-epoch`, `release-unconfirmed`, `release-unacked` | I27, I28 |
 //! | the journal | `segment-reused-early`, `block-rewritten`, `body-unchecked`, `former-life-counts`, `tail-not-rewritten`, `damage-as-end`, `loss-unnoticed`, `older-state-taken` | I5, I6, I30 |
 //! | logs and images | `trim-early`, `late-elect-cuts`, `late-shipment-installed`, `install-unmarked` | I5, I13, I25 |
 //! | whose device it is | `attach-anywhere`, `restart-unnamed`, `restart-with-loss`, `release-unsynced` | P2 |

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use farshore_core::ids::{Epoch, Incarnation, MemberId, Seq};
 use farshore_core::record::RecordHash;
 
+use crate::disk::Cell;
 use crate::layout::VOLUME_BLOCKS;
 use crate::oracle::{Verdict, wrong};
 
@@ -47,7 +48,7 @@ pub struct Branch {
 }
 
 impl Branch {
-    fn root() -> Branch {
+    pub fn root() -> Branch {
         Branch {
             parent: None,
             depth: 1,
@@ -59,6 +60,15 @@ impl Branch {
             newest_epoch: Epoch::ZERO,
             named: Vec::new(),
             served: false,
+        }
+    }
+
+    /// Who wrote the block last, up to a seq.
+    pub fn cell(&self, block: usize, upto: Seq) -> Cell {
+        let history = &self.block_history[block];
+        match history.partition_point(|(seq, _)| *seq <= upto) {
+            0 => Cell::default(),
+            n => Cell { seq: history[n - 1].0, stamp: history[n - 1].1 },
         }
     }
 

@@ -11,10 +11,12 @@ use farshore_core::durable::{Durable, LogBase};
 use farshore_core::ids::{BLOCK_BYTES, Seq};
 use farshore_core::journal::found::{RecoveredVolume, plan};
 use farshore_core::journal::recovery::Rule;
+use farshore_core::mark::Mark;
 use farshore_core::record::{Kind, Record, RecordHash};
 use farshore_core::register::MemberKind;
 use farshore_core::replica::Recovered;
 
+use crate::catalogue::Catalogue;
 use crate::dice::Dice;
 use crate::journal::{Asker, Journal};
 use crate::layout::VOLUME_BLOCKS;
@@ -36,6 +38,7 @@ pub struct Cell {
 pub struct Image {
     pub base: LogBase,
     pub cells: Vec<Cell>,
+    pub snapshots: Catalogue,
 }
 
 /// The blocks that a record touches.
@@ -60,7 +63,11 @@ pub fn stamp_in(block: &Bytes) -> u64 {
 
 impl Image {
     pub fn empty() -> Image {
-        Image { base: LogBase::default(), cells: vec![Cell::default(); VOLUME_BLOCKS as usize] }
+        Image {
+            base: LogBase::default(),
+            cells: vec![Cell::default(); VOLUME_BLOCKS as usize],
+            snapshots: Catalogue::default(),
+        }
     }
 
     pub fn apply(&mut self, record: &Record, hash: RecordHash) {
@@ -69,6 +76,10 @@ impl Image {
             for block in blocks_of(record) {
                 self.cells[block] = Cell { seq: record.seq, stamp };
             }
+        }
+        if record.kind == Kind::SnapMark {
+            let mark = Mark::decode(record.payload.clone()).expect("the core takes no other");
+            self.snapshots.apply(record.seq, mark, &self.cells);
         }
         self.base = LogBase { seq: record.seq, hash };
     }
@@ -191,6 +202,7 @@ impl Disk {
             }
         }
         self.now.base = staged.image.base;
+        self.now.snapshots.install(&staged.image.snapshots, seq);
         self.staged.clear();
         self.checkpoint();
         true

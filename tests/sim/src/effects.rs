@@ -100,6 +100,7 @@ impl World {
                 let name = result.as_ref().map_or_else(|r| r.rule, |_| "ok");
                 *self.tally.refusals.entry(name).or_default() += 1;
                 self.oracle.sessions.answered(command.0, result.is_ok());
+                self.snapshot_answered(id, command.0, result.as_ref().ok().copied());
                 if let Some(asked) = self.commands.get(&command.0).filter(|_| result.is_ok()) {
                     *self.tally.done.entry(asked).or_default() += 1;
                 }

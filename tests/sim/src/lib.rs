@@ -5,6 +5,7 @@
 //! I/O: a run takes milliseconds and replays exactly.
 
 mod branches;
+mod catalogue;
 mod clients;
 pub mod dice;
 pub mod disk;
@@ -16,17 +17,20 @@ mod knobs;
 pub mod layout;
 mod life;
 pub mod medium;
+mod moments;
 pub mod neighbour;
 mod nemesis;
 pub mod network;
 pub mod opening;
 pub mod oracle;
 mod orders;
+mod pairs;
 mod plots;
 pub mod rules;
 pub mod run;
 pub mod schedule;
 mod sessions;
+mod snapshots;
 mod stage;
 mod store;
 pub mod stories;

@@ -21,6 +21,7 @@ impl World {
     pub fn begin_turmoil(&mut self) {
         self.after(1_000, Happening::Operator);
         self.after(200_000, Happening::Fault);
+        self.begin_snapshots();
         if self.side.chance(FORKED_PER_MILLE) {
             let delay = self.side.range(300_000, 3_000_000);
             self.after(delay, Happening::Fork);

@@ -11,7 +11,8 @@
 //!
 //! | copies | what completes is on as many disks as the least that anybody asked for |
 //!
-//! More of them are in words (what members say), sessions (whose the device is) and branches (forced promotions).
+//! More of them are in words (what members say), sessions (whose the device is), branches (forced promotions) and
+//! snapshots.
 //!
 //! A checker is believed only once it has caught something: `tests/sabotage` shows what they catch.
 
@@ -24,6 +25,7 @@ use crate::branches::{Branch, Branches, Claim, Kept, Lineage};
 use crate::disk::{Image, blocks_of, stamp_of};
 use crate::layout::VOLUME_BLOCKS;
 use crate::sessions::Sessions;
+use crate::snapshots::Snapshots;
 use crate::words::Words;
 
 /// What a run did wrong: which checker says so, and what it saw.
@@ -99,6 +101,7 @@ pub struct Oracle {
     pub copies_asked: usize,
     pub words: Words,
     pub sessions: Sessions,
+    pub snapshots: Snapshots,
     /// Class `flush`: survival across epochs is owed to flushed writes alone.
     pub flush_class: bool,
     pub acked_writes: u64,
@@ -116,6 +119,7 @@ impl Oracle {
             copies_asked,
             words: Words::default(),
             sessions: Sessions::default(),
+            snapshots: Snapshots::default(),
             flush_class,
             acked_writes: 0,
             reads: 0,
@@ -239,6 +243,7 @@ impl Oracle {
         if branch.order.insert(record.seq, hash).is_some() {
             return Ok(());
         }
+        self.snapshots.applied(record, hash);
         let mut gone = Vec::new();
         if branch.tail.get(&record.seq).is_some_and(|(known, _)| *known != hash) {
             gone = branch.drop_tail(record.seq);
@@ -298,27 +303,43 @@ impl Oracle {
         self.branches.asked(uuid, claim);
     }
 
-    pub fn image(&self, node: MemberId, lineage: Lineage, image: &Image) -> Verdict {
+    pub fn image(&mut self, node: MemberId, lineage: Lineage, image: &Image) -> Verdict {
         let upto = image.base.seq;
         let Some(branch) = self.branches.get(lineage) else { return Ok(()) };
         if upto > Seq::ZERO && branch.order.get(&upto) != Some(&image.base.hash) {
             return wrong("image", format!("{node} shows an image at {upto} that ends in another record"));
         }
         for (block, cell) in image.cells.iter().enumerate() {
-            let history = &branch.block_history[block];
-            let want = match history.partition_point(|(seq, _)| *seq <= upto) {
-                0 => (Seq::ZERO, 0),
-                n => history[n - 1],
-            };
-            if (cell.seq, cell.stamp) != want {
+            let want = branch.cell(block, upto);
+            if *cell != want {
                 let text = format!(
                     "{node} at {upto}: block {block} holds request {} of seq {}, the order says {} of {}",
-                    cell.stamp, cell.seq, want.1, want.0
+                    cell.stamp, cell.seq, want.stamp, want.seq
                 );
                 return wrong("image", text);
             }
         }
-        Ok(())
+        self.snapshots.shown(node, branch, image)
+    }
+
+    /// When a change was asked for in this lineage.
+    pub fn invoked(&self, id: u64, lineage: Lineage) -> Option<u64> {
+        let operation = self.operations.get(&id)?;
+        (operation.asked == Asked::Mutate && operation.lineage == lineage).then_some(operation.invoked)
+    }
+
+    /// Since when each change made in this lineage is known: it has completed, or a read that saw it has.
+    pub fn known(&self, lineage: Lineage) -> BTreeMap<u64, u64> {
+        let mut known: BTreeMap<u64, u64> = BTreeMap::new();
+        for (id, operation) in self.operations.iter().filter(|(_, o)| o.lineage == lineage) {
+            let Some(done) = operation.done else { continue };
+            let own = (operation.asked == Asked::Mutate).then_some(id);
+            for request in operation.seen.iter().chain(own) {
+                let at = known.entry(*request).or_insert(done);
+                *at = done.min(*at);
+            }
+        }
+        known
     }
 
     /// Judges the whole history, block by block.

@@ -10,6 +10,7 @@ use crate::fork::fork;
 use crate::layout::{Layout, VOLUME_BLOCKS};
 use crate::network::Weather;
 use crate::oracle::Violation;
+use crate::pairs::{Pair, is_pair};
 use crate::world::{Node, Tally, World};
 
 /// Virtual time of the turmoil, at most.
@@ -33,32 +34,76 @@ pub struct Outcome {
     pub violation: Option<Violation>,
 }
 
+impl Outcome {
+    /// Of two volumes in one run.
+    fn and(mut self, other: Outcome) -> Outcome {
+        self.tally.join(&other.tally);
+        self.acked_writes += other.acked_writes;
+        self.reads += other.reads;
+        self.late_completions += other.late_completions;
+        self.virtual_us = self.virtual_us.max(other.virtual_us);
+        self.violation = self.violation.or(other.violation);
+        self
+    }
+}
+
 pub fn run(seed: u64, layout: &'static Layout, verbose: bool) -> Outcome {
-    turmoil(World::new(seed, layout, verbose))
+    run_heeding(seed, layout, verbose, true)
 }
 
 /// A run in which only what can be seen from outside is held against the core. One that is broken on purpose may
 /// notice so itself, and its own complaint is no proof that the checkers would.
 pub fn run_from_outside(seed: u64, layout: &'static Layout, verbose: bool) -> Outcome {
-    let mut world = World::new(seed, layout, verbose);
-    world.heeds_the_core = false;
-    turmoil(world)
+    run_heeding(seed, layout, verbose, false)
 }
 
-fn turmoil(mut world: World) -> Outcome {
-    world.begin_turmoil();
-    let end = world.dice.range(TURMOIL_US / 4, TURMOIL_US);
-    world.run_until(end);
-    finish(world)
+fn run_heeding(seed: u64, layout: &'static Layout, verbose: bool, heeds_the_core: bool) -> Outcome {
+    if !is_pair(seed) {
+        let mut world = World::new(seed, layout, verbose);
+        world.heeds_the_core = heeds_the_core;
+        world.begin_turmoil();
+        let end = world.dice.range(TURMOIL_US / 4, TURMOIL_US);
+        world.run_until(end);
+        return finish(world);
+    }
+    let mut pair = Pair::new(seed, layout, verbose);
+    for world in &mut pair.worlds {
+        world.heeds_the_core = heeds_the_core;
+        world.begin_turmoil();
+    }
+    pair.begin_cuts();
+    let end = pair.dice.range(TURMOIL_US / 4, TURMOIL_US);
+    pair.run_until(end);
+    finish_both(pair)
+}
+
+/// Both volumes heal, one after the other; then each is judged, and what was cut over both.
+pub fn finish_both(mut pair: Pair) -> Outcome {
+    let unfinished = pair.worlds.iter().any(|world| world.violation.is_some());
+    for world in pair.worlds.iter_mut().filter(|world| !unfinished || world.violation.is_some()) {
+        settle(world);
+    }
+    let verdict = if unfinished { Ok(()) } else { pair.judge() };
+    pair.worlds[0].check(verdict);
+    let [one, other] = pair.worlds.map(outcome);
+    one.and(other)
 }
 
 /// Everything heals; then the whole history is judged.
 pub fn finish(mut world: World) -> Outcome {
-    let converged = if world.violation.is_none() { converge(&mut world) } else { Ok(()) };
+    settle(&mut world);
+    outcome(world)
+}
+
+fn settle(world: &mut World) {
+    let converged = if world.violation.is_none() { converge(world) } else { Ok(()) };
     // What was lost or flipped is told before what merely stands still.
-    let verdict = world.oracle.registers();
+    let verdict = world.oracle.registers().and_then(|()| world.oracle.moments());
     world.check(verdict);
     world.check(converged);
+}
+
+fn outcome(mut world: World) -> Outcome {
     Outcome {
         layout: world.layout.name,
         acked_writes: world.oracle.acked_writes,

@@ -82,6 +82,8 @@ pub enum Happening {
         life: u32,
     },
     Operator,
+    /// Somebody asks for a snapshot, or does something with one.
+    Snapshot,
     /// Somebody forces a promotion, or discards a copy that one has left out.
     Fork,
     Fault,
@@ -129,6 +131,7 @@ impl Happening {
             Happening::Neighbour { .. } => "neighbour",
             Happening::Line { .. } => "line",
             Happening::Operator => "operator",
+            Happening::Snapshot => "snapshot",
             Happening::Fork => "fork",
             Happening::Fault => "fault",
             Happening::Order { .. } => "order",
@@ -169,6 +172,10 @@ impl Schedule {
     pub fn push(&mut self, at: u64, what: Happening) {
         self.order += 1;
         self.heap.push(Reverse(Entry { at, order: self.order, what }));
+    }
+
+    pub fn next_at(&self) -> Option<u64> {
+        self.heap.peek().map(|Reverse(entry)| entry.at)
     }
 
     /// The next happening, unless it is later than `until`.

@@ -73,6 +73,22 @@ impl World {
         self.command(id, Command::Attach { writer, session });
     }
 
+    pub fn take_snapshot_at(&mut self, id: MemberId) {
+        let mark = self.new_snapshot(None);
+        self.command(id, Command::Mark { mark, under: None });
+    }
+
+    /// The device is handed over, given up, or taken away and attached anew.
+    pub fn give_away(&mut self, holder: MemberId, to: MemberId) {
+        let session = self.nodes.get(&holder).and_then(|n| n.device);
+        let command = match (self.dice.range(0, 2), session) {
+            (0, Some(session)) => Command::Detach { session },
+            (1, _) => Command::Demote,
+            _ => Command::Handover { to },
+        };
+        self.command(holder, command);
+    }
+
     /// The daemon at `id` tries to take back the device that was open there last.
     pub fn take_back(&mut self, id: MemberId) {
         if let Some(session) = self.nodes.get(&id).and_then(|n| n.last_session) {

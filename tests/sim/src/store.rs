@@ -5,6 +5,7 @@ use farshore_core::api::{Event, RequestId};
 use farshore_core::history::History;
 use farshore_core::ids::{BLOCK_BYTES, LineageId, MemberId, Seq};
 use farshore_core::overlay::{Content, Hit};
+use farshore_core::record::Kind;
 
 use crate::disk::{Staged, stamp_in};
 use crate::schedule::Happening;
@@ -22,6 +23,12 @@ impl World {
         let (reached, lineage) = (node.disk.now.base.seq, node.lineage.uuid);
         for (record, hash) in &applied {
             let verdict = self.oracle.applied(id, lineage, record, *hash);
+            self.check(verdict);
+        }
+        if applied.iter().any(|(record, _)| record.kind == Kind::SnapMark)
+            && let Some(node) = self.nodes.get(&id)
+        {
+            let verdict = self.oracle.image(id, lineage, &node.disk.now);
             self.check(verdict);
         }
         if !applied.is_empty() {

@@ -7,18 +7,29 @@
 use crate::knobs::Knobs;
 use crate::layout::{self, Layout};
 use crate::network::Weather;
-use crate::plots::{changes, disks, epochs, forces, reads};
-use crate::run::{Outcome, finish};
+use crate::pairs::Pair;
+use crate::plots::{changes, cuts, disks, epochs, forces, reads};
+use crate::run::{Outcome, finish, finish_both};
 use crate::world::World;
 
 pub struct Story {
     pub name: &'static str,
     layouts: &'static [&'static str],
-    tell: fn(&mut World),
+    telling: Telling,
+}
+
+enum Telling {
+    Of(fn(&mut World)),
+    /// Of two volumes.
+    OfTwo(fn(&mut Pair)),
 }
 
 const fn story(name: &'static str, layouts: &'static [&'static str], tell: fn(&mut World)) -> Story {
-    Story { name, layouts, tell }
+    Story { name, layouts, telling: Telling::Of(tell) }
+}
+
+const fn of_two(name: &'static str, layouts: &'static [&'static str], tell: fn(&mut Pair)) -> Story {
+    Story { name, layouts, telling: Telling::OfTwo(tell) }
 }
 
 const COPIES_3: &[&str] = &["majority-3", "nearest-remote-3", "all-remotes-3"];
@@ -59,6 +70,12 @@ pub const STORIES: &[Story] = &[
     story("rotten-promise", &["majority-3"], disks::rotten_promise),
     story("tight", &["majority-3"], disks::tight),
     story("bad-sync", &["majority-3"], disks::bad_sync),
+    story("mark", &["majority-3", "flush-3"], cuts::mark),
+    of_two("cut", &["majority-3", "flush-3"], cuts::cut),
+    of_two("cut-late", &["majority-3", "flush-3"], cuts::late),
+    of_two("cut-split", &["majority-3"], cuts::split),
+    of_two("cut-unsynced", &["majority-3"], cuts::unsynced),
+    of_two("cut-moved", &["majority-3", "two-in-one-site"], cuts::moved),
 ];
 
 /// Seeds of each story that `make test` tells.
@@ -77,15 +94,35 @@ impl Story {
 
     /// Tells the story, heals everything, and judges. `heeds_the_core`: its own complaints count too.
     pub fn tell(&self, seed: u64, verbose: bool, heeds_the_core: bool) -> Outcome {
-        let mut world = World::with(seed, self.layout(seed), verbose, brisk);
-        world.heeds_the_core = heeds_the_core;
-        let delay_us = world.dice.skewed(50, 1_000);
-        world.network.weather = Weather { delay_us, jitter_us: delay_us, ..Weather::fair() };
-        (self.tell)(&mut world);
-        world.knobs.checkpoint_us = CALM_CHECKPOINT_US;
-        world.knobs.ship_us = CALM_SHIP_US;
-        finish(world)
+        let layout = self.layout(seed);
+        match self.telling {
+            Telling::Of(tell) => {
+                let mut world = World::with(seed, layout, verbose, brisk);
+                begin(&mut world, heeds_the_core);
+                tell(&mut world);
+                calm(&mut world);
+                finish(world)
+            }
+            Telling::OfTwo(tell) => {
+                let mut pair = Pair::with(seed, [layout, layout], verbose, brisk);
+                pair.worlds.iter_mut().for_each(|world| begin(world, heeds_the_core));
+                tell(&mut pair);
+                pair.worlds.iter_mut().for_each(calm);
+                finish_both(pair)
+            }
+        }
     }
+}
+
+fn begin(world: &mut World, heeds_the_core: bool) {
+    world.heeds_the_core = heeds_the_core;
+    let delay_us = world.dice.skewed(50, 1_000);
+    world.network.weather = Weather { delay_us, jitter_us: delay_us, ..Weather::fair() };
+}
+
+fn calm(world: &mut World) {
+    world.knobs.checkpoint_us = CALM_CHECKPOINT_US;
+    world.knobs.ship_us = CALM_SHIP_US;
 }
 
 /// While everything heals, nothing needs to be in a hurry or late.

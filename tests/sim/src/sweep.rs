@@ -10,6 +10,7 @@ use std::sync::{Mutex, Once, PoisonError};
 use crate::layout::{self, Layout};
 use crate::rules::{CHANGES, EDGES, RECOVERY, REFUSALS};
 use crate::run::{Outcome, run};
+use crate::world::Tally;
 
 thread_local! {
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
@@ -100,6 +101,18 @@ pub struct Sum {
     pub done: BTreeMap<&'static str, u64>,
     pub faults: BTreeMap<&'static str, u64>,
     pub layouts: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    pub fn join(&mut self, from: &Tally) {
+        join(&mut self.edges, &from.edges);
+        join(&mut self.refusals, &from.refusals);
+        join(&mut self.asked, &from.asked);
+        join(&mut self.done, &from.done);
+        join(&mut self.faults, &from.faults);
+        self.messages += from.messages;
+        self.events += from.events;
+    }
 }
 
 fn join(into: &mut BTreeMap<&'static str, u64>, from: &BTreeMap<&'static str, u64>) {

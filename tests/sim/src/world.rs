@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use farshore_core::api::{Answer, Command, CommandId, Effects, Event};
+use farshore_core::api::{Answer, Command, CommandId, Effects, Event, HoldId};
 use farshore_core::durable::Durable;
 use farshore_core::ids::{Epoch, Incarnation, LineageId, MemberId, SessionId, Tick, VolumeId};
+use farshore_core::mark::SnapshotId;
 use farshore_core::message::Message;
 use farshore_core::register::{Configuration, Durability, OnQuorumLoss};
 use farshore_core::volume::Volume;
@@ -80,6 +81,11 @@ pub struct World {
     pub dice: Dice,
     /// A second stream: what is drawn from it leaves the rest of a seed as it was.
     pub side: Dice,
+    /// A third one, of what is done with snapshots.
+    pub moments: Dice,
+    /// Snapshots that were asked for.
+    pub taken: Vec<SnapshotId>,
+    pub last_hold: Option<HoldId>,
     pub knobs: Knobs,
     pub layout: &'static Layout,
     pub nodes: BTreeMap<MemberId, Node>,
@@ -88,6 +94,8 @@ pub struct World {
     pub tally: Tally,
     pub violation: Option<Violation>,
     pub verbose: bool,
+    /// Of several volumes, which; before what it says.
+    pub name: &'static str,
     /// Faults and operators act; off while the world is asked to converge.
     pub turmoil: bool,
     /// When a disk last lost something: until then fewer copies may be left than completed a write.
@@ -129,6 +137,9 @@ impl World {
             instant: 0,
             dice,
             side: Dice::seeded(seed ^ 0x51de_0000_0000_0000),
+            moments: Dice::seeded(seed ^ 0x3a9d_0000_0000_0000),
+            taken: Vec::new(),
+            last_hold: None,
             knobs,
             layout,
             nodes: BTreeMap::new(),
@@ -137,6 +148,7 @@ impl World {
             tally: Tally::default(),
             violation: None,
             verbose,
+            name: "",
             turmoil: true,
             lost_at: 0,
             next_request: 1,
@@ -198,7 +210,7 @@ impl World {
 
     pub fn say(&self, text: impl FnOnce() -> String) {
         if self.verbose {
-            println!("{:>10.3} ms  {}", self.now as f64 / 1000.0, text());
+            println!("{:>10.3} ms  {}{}", self.now as f64 / 1000.0, self.name, text());
         }
     }
 
@@ -236,6 +248,16 @@ impl World {
         true
     }
 
+    /// When the next thing is to happen.
+    pub fn next_at(&self) -> Option<u64> {
+        self.schedule.next_at()
+    }
+
+    /// Nothing is to happen before `at`, which is now.
+    pub fn reach(&mut self, at: u64) {
+        self.now = self.now.max(at);
+    }
+
     pub fn run_until(&mut self, until: u64) {
         while self.step(until) {}
     }
@@ -262,6 +284,7 @@ impl World {
             Happening::Synced { node, life } => return self.synced(*node, *life),
             Happening::Restart { node } => return self.boot(*node),
             Happening::Operator => return self.operate(),
+            Happening::Snapshot => return self.snapshot_or_so(),
             Happening::Fork => return self.fork_or_discard(),
             Happening::Fault => return self.misbehave(),
             Happening::Order { node, order } => return self.obey(*node, *order),
@@ -309,6 +332,7 @@ impl World {
             Happening::Synced { .. }
             | Happening::Restart { .. }
             | Happening::Operator
+            | Happening::Snapshot
             | Happening::Fork
             | Happening::Fault
             | Happening::Line { .. }
@@ -375,6 +399,7 @@ impl World {
         self.next_command += 1;
         self.say(|| format!("{id}: command {number}: {command:?}"));
         self.oracle.sessions.asked(id, number, &command);
+        self.snapshot_asked(number, &command);
         self.oracle_hears(id, &command);
         let name = rules::name_of(&command);
         *self.tally.asked.entry(name).or_default() += 1;

@@ -1,6 +1,7 @@
 //! What happens in the stories, by what it is about.
 
 pub mod changes;
+pub mod cuts;
 pub mod disks;
 pub mod epochs;
 pub mod forces;
