@@ -1,7 +1,8 @@
-//! What replicators say about a volume and keep of it: records, messages, the configuration, the durable blob.
+//! What replicators say about a volume and keep of it: records, marks of snapshots, messages, the configuration, the durable blob.
 
 use bytes::{Bytes, BytesMut};
 use farshore_core::durable::Durable;
+use farshore_core::mark::Mark;
 use farshore_core::message::{Body, Message};
 use farshore_core::record::{Kind, RECORD_HEADER_BYTES, RECORD_PAYLOAD_MAX, Record};
 use farshore_core::register::Configuration;
@@ -42,6 +43,19 @@ pub fn record_seeds() -> Vec<Vec<u8>> {
         })
         .chain([[&samples::marking(3).header()[..], &samples::marking(3).payload].concat()])
         .collect()
+}
+
+/// Whatever decodes has one encoding, within the bounds.
+pub fn mark(data: &[u8]) {
+    if let Ok(mark) = Mark::decode(Bytes::copy_from_slice(data)) {
+        assert_eq!(mark.check(), Ok(()));
+        assert_eq!(mark.encoded_len(), data.len());
+        assert_eq!(mark.encode(), data);
+    }
+}
+
+pub fn mark_seeds() -> Vec<Vec<u8>> {
+    samples::marks().iter().map(|(_, mark)| mark.encode().to_vec()).collect()
 }
 
 /// Where the records of a message that carries some begin.

@@ -15,6 +15,7 @@ pub struct Target {
 
 pub const TARGETS: &[Target] = &[
     Target { name: "record", run: messages::record, seeds: messages::record_seeds },
+    Target { name: "mark", run: messages::mark, seeds: messages::mark_seeds },
     Target { name: "message", run: messages::message, seeds: messages::message_seeds },
     Target { name: "configuration", run: messages::configuration, seeds: messages::configuration_seeds },
     Target { name: "durable", run: messages::durable, seeds: messages::durable_seeds },
