@@ -10,6 +10,8 @@ mod error;
 mod extent;
 #[path = "../../../replicator/src/store/index_rows.rs"]
 mod index_rows;
+#[path = "../../../replicator/src/store/link_row.rs"]
+mod link_row;
 #[path = "../../../replicator/src/store/superblock.rs"]
 mod superblock;
 mod targets;

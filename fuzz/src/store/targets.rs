@@ -9,6 +9,7 @@ use super::index_rows::{
     Cursor, PinRow, PositionRow, Row, StageRow, VALUE_VERSION, VolumeRow, change_key, decode_change_key, decode_entry,
     decode_extent_key, encode_entry, extent_key,
 };
+use super::link_row::LinkRow;
 use super::superblock::{NodeIdentity, Superblock, decode_slab_header, encode_slab_header};
 use crate::seal::{seal_at, sealed};
 
@@ -57,6 +58,7 @@ pub fn index_seeds() -> Vec<Vec<u8>> {
         Row::Pin(volume, "nightly".into(), PinRow { view, size_bytes: 4096 }),
         Row::Stage(volume, stage),
         Row::Snapshot(volume, snapshot.clone()),
+        Row::Link(volume, LinkRow { parent: VolumeId(0x51), view, start: Seq(4), flattened: 5 }),
         Row::Staged(volume, SnapshotRow { group: None, state: SnapshotState::Missing, ..snapshot }),
     ];
     let seed = |key: &[u8], value: &[u8]| [&[key.len() as u8], key, &value[1..value.len() - 4]].concat();

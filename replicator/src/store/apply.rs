@@ -14,6 +14,7 @@ use farshore_core::record::{Kind, RECORD_PAYLOAD_MAX, RECORD_RANGE_MAX, Record};
 
 use super::error::{StoreError, is_no_space};
 use super::extent::{BLOCK_LEN, BLOCKS_PER_EXTENT, EXTENT_BYTES, Entry, Place, Version, extents_of, split_range};
+use super::image::Seen;
 use super::root::{PANICKED, Store, check_range};
 use super::slab::{Aligned, IO_BYTES_MAX};
 use super::snapshot::mark_of;
@@ -168,7 +169,7 @@ impl Store {
             let state = volume.state();
             let touches = self.touch(volume, &state, records)?;
             let extents: Vec<u64> = touches.keys().copied().collect();
-            let current = volume.current(&state, &self.index, &extents)?;
+            let current = self.current(volume, &state, &extents)?;
             let mut plan = self.place(&state, touches, &current)?;
             plan.writes.sort_unstable_by_key(|write| (write.place, write.block));
             plan
@@ -200,7 +201,7 @@ impl Store {
                 }
                 Kind::Discard | Kind::WriteZeroes => {
                     let span = extents_of(record.offset, record.length);
-                    for extent in state.versions(&self.index, volume.id, span.clone())?.into_keys() {
+                    for extent in self.seen(volume, state, &state.view, span.clone())?.into_keys() {
                         touches.entry(extent).or_default();
                     }
                     for (&extent, touch) in touches.range_mut(span) {
@@ -217,36 +218,29 @@ impl Store {
     }
 
     /// Decides for each extent: in place, redirected, or a hole only. Takes the places needed, or changes nothing.
-    fn place(
-        &self,
-        state: &State,
-        touches: Touches,
-        current: &BTreeMap<u64, (Version, Entry)>,
-    ) -> Result<Plan, StoreError> {
+    fn place(&self, state: &State, touches: Touches, current: &BTreeMap<u64, Seen>) -> Result<Plan, StoreError> {
         let mut plan = Plan::default();
         let mut moves = Vec::new();
         for (extent, touch) in touches {
             let old = current.get(&extent).copied();
-            let before = old.map_or(Entry::EMPTY, |(_, entry)| entry);
+            let before = old.map_or(Entry::EMPTY, |old| old.entry);
             let mut after = touch.after(&before);
             if after == before {
                 continue;
             }
             let seq = touch.newest(&after).expect("what differs was changed by some record");
             let version = Version { image: state.view.at.image, seq };
-            let keep_old = old.is_some_and(|(version, _)| state.is_pinned(version));
-            let in_place = before.place.is_some() && !keep_old;
+            let keep_old = old.is_some_and(|old| !old.own || state.is_pinned(old.version));
+            let in_place = before.own_place().is_some() && !keep_old;
             let writes = writes_of(touch, &before, &after, in_place);
             if after.data == 0 {
-                after.place = Place::NONE;
+                after.give_up_place();
             } else if !in_place {
                 moves.push((plan.puts.len(), plan.writes.len()..plan.writes.len() + writes.len()));
             }
-            if let (Some((version, _)), false) = (old, keep_old) {
-                plan.deletes.push((extent, version));
-                if before.place.is_some() && after.place != before.place {
-                    plan.freed.push(before.place);
-                }
+            if let (Some(old), false) = (old, keep_old) {
+                plan.deletes.push((extent, old.version));
+                plan.freed.extend(before.own_place().filter(|place| *place != after.place));
             }
             plan.puts.push((extent, version, after, true));
             plan.writes.extend(writes);
@@ -262,6 +256,7 @@ impl Store {
         plan.allocated = self.allocate(moves.len() as u64)?;
         for ((put, writes), place) in moves.into_iter().zip(plan.allocated.clone()) {
             plan.puts[put].2.place = place;
+            plan.puts[put].2.borrowed = false;
             plan.writes[writes].iter_mut().for_each(|write| write.place = place);
         }
         Ok(())
@@ -288,7 +283,7 @@ impl Store {
         let in_place = staged.is_some_and(|staged| staged.place.is_some());
         plan.writes = writes_of(touch, &before, &after, in_place);
         if after.data == 0 {
-            after.place = Place::NONE;
+            after.give_up_place();
             plan.freed.extend(staged.map(|staged| staged.place).filter(|place| place.is_some()));
         }
         plan.puts.push((extent, version, after, staged.is_none()));
@@ -373,7 +368,7 @@ impl Store {
         for (extent, version, entry, fresh) in plan.puts {
             state.put(extent, version, entry, fresh);
             if state.view.at.image == version.image {
-                volume.remember(extent, Some((version, entry)));
+                volume.remember(extent, Some(Seen { version, entry, own: true }));
             }
         }
         state.used_places += plan.allocated.len() as u64;

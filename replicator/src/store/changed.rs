@@ -4,7 +4,7 @@ use farshore_core::ids::{Seq, VolumeId};
 
 use super::changed_page::{ChangedExtent, ChangedPage};
 use super::error::StoreError;
-use super::extent::{Version, visible};
+use super::extent::Version;
 use super::index_rows::{Cursor, PinRow};
 use super::root::Store;
 use super::volume::{State, Volume};
@@ -24,7 +24,7 @@ impl Store {
         cursor: Cursor,
         max: usize,
     ) -> Result<ChangedPage, StoreError> {
-        let volume = self.live(id)?;
+        let volume = self.held_volume(id)?;
         self.settle(&volume, upto)?;
         let state = volume.state();
         let pin = *state.pins.get(upto).ok_or_else(|| StoreError::NoPin { volume: id, name: upto.to_owned() })?;
@@ -45,18 +45,19 @@ impl Store {
         let settled = {
             let state = volume.state();
             let at = state.pins.get(pin).map(|pin| pin.view.at);
-            at.is_none_or(|at| at.image != state.view.at.image || at.seq <= state.checkpointed)
+            let written = |at: Version| at.image != state.view.at.image || at.seq <= state.checkpointed;
+            at.is_none_or(written) || !state.has_changes()
         };
         if settled { Ok(()) } else { self.checkpoint_with(|| {}).map(drop) }
     }
 
     /// One extent as a pin sees it: all of it, and which blocks of it are holes.
     pub fn extent_at(&self, id: VolumeId, pin: &str, extent: u64) -> Result<ChangedExtent, StoreError> {
-        let volume = self.live(id)?;
+        let volume = self.held_volume(id)?;
         let state = volume.state();
         let pin = *state.pins.get(pin).ok_or_else(|| StoreError::NoPin { volume: id, name: pin.to_owned() })?;
-        let versions = state.versions(&self.index, volume.id, extent..=extent)?;
-        let data = versions.get(&extent).and_then(|versions| visible(versions, &pin.view)).map_or(0, |(_, e)| e.data);
+        let seen = self.seen(&volume, &state, &pin.view, extent..=extent)?;
+        let data = seen.get(&extent).map_or(0, |seen| seen.entry.data);
         Ok(ChangedExtent { extent, changed: u16::MAX, holes: !data })
     }
 
@@ -68,11 +69,11 @@ impl Store {
         cursor: Cursor,
         max: usize,
     ) -> Result<ChangedPage, StoreError> {
-        let (page, next) = state.page(&self.index, volume.id, cursor.extent, max)?;
-        let seen = page.iter().filter_map(|(extent, versions)| Some((extent, visible(versions, &pin.view)?.1)));
-        let extents = seen
-            .filter(|(_, entry)| entry.data != 0)
-            .map(|(extent, entry)| ChangedExtent { extent: *extent, changed: entry.data, holes: 0 })
+        let (page, next) = self.seen_page(volume, state, &pin.view, cursor.extent, max)?;
+        let extents = page
+            .into_iter()
+            .filter(|(_, seen)| seen.entry.data != 0)
+            .map(|(extent, seen)| ChangedExtent { extent, changed: seen.entry.data, holes: 0 })
             .collect();
         let next = next.map(|extent| Cursor { seq: Seq::ZERO, extent });
         Ok(ChangedPage { extents, next, seq: pin.view.at.seq })
@@ -100,10 +101,9 @@ impl Store {
                 return Ok(false);
             }
             looked_at += 1;
-            let versions = state.versions(&self.index, volume.id, at.extent..=at.extent)?;
-            let seen = versions.get(&at.extent).and_then(|versions| visible(versions, &pin.view));
-            if let Some((version, entry)) = seen
-                && version == (Version { image, seq: at.seq })
+            let (seen, _) = state.newest(&self.index, volume.id, at.extent..=at.extent, &pin.view, 1)?;
+            if let Some((version, entry)) = seen.get(&at.extent)
+                && *version == (Version { image, seq: at.seq })
             {
                 let changed = entry.changed_after(base);
                 let holes = changed & !entry.data;

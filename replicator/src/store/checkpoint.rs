@@ -13,10 +13,12 @@ use std::sync::atomic::Ordering;
 
 use farshore_core::ids::{Seq, VolumeId};
 
+use super::clone::clone_pin;
 use super::error::StoreError;
 use super::extent::{Place, Version};
 use super::index::IndexBatch;
-use super::index_rows::{PositionRow, Row, volume_key};
+use super::index_rows::{PositionRow, Row, link_key, pin_key, volume_key};
+use super::link_row::LinkRow;
 use super::root::{PANICKED, Store};
 use super::volume::{Layer, Volume};
 
@@ -33,6 +35,8 @@ struct Flush {
     seq: Seq,
     /// A deleted volume of which nothing is left.
     finished: bool,
+    /// A clone that needs its parent no more.
+    left: Option<LinkRow>,
 }
 
 impl Store {
@@ -73,8 +77,8 @@ impl Store {
 
     fn take(&self, volume: &Arc<Volume>, batch: &mut IndexBatch) -> Option<Flush> {
         let mut state = volume.state_mut();
-        let finished = state.removing && state.sweep.is_none();
-        if !state.has_changes() && !finished {
+        let (finished, left) = (state.is_finished(), state.has_left());
+        if !state.has_changes() && !finished && left.is_none() {
             return None;
         }
         let id = volume.id;
@@ -92,10 +96,14 @@ impl Store {
         for (key, value) in state.take_rows() {
             batch.row(key, value);
         }
+        if let Some(link) = left {
+            batch.delete(link_key(id));
+            batch.delete(pin_key(link.parent, &clone_pin(id)));
+        }
         state.position_dirty = false;
         let freed = std::mem::take(&mut state.freed);
         let loosened = state.pins.take_loosened();
-        Some(Flush { volume: volume.clone(), layer, freed, loosened, seq: state.view.at.seq, finished })
+        Some(Flush { volume: volume.clone(), layer, freed, loosened, seq: state.view.at.seq, finished, left })
     }
 
     fn finish(&self, flush: Flush) {
@@ -106,7 +114,16 @@ impl Store {
             state.pins.release(at);
             state.sweep = Some(0);
         }
+        if flush.left.is_some() {
+            state.link = None;
+        }
         drop(state);
+        if flush.left.is_some() {
+            let parent = flush.volume.parent();
+            let mut state = parent.state_mut();
+            state.pins.remove(&clone_pin(flush.volume.id));
+            state.sweep = Some(0);
+        }
         self.space_map().release(&flush.freed);
         if flush.finished {
             self.volumes.write().expect(PANICKED).remove(&flush.volume.id);

@@ -60,6 +60,11 @@ pub enum StoreError {
     NoPin { volume: VolumeId, name: String },
     #[error("volume {volume} has no snapshot {snapshot}")]
     NoSnapshot { volume: VolumeId, snapshot: SnapshotId },
+    #[error(
+        "volume {volume}: the image of snapshot {snapshot} is not in this store, which received the volume later; use it \
+         in another site"
+    )]
+    SnapshotMissing { volume: VolumeId, snapshot: SnapshotId },
     #[error("volume {volume}: the snapshot mark in record {seq} can't be applied: {source}")]
     Mark { volume: VolumeId, seq: Seq, source: DecodeError },
     #[error("volume {volume} is receiving shipment {ship_id:032x}; commit or abort it first")]
@@ -91,6 +96,7 @@ impl StoreError {
             | StoreError::BelowFloor { .. }
             | StoreError::NoPin { .. }
             | StoreError::NoSnapshot { .. }
+            | StoreError::SnapshotMissing { .. }
             | StoreError::NoStage { .. } => ErrorClass::Reject,
             // Once the node is upgraded.
             StoreError::Mark { source: DecodeError::Newer { .. }, .. } => ErrorClass::Retry,

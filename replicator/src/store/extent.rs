@@ -67,6 +67,8 @@ impl View {
 pub(super) struct Entry {
     /// [`Place::NONE`] when every block is a hole.
     pub place: Place,
+    /// The place is an ancestor's: never written to and never freed by the clone that has this entry.
+    pub borrowed: bool,
     /// Bit i: block i holds data. Otherwise it is a hole and reads zero, whatever the slab has there.
     pub data: u16,
     /// CRC-32 of each data block; 0 for holes.
@@ -76,8 +78,24 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub const EMPTY: Entry =
-        Entry { place: Place::NONE, data: 0, crc: [0; BLOCKS_PER_EXTENT], change: [Seq::ZERO; BLOCKS_PER_EXTENT] };
+    pub const EMPTY: Entry = Entry {
+        place: Place::NONE,
+        borrowed: false,
+        data: 0,
+        crc: [0; BLOCKS_PER_EXTENT],
+        change: [Seq::ZERO; BLOCKS_PER_EXTENT],
+    };
+
+    /// The place, if it is this volume's own.
+    pub fn own_place(&self) -> Option<Place> {
+        (self.place.is_some() && !self.borrowed).then_some(self.place)
+    }
+
+    /// No block holds data: no place is needed.
+    pub fn give_up_place(&mut self) {
+        self.place = Place::NONE;
+        self.borrowed = false;
+    }
 
     pub fn has_data(&self, block: usize) -> bool {
         self.data & (1 << block) != 0

@@ -67,6 +67,15 @@ impl IndexBatch {
     }
 }
 
+/// Where a walk over the newest versions goes on.
+pub(super) enum Walk {
+    /// The next extent.
+    On,
+    /// This extent's next older version.
+    Older,
+    Stop,
+}
+
 /// One key of the extents' column that was walked over.
 pub(super) struct Found {
     pub volume: VolumeId,
@@ -146,6 +155,48 @@ impl Index {
             let (_, extent, version) = decode_extent_key(key).map_err(unreadable)?;
             Ok(each(extent, version, decode_entry(value).map_err(unreadable)?))
         })
+    }
+
+    /// The newest version not after `at` of each extent of a span, in the order of the extents; `each` may ask for an
+    /// extent's next older one. One seek for each extent, however many versions it has.
+    pub fn newest(
+        &self,
+        volume: VolumeId,
+        span: RangeInclusive<u64>,
+        at: Version,
+        mut each: impl FnMut(u64, Version, Entry) -> Walk,
+    ) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        let upper = match span.end().checked_add(1) {
+            Some(end) => Some(extent_prefix(volume, end).to_vec()),
+            None => volume.0.checked_add(1).map(|next| extent_prefix(VolumeId(next), 0).to_vec()),
+        };
+        if let Some(upper) = upper {
+            options.set_iterate_upper_bound(upper);
+        }
+        let mut cursor = self.db.raw_iterator_cf_opt(self.column(EXTENTS), options);
+        cursor.seek(extent_key(volume, *span.start(), at));
+        // The extent that has been answered, if its older versions may be next.
+        let mut answered = None;
+        while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
+            let (_, extent, version) = decode_extent_key(key).map_err(unreadable)?;
+            if answered == Some(extent) {
+                match extent.checked_add(1) {
+                    Some(next) => cursor.seek(extent_key(volume, next, at)),
+                    None => break,
+                }
+            } else if version > at {
+                cursor.seek(extent_key(volume, extent, at));
+            } else {
+                match each(extent, version, decode_entry(value).map_err(unreadable)?) {
+                    Walk::On => answered = Some(extent),
+                    Walk::Older => {}
+                    Walk::Stop => return Ok(()),
+                }
+                cursor.next();
+            }
+        }
+        cursor.status().map_err(failed("read"))
     }
 
     /// All extents of all volumes; damaged entries are handed on as such.

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! extents   volume u128 | extent u64 | !image u32 | !seq u64   →  1 | data u16 | place u64 | 16 × (crc u32, change u64)
+//!                                                              2 | the same: the place is an ancestor's
 //! changes   volume u128 | seq u64 | extent u64 | image u32     →  (empty)
 //! rows      'V' volume u128                                    →  1 | size u64 | removing u8
 //!           'C' volume u128                                    →  1 | barrier u32 | image u32 | seq u64 | floor u64
@@ -14,6 +15,8 @@
 //!           'N' volume u128 | snapshot u128                    →  2 | missing u8 | seq u64 | group u128 |
 //!                                                                 created i64 | size u64 | name | labels | holds
 //!           'T' volume u128 | snapshot u128                    →  the same, of the shipment being received
+//!           'L' volume u128                                    →  2 | parent u128 | barrier u32 | image u32 | seq u64 |
+//!                                                                 start u64 | flattened u64
 //! ```
 //! `!` is the complement: the newest version of an extent comes first.
 
@@ -24,6 +27,7 @@ use farshore_core::mark::SnapshotId;
 
 use super::catalogue_row::SnapshotRow;
 use super::extent::{BLOCKS_PER_EXTENT, Entry, Place, Version, View};
+use super::link_row::LinkRow;
 
 /// The newest format of a value. What says no more than it could in the first one is written in that.
 pub(super) const VALUE_VERSION: u8 = 2;
@@ -83,6 +87,8 @@ pub(super) enum Row {
     Snapshot(VolumeId, SnapshotRow),
     /// Of the shipment being received.
     Staged(VolumeId, SnapshotRow),
+    /// Of a clone, to its parent.
+    Link(VolumeId, LinkRow),
 }
 
 pub(super) fn extent_key(volume: VolumeId, extent: u64, version: Version) -> [u8; EXTENT_KEY_BYTES] {
@@ -180,7 +186,8 @@ fn check_version(what: &'static str, found: u8, known: u8) -> Result<(), DecodeE
 }
 
 pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
-    value(FIRST, |out| {
+    let version = if entry.borrowed { VALUE_VERSION } else { FIRST };
+    value(version, |out| {
         out.u16(entry.data);
         out.u64(entry.place.0);
         for block in 0..BLOCKS_PER_EXTENT {
@@ -193,14 +200,14 @@ pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
 pub(super) fn decode_entry(value: &[u8]) -> Result<Entry, DecodeError> {
     const WHAT: &str = "extent entry";
     let (version, mut fields) = fields(WHAT, value)?;
-    check_version(WHAT, version, FIRST)?;
-    let mut entry = Entry { data: fields.u16()?, place: Place(fields.u64()?), ..Entry::EMPTY };
+    let borrowed = version > FIRST;
+    let mut entry = Entry { data: fields.u16()?, place: Place(fields.u64()?), borrowed, ..Entry::EMPTY };
     for block in 0..BLOCKS_PER_EXTENT {
         entry.crc[block] = fields.u32()?;
         entry.change[block] = fields.seq()?;
     }
     fields.end()?;
-    if entry.place.is_some() != (entry.data != 0) {
+    if entry.place.is_some() != (entry.data != 0) || (borrowed && entry.data == 0) {
         return Err(DecodeError::Invalid { what: WHAT, reason: "has data without a place, or a place without data" });
     }
     Ok(entry)
@@ -239,6 +246,10 @@ pub(super) fn stage_key(volume: VolumeId) -> Vec<u8> {
     row_key(b'S', volume, "")
 }
 
+pub(super) fn link_key(volume: VolumeId) -> Vec<u8> {
+    row_key(b'L', volume, "")
+}
+
 pub(super) fn snapshot_key(volume: VolumeId, snapshot: SnapshotId) -> Vec<u8> {
     [&row_key(b'N', volume, "")[..], &snapshot.0.to_be_bytes()].concat()
 }
@@ -256,6 +267,7 @@ impl Row {
             Row::Stage(volume, _) => stage_key(*volume),
             Row::Snapshot(volume, row) => snapshot_key(*volume, row.id),
             Row::Staged(volume, row) => staged_key(*volume, row.id),
+            Row::Link(volume, _) => link_key(*volume),
         }
     }
 
@@ -263,7 +275,7 @@ impl Row {
         match self {
             Row::Volume(..) | Row::Position(..) | Row::Pin(..) => FIRST,
             Row::Stage(_, stage) if !stage.catalogue => FIRST,
-            Row::Stage(..) | Row::Snapshot(..) | Row::Staged(..) => VALUE_VERSION,
+            Row::Stage(..) | Row::Snapshot(..) | Row::Staged(..) | Row::Link(..) => VALUE_VERSION,
         }
     }
 
@@ -292,6 +304,7 @@ impl Row {
                 out.option(row.basis, |out, basis| put_view(out, &basis));
             }
             Row::Snapshot(_, row) | Row::Staged(_, row) => row.put(out),
+            Row::Link(_, row) => row.put(out, put_view),
         })
     }
 
@@ -315,6 +328,7 @@ impl Row {
                 Row::Pin(volume, name, PinRow { view: take_view(&mut fields)?, size_bytes: fields.u64()? })
             }
             b'S' => Row::Stage(volume, Self::decode_stage(&mut fields, version > FIRST)?),
+            b'L' => Row::Link(volume, LinkRow::take(&mut fields, take_view)?),
             b'N' | b'T' => {
                 let id = name.try_into().map_err(|_| DecodeError::Short { what: WHAT, needed: 33, left: key.len() })?;
                 let row = SnapshotRow::take(SnapshotId(u128::from_be_bytes(id)), &mut fields)?;
@@ -393,6 +407,15 @@ mod tests {
             Row::Stage(volume, StageRow { catalogue: true, ..stage }),
             Row::Snapshot(volume, ready),
             Row::Staged(volume, missing),
+            Row::Link(
+                volume,
+                LinkRow {
+                    parent: VolumeId(0x51),
+                    view: View { barrier: 1, at: Version { image: 2, seq: Seq(3) } },
+                    start: Seq(4),
+                    flattened: 5,
+                },
+            ),
         ]
     }
 
@@ -423,6 +446,10 @@ mod tests {
         let bytes = encode_entry(&entry);
         assert_eq!(decode_entry(&bytes), Ok(entry));
         assert_eq!(hex(&bytes), include_str!("golden/extent_entry_v1.txt").trim());
+        let borrowed = Entry { borrowed: true, ..entry };
+        let bytes = encode_entry(&borrowed);
+        assert_eq!(decode_entry(&bytes), Ok(borrowed));
+        assert_eq!(hex(&bytes), include_str!("golden/extent_entry_v2.txt").trim());
     }
 
     #[test]

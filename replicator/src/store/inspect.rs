@@ -48,6 +48,7 @@ pub struct InspectedVolume {
     /// Ship id and target of a shipment being received.
     pub stage: Option<(u128, Seq)>,
     pub snapshots: Vec<SnapshotRow>,
+    pub cloned_from: Option<VolumeId>,
 }
 
 /// Inspects a store directory. `slab` is needed where the slab lies elsewhere. Never fails: what can't be read is
@@ -137,7 +138,7 @@ fn inspect_index(index: &Index, slab: Option<&File>, report: &mut InspectReport)
         report.extents += 1;
         match entry {
             Ok(entry) => {
-                if entry.place.is_some() {
+                if entry.own_place().is_some() {
                     found.used_bytes += EXTENT_BYTES;
                     report.used_bytes += EXTENT_BYTES;
                 }
@@ -158,7 +159,7 @@ fn inspect_index(index: &Index, slab: Option<&File>, report: &mut InspectReport)
 fn note_row(volumes: &mut BTreeMap<VolumeId, InspectedVolume>, row: Row) {
     let id = match &row {
         Row::Volume(id, _) | Row::Position(id, _) | Row::Pin(id, ..) | Row::Stage(id, _) => *id,
-        Row::Snapshot(id, _) | Row::Staged(id, _) => *id,
+        Row::Snapshot(id, _) | Row::Staged(id, _) | Row::Link(id, _) => *id,
     };
     let volume = volumes.entry(id).or_default();
     volume.volume = Some(id);
@@ -175,6 +176,7 @@ fn note_row(volumes: &mut BTreeMap<VolumeId, InspectedVolume>, row: Row) {
         Row::Pin(_, name, row) => volume.pins.push((name, row.view.at.seq)),
         Row::Stage(_, row) => volume.stage = Some((row.ship_id, row.target)),
         Row::Snapshot(_, row) => volume.snapshots.push(row),
+        Row::Link(_, row) => volume.cloned_from = Some(row.parent),
         Row::Staged(..) => {}
     }
 }

@@ -22,11 +22,15 @@ mod catalogue_row;
 mod changed;
 mod changed_page;
 mod checkpoint;
+mod clone;
 mod error;
 mod extent;
+mod flatten;
+mod image;
 mod index;
 mod index_rows;
 mod inspect;
+mod link_row;
 mod open;
 mod pin;
 mod read;
@@ -44,9 +48,13 @@ mod views;
 mod volume;
 
 #[cfg(test)]
+mod tests_clone;
+#[cfg(test)]
 mod tests_crash;
 #[cfg(test)]
 mod tests_fixture;
+#[cfg(test)]
+mod tests_forest;
 #[cfg(test)]
 mod tests_oracle;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use farshore_core::codec::DecodeError;
-use farshore_core::ids::VolumeId;
+use farshore_core::ids::{Seq, VolumeId};
 
 use super::error::StoreError;
 use super::extent::{EXTENT_BYTES, Place, Versions};
@@ -63,6 +63,8 @@ impl StoreConfig {
 struct Loaded {
     states: BTreeMap<VolumeId, State>,
     places: Vec<Place>,
+    /// The highest place that a clone has from an ancestor.
+    borrowed: Place,
 }
 
 impl Store {
@@ -70,7 +72,7 @@ impl Store {
     pub fn open(config: StoreConfig) -> Result<Store, StoreError> {
         let superblock = own_superblock(&config)?;
         let index = Index::open(&config.dir.join(INDEX_DIR), config.index_cache_bytes)?;
-        let Loaded { states, places } = load(&index)?;
+        let Loaded { states, places, borrowed } = load(&index)?;
         let slab = Slab::open(&SlabOptions {
             path: config.slab_path(),
             direct_io: config.direct_io,
@@ -83,6 +85,9 @@ impl Store {
         let capacity_bytes = capacity_bytes(&config, &slab)?;
         slab.limit(capacity_bytes);
         let mut space = SpaceMap::new(capacity_bytes);
+        if borrowed.0 >= slab.len_bytes() / EXTENT_BYTES {
+            return Err(damaged("names a place beyond the end of the slab"));
+        }
         for place in places {
             if place.0 >= slab.len_bytes() / EXTENT_BYTES {
                 return Err(damaged("names a place beyond the end of the slab"));
@@ -91,7 +96,14 @@ impl Store {
                 return Err(damaged("names one place twice"));
             }
         }
-        let volumes = states.into_iter().map(|(id, state)| (id, Arc::new(Volume::new(id, state)))).collect();
+        let volumes: BTreeMap<VolumeId, Arc<Volume>> =
+            states.into_iter().map(|(id, state)| (id, Arc::new(Volume::new(id, state)))).collect();
+        for volume in volumes.values() {
+            if let Some(link) = volume.state().link {
+                let parent = volumes.get(&link.parent).ok_or_else(|| damaged("lacks the volume that a clone is of"))?;
+                volume.set_parent(parent);
+            }
+        }
         let store = Store::assemble(index, slab, space, volumes);
         let found = store.space();
         tracing::info!(
@@ -135,7 +147,7 @@ fn own_superblock(config: &StoreConfig) -> Result<Superblock, StoreError> {
 
 fn load(index: &Index) -> Result<Loaded, StoreError> {
     let mut states = load_rows(index)?;
-    let mut places = Vec::new();
+    let (mut places, mut borrowed) = (Vec::new(), Place::NONE);
     let views: BTreeMap<VolumeId, Views> = states.iter().map(|(id, state)| (*id, state.views())).collect();
     let mut group: Option<(VolumeId, u64)> = None;
     let mut versions = Versions::new();
@@ -148,17 +160,20 @@ fn load(index: &Index) -> Result<Loaded, StoreError> {
         }
         versions.insert(version, entry);
         let state = states.get_mut(&volume).ok_or_else(|| damaged("names an extent of an unknown volume"))?;
-        if extent >= state.size_bytes.div_ceil(EXTENT_BYTES) {
+        if extent >= state.extents_max() {
             return Err(damaged("names an extent beyond its volume's end"));
         }
-        if entry.place.is_some() {
-            state.used_places += 1;
-            places.push(entry.place);
+        match entry.own_place() {
+            Some(place) => {
+                state.used_places += 1;
+                places.push(place);
+            }
+            None => borrowed = borrowed.max(entry.place),
         }
         Ok(())
     })?;
     note_garbage(&mut states, &views, group, &versions);
-    Ok(Loaded { states, places })
+    Ok(Loaded { states, places, borrowed })
 }
 
 fn load_rows(index: &Index) -> Result<BTreeMap<VolumeId, State>, StoreError> {
@@ -172,7 +187,6 @@ fn load_rows(index: &Index) -> Result<BTreeMap<VolumeId, State>, StoreError> {
         if let Row::Volume(id, row) = row {
             let mut state = State::new(row.size_bytes);
             state.removing = row.removing;
-            state.sweep = row.removing.then_some(0);
             states.insert(*id, state);
         }
     }
@@ -192,8 +206,12 @@ fn load_rows(index: &Index) -> Result<BTreeMap<VolumeId, State>, StoreError> {
             })?,
             Row::Stage(id, row) => of(id, &|state| state.stage = Some(*row))?,
             Row::Snapshot(id, row) => of(id, &|state| drop(state.snapshots.insert(row.id, row.clone())))?,
+            Row::Link(id, row) => of(id, &|state| state.link = Some(*row))?,
             Row::Staged(id, row) => of(id, &|state| drop(state.staged.insert(row.id, row.clone())))?,
         }
+    }
+    for state in states.values_mut() {
+        state.sweep = (state.removing && state.pins.is_empty()).then_some(0);
     }
     Ok(states)
 }
@@ -205,9 +223,10 @@ fn note_garbage(
     group: Option<(VolumeId, u64)>,
     versions: &Versions,
 ) {
-    let Some((volume, _)) = group else { return };
+    let Some((volume, extent)) = group else { return };
     let (Some(state), Some(views)) = (states.get_mut(&volume), views.get(&volume)) else { return };
-    if state.sweep.is_none() && unseen(versions, views, state.floor).next().is_some() {
+    let floor = if state.hides(extent) { Seq::ZERO } else { state.floor };
+    if state.sweep.is_none() && unseen(versions, views, floor).next().is_some() {
         state.sweep = Some(0);
     }
 }

@@ -41,6 +41,18 @@ impl Pins {
         self.by_name.get(name)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// Forgets all but those of clones, and of snapshots if they are kept.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        let kept = std::mem::take(&mut self.by_name).into_iter().filter(|(name, _)| keep(name));
+        let kept: Vec<(String, PinRow)> = kept.collect();
+        *self = Pins::default();
+        kept.into_iter().for_each(|(name, row)| self.insert(name, row));
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&String, &PinRow)> {
         self.by_name.iter()
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use farshore_core::ids::{BLOCK_BYTES, Seq, VolumeId};
 
 use super::error::StoreError;
-use super::extent::{BLOCK_LEN, EXTENT_BYTES, Entry, View, extents_of, split_range, visible};
+use super::extent::{BLOCK_LEN, EXTENT_BYTES, Entry, View, extents_of, split_range};
 use super::root::{Store, check_range};
 use super::slab::Aligned;
 use super::volume::{State, Volume};
@@ -14,7 +14,7 @@ use super::volume::{State, Volume};
 /// The longest single read.
 pub const READ_BYTES_MAX: usize = 32 << 20;
 /// Extents that a digest reads at a time.
-const DIGEST_VERSIONS: usize = 256;
+const DIGEST_EXTENTS: usize = 256;
 
 /// What names an image: equal digests, equal bytes. A hole and a block of zeroes are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,13 +50,14 @@ impl Store {
     }
 
     fn read_image(&self, id: VolumeId, image: Image, offset: u64, len: usize) -> Result<Bytes, StoreError> {
-        let volume = self.live(id)?;
+        let volume = self.held_volume(id)?;
         if len > READ_BYTES_MAX {
             let reason = format!("{len} bytes at once are more than {READ_BYTES_MAX}");
             return Err(StoreError::Invalid { op: "read", volume: id, reason });
         }
         if len == 0 {
-            check_range(id, offset, 0, volume.state().size_bytes)?;
+            let (_, size_bytes) = resolve(&volume, &volume.state(), image)?;
+            check_range(id, offset, 0, size_bytes)?;
             return Ok(Bytes::new());
         }
         let span = || extents_of(offset, len as u64);
@@ -75,23 +76,16 @@ impl Store {
 
     fn read_once(&self, volume: &Volume, image: Image, offset: u64, len: usize) -> Result<Bytes, StoreError> {
         let span = extents_of(offset, len as u64);
-        let entries: BTreeMap<u64, Entry> = {
+        let found = {
             let state = volume.state();
             let (view, size_bytes) = resolve(volume, &state, image)?;
             check_range(volume.id, offset, len as u64, size_bytes)?;
             match image {
-                Image::Current => {
-                    let extents: Vec<u64> = span.collect();
-                    let found = volume.current(&state, &self.index, &extents)?;
-                    found.into_iter().map(|(extent, (_, entry))| (extent, entry)).collect()
-                }
-                Image::Pinned(_) => {
-                    let versions = state.versions(&self.index, volume.id, span)?;
-                    let seen = |(extent, versions)| Some((extent, visible(&versions, &view)?.1));
-                    versions.into_iter().filter_map(seen).collect()
-                }
+                Image::Current => self.current(volume, &state, &span.collect::<Vec<u64>>())?,
+                Image::Pinned(_) => self.seen(volume, &state, &view, span)?,
             }
         };
+        let entries = found.into_iter().map(|(extent, seen)| (extent, seen.entry)).collect();
         self.read_entries(&entries, offset, len)
             .map(Aligned::into_bytes)
             .map_err(|offset| StoreError::Corrupt { volume: volume.id, offset })
@@ -149,7 +143,7 @@ impl Store {
     }
 
     pub fn digest_at(&self, id: VolumeId, pin: &str) -> Result<ImageDigest, StoreError> {
-        let volume = self.live(id)?;
+        let volume = self.held_volume(id)?;
         self.digest_image(&volume, Image::Pinned(pin))
     }
 
@@ -162,14 +156,12 @@ impl Store {
         while let Some(from) = next {
             let page = {
                 let state = volume.state();
-                let (page, after) = state.page(&self.index, volume.id, from, DIGEST_VERSIONS)?;
+                let (page, after) = self.seen_page(volume, &state, &view, from, DIGEST_EXTENTS)?;
                 next = after;
                 page
             };
-            for (extent, versions) in page {
-                if let Some((_, entry)) = visible(&versions, &view) {
-                    self.digest_extent(volume, image, extent, entry, size_bytes, &mut hasher)?;
-                }
+            for (extent, seen) in page {
+                self.digest_extent(volume, image, extent, seen.entry, size_bytes, &mut hasher)?;
             }
         }
         let digest = hasher.finalize();
@@ -207,10 +199,8 @@ impl Store {
 }
 
 pub(super) fn resolve(volume: &Volume, state: &State, image: Image) -> Result<(View, u64), StoreError> {
-    if state.removing {
-        return Err(StoreError::NoVolume { volume: volume.id });
-    }
     match image {
+        Image::Current if state.removing => Err(StoreError::NoVolume { volume: volume.id }),
         Image::Current => Ok((state.view, state.size_bytes)),
         Image::Pinned(name) => match state.pins.get(name) {
             Some(pin) => Ok((pin.view, pin.size_bytes)),

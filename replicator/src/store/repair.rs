@@ -18,10 +18,12 @@ use bytes::Bytes;
 use farshore_core::ids::{BLOCK_BYTES, Seq, VolumeId};
 
 use super::error::StoreError;
-use super::extent::{BLOCK_LEN, EXTENT_BYTES, Entry, Version, extents_of, split_range, visible};
+use super::extent::{BLOCK_LEN, EXTENT_BYTES, Entry, extents_of, split_range};
+use super::image::{Seen, as_inherited};
 use super::read::{Image, resolve};
 use super::root::{Store, check_range};
 use super::slab::Aligned;
+use super::volume::{State, Volume};
 
 /// Damaged blocks that one look names at most; what is left is found by the next.
 pub const DAMAGE_MAX: usize = 64;
@@ -51,23 +53,22 @@ pub enum Held {
 impl Store {
     /// The damaged blocks of a range (whole blocks), in the newest image or in a pin's; the first [`DAMAGE_MAX`].
     pub fn damage(&self, id: VolumeId, pin: Option<&str>, offset: u64, len: u64) -> Result<Vec<Damage>, StoreError> {
-        let volume = self.live(id)?;
+        let volume = self.held_volume(id)?;
         let image = pin.map_or(Image::Current, Image::Pinned);
         // With nobody writing: what is being overwritten is no damage.
         let _mutating = volume.mutating();
-        let (view, versions) = {
+        let (view, seen) = {
             let state = volume.state();
             let (view, size_bytes) = resolve(&volume, &state, image)?;
             check_range(id, offset, len, size_bytes)?;
             if len == 0 {
                 return Ok(Vec::new());
             }
-            (view, state.versions(&self.index, id, extents_of(offset, len))?)
+            (view, self.seen(&volume, &state, &view, extents_of(offset, len))?)
         };
         let mut out = Vec::new();
         for (extent, first, count) in split_range(offset, len) {
-            let seen = versions.get(&extent).and_then(|versions| visible(versions, &view));
-            let Some((_, entry)) = seen else { continue };
+            let Some(Seen { entry, .. }) = seen.get(&extent).copied() else { continue };
             for block in self.damaged_blocks(&entry).into_iter().filter(|b| (first..first + count).contains(b)) {
                 let offset = extent * EXTENT_BYTES + block as u64 * BLOCK_BYTES;
                 out.push(Damage { offset, from: entry.change[block], upto: view.at.seq, current: pin.is_none() });
@@ -87,8 +88,8 @@ impl Store {
         let (applied, entry) = {
             let state = volume.state();
             check_range(id, offset, BLOCK_BYTES, state.size_bytes)?;
-            let found = volume.current(&state, &self.index, &[extent])?.remove(&extent);
-            (state.view.at.seq, found.map_or(Entry::EMPTY, |(_, entry)| entry))
+            let found = self.current(&volume, &state, &[extent])?.remove(&extent);
+            (state.view.at.seq, found.map_or(Entry::EMPTY, |seen| seen.entry))
         };
         if entry.change[block] > upto {
             return Ok(Held::Newer);
@@ -99,6 +100,17 @@ impl Store {
         let entries = [(extent, entry)].into();
         let read = self.read_entries(&entries, offset, BLOCK_LEN).map(Aligned::into_bytes);
         read.map(Held::Same).map_err(|offset| StoreError::Corrupt { volume: id, offset })
+    }
+
+    /// Every version of an extent that a volume has, and what it has from its ancestors.
+    fn all_entries(&self, volume: &Volume, state: &State, extent: u64) -> Result<Vec<Entry>, StoreError> {
+        let own = state.versions(&self.index, volume.id, extent..=extent)?.remove(&extent).unwrap_or_default();
+        let mut out: Vec<Entry> = own.into_values().collect();
+        if let Some(link) = state.link {
+            let (theirs, _) = self.inherited(volume, &link, extent..=extent, 1)?;
+            out.extend(theirs.into_values().map(|entry| as_inherited(entry, link.start)));
+        }
+        Ok(out)
     }
 
     /// Rewrites a damaged block with what a peer has of it, in every version that holds the block of change mark
@@ -113,19 +125,19 @@ impl Store {
         }
         let _mutating = volume.mutating();
         let (extent, block) = (offset / EXTENT_BYTES, (offset % EXTENT_BYTES / BLOCK_BYTES) as usize);
-        let versions = {
+        let entries = {
             let state = volume.state();
-            state.versions(&self.index, id, extent..=extent)?.remove(&extent).unwrap_or_default()
+            self.all_entries(&volume, &state, extent)?
         };
         let is_it = |entry: &Entry| entry.has_data(block) && entry.change[block] == from;
-        let damaged: Vec<(&Version, &Entry)> =
-            versions.iter().filter(|(_, entry)| is_it(entry) && self.damaged_blocks(entry).contains(&block)).collect();
+        let damaged: Vec<Entry> =
+            entries.into_iter().filter(|entry| is_it(entry) && self.damaged_blocks(entry).contains(&block)).collect();
         let crc = crc32fast::hash(data);
         let mut buffer = Aligned::zeroed(BLOCK_LEN);
         buffer.copy_from_slice(data);
         let _changing = volume.changing([extent]);
         let mut repaired = 0;
-        for (_, entry) in damaged.iter().filter(|(_, entry)| entry.crc[block] == crc) {
+        for entry in damaged.iter().filter(|entry| entry.crc[block] == crc) {
             let at = entry.place.offset() + block as u64 * BLOCK_BYTES;
             self.slab.write(at, &buffer).map_err(|error| self.poisoned_by("repair", error))?;
             repaired += 1;

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
 use farshore_core::ids::{BLOCK_BYTES, Seq, VolumeId};
 
+use super::catalogue_row::SnapshotState;
 use super::checkpoint::DIRTY_VERSIONS_MAX;
 use super::error::{StoreError, is_no_space};
-use super::extent::{EXTENT_BYTES, Place};
+use super::extent::{EXTENT_BYTES, Place, Version, View};
 use super::index::{Index, IndexBatch};
 use super::index_rows::{PositionRow, Row, VolumeRow, pin_key, position_key, snapshot_key, stage_key, staged_key};
-use super::pin::Pins;
+use super::pin::{CLONE_PIN_PREFIX, is_reserved};
 use super::slab::Slab;
 use super::space::SpaceMap;
 use super::volume::{State, Volume};
@@ -49,6 +50,8 @@ pub struct StoredVolume {
     pub used_bytes: u64,
     /// What changed is known for bases from here on.
     pub changed_floor: Seq,
+    /// The volume that it is a clone of, while it still has something from there.
+    pub cloned_from: Option<VolumeId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,10 +90,9 @@ impl Store {
     pub fn create(&self, id: VolumeId, size_bytes: u64) -> Result<(), StoreError> {
         self.check_alive()?;
         check_size("create", id, size_bytes)?;
-        // A deletion that is not finished keeps the id; its extents must not show up in the new volume.
-        while self.is_removing(id) {
-            self.sweep()?;
-            self.checkpoint()?;
+        self.sweep_away(id)?;
+        if let Ok(ghost) = self.ghost(id) {
+            return self.revive(&ghost, size_bytes);
         }
         let _one = self.checkpointing();
         if self.is_removing(id) {
@@ -112,6 +114,47 @@ impl Store {
         Ok(())
     }
 
+    /// A deletion that is not finished keeps the id; its extents must not show up in a new volume. A ghost stays.
+    pub(super) fn sweep_away(&self, id: VolumeId) -> Result<(), StoreError> {
+        while self.is_removing(id) && self.ghost(id).is_err() {
+            self.sweep()?;
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// A removed volume that clones or kept snapshots look at, with nothing in it that they don't see.
+    fn ghost(&self, id: VolumeId) -> Result<Arc<Volume>, StoreError> {
+        let volumes = self.volumes.read().expect(PANICKED);
+        let ghost = volumes.get(&id).filter(|volume| {
+            let state = volume.state();
+            state.removing && !state.pins.is_empty() && state.sweep.is_none()
+        });
+        ghost.cloned().ok_or(StoreError::NoVolume { volume: id })
+    }
+
+    /// Shows an empty image of a removed volume, beside those that clones and snapshots of it look at.
+    fn revive(&self, ghost: &Volume, size_bytes: u64) -> Result<(), StoreError> {
+        let _mutating = ghost.mutating();
+        let _one = self.checkpointing();
+        let images = ghost.state().pins.iter().map(|(_, pin)| pin.view.at.image).max().unwrap_or_default();
+        let Some(image) = images.checked_add(1) else {
+            let reason = "it has received too many shipments".into();
+            return Err(StoreError::Invalid { op: "create", volume: ghost.id, reason });
+        };
+        let view = View { barrier: image, at: Version { image, seq: Seq::ZERO } };
+        let mut batch = IndexBatch::default();
+        batch.put(&Row::Volume(ghost.id, VolumeRow { size_bytes, removing: false }));
+        batch.put(&Row::Position(ghost.id, PositionRow { view, floor: Seq::ZERO }));
+        self.commit(&batch)?;
+        let _changing = ghost.changing_all();
+        let mut state = ghost.state_mut();
+        (state.view, state.size_bytes, state.floor, state.checkpointed) = (view, size_bytes, Seq::ZERO, Seq::ZERO);
+        state.removing = false;
+        ghost.forget_all();
+        Ok(())
+    }
+
     /// Makes a volume larger; durable when it returns. Shrinking is refused.
     pub fn resize(&self, id: VolumeId, size_bytes: u64) -> Result<(), StoreError> {
         check_size("resize", id, size_bytes)?;
@@ -130,35 +173,53 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes a volume with its pins; durable when it returns. Its space comes back as sweeps and checkpoints go on.
+    /// Deletes a volume with its pins and snapshots; durable when it returns. Its space comes back as sweeps and
+    /// checkpoints go on; what clones of it need stays until they are gone.
     /// Does nothing if it is not there.
     pub fn remove(&self, id: VolumeId) -> Result<(), StoreError> {
+        self.remove_with(id, false)
+    }
+
+    pub(super) fn remove_with(&self, id: VolumeId, keep_snapshots: bool) -> Result<(), StoreError> {
         let volume = match self.live(id) {
             Ok(volume) => volume,
             Err(StoreError::NoVolume { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
         let _mutating = volume.mutating();
+        if keep_snapshots {
+            // There is no redo for a volume that is removed.
+            self.checkpoint_with(|| {})?;
+        }
+        let keep = |name: &str| name.starts_with(CLONE_PIN_PREFIX) || (keep_snapshots && is_reserved(name));
         let _one = self.checkpointing();
         let mut batch = IndexBatch::default();
         {
-            let state = volume.state();
+            let mut state = volume.state_mut();
+            // What a mark deleted a moment ago may still be in the index.
+            let gone = state.take_rows().into_iter().filter(|(_, value)| value.is_none());
+            gone.for_each(|(key, _)| batch.delete(key));
+            if let Some(link) = state.link {
+                // With the rows that it says are there, not before.
+                state.note(&Row::Link(id, link));
+            }
             batch.put(&Row::Volume(id, VolumeRow { size_bytes: state.size_bytes, removing: true }));
             batch.delete(position_key(id));
             batch.delete(stage_key(id));
-            state.pins.iter().for_each(|(name, _)| batch.delete(pin_key(id, name)));
-            state.snapshots.keys().for_each(|snapshot| batch.delete(snapshot_key(id, *snapshot)));
+            let given_up = state.pins.iter().filter(|(name, _)| !keep(name));
+            given_up.for_each(|(name, _)| batch.delete(pin_key(id, name)));
+            let rows = state.snapshots.values().filter(|row| !keep_snapshots || row.state != SnapshotState::Ready);
+            rows.for_each(|row| batch.delete(snapshot_key(id, row.id)));
             state.staged.keys().for_each(|snapshot| batch.delete(staged_key(id, *snapshot)));
         }
         self.commit(&batch)?;
         let _changing = volume.changing_all();
         let mut state = volume.state_mut();
         state.removing = true;
-        state.pins = Pins::default();
-        state.snapshots.clear();
+        state.pins.retain(keep);
+        state.snapshots.retain(|_, row| keep_snapshots && row.state == SnapshotState::Ready);
         state.stage = None;
         state.staged.clear();
-        state.take_rows();
         state.sweep = Some(0);
         Ok(())
     }
@@ -173,6 +234,7 @@ impl Store {
             applied_seq: state.view.at.seq,
             used_bytes: state.used_places * EXTENT_BYTES,
             changed_floor: state.floor,
+            cloned_from: state.link.map(|link| link.parent),
         })
         .collect()
     }
@@ -300,7 +362,7 @@ impl Store {
 
 pub(super) const PANICKED: &str = "a panic in the store ends the daemon";
 
-fn check_size(op: &'static str, volume: VolumeId, size_bytes: u64) -> Result<(), StoreError> {
+pub(super) fn check_size(op: &'static str, volume: VolumeId, size_bytes: u64) -> Result<(), StoreError> {
     if size_bytes == 0 || !size_bytes.is_multiple_of(BLOCK_BYTES) || size_bytes > VOLUME_BYTES_MAX {
         let reason = format!("{size_bytes} bytes are not 1 to {VOLUME_BYTES_MAX} in whole 4 KiB blocks");
         return Err(StoreError::Invalid { op, volume, reason });

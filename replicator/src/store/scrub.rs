@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use farshore_core::ids::{BLOCK_BYTES, VolumeId};
 
 use super::error::StoreError;
-use super::extent::{BLOCK_LEN, BLOCKS_PER_EXTENT, EXTENT_BYTES, Entry, visible};
+use super::extent::{BLOCK_LEN, BLOCKS_PER_EXTENT, EXTENT_BYTES, Entry, Version, visible};
+use super::image::{as_inherited, earlier};
 use super::repair::Damage;
 use super::root::Store;
 use super::volume::Volume;
@@ -28,14 +29,32 @@ impl Store {
     pub fn scrub(&self, id: VolumeId, cursor: ScrubCursor, max_bytes: u64) -> Result<ScrubPage, StoreError> {
         let volume = self.live(id)?;
         let rows = (max_bytes / EXTENT_BYTES).clamp(1, 4096) as usize;
-        let (page, next) = volume.state().page(&self.index, id, cursor.extent, rows)?;
+        let (page, inherited, next) = {
+            let state = volume.state();
+            let (page, next) = state.page(&self.index, id, cursor.extent, rows)?;
+            let upto = next.map_or(u64::MAX, |next| next - 1);
+            match state.link {
+                None => (page, BTreeMap::new(), next),
+                Some(link) => {
+                    let (inherited, theirs) = self.inherited(&volume, &link, cursor.extent..=upto, rows)?;
+                    (page, inherited, earlier(next, theirs))
+                }
+            }
+        };
         let mut out =
             ScrubPage { checked_bytes: 0, damaged: Vec::new(), next: next.map(|extent| ScrubCursor { extent }) };
+        let mut entries: BTreeMap<u64, Vec<Entry>> = BTreeMap::new();
         for (extent, versions) in page {
-            let entries = || versions.values();
-            out.checked_bytes += entries().map(|entry| u64::from(entry.data.count_ones()) * BLOCK_BYTES).sum::<u64>();
-            if entries().any(|entry| !self.damaged_blocks(entry).is_empty()) {
-                self.confirm(&volume, extent, &mut out.damaged)?;
+            entries.entry(extent).or_default().extend(versions.into_values());
+        }
+        for (extent, entry) in inherited {
+            entries.entry(extent).or_default().push(entry);
+        }
+        for (extent, entries) in entries.range(..next.unwrap_or(u64::MAX)) {
+            let stored = entries.iter().map(|entry| u64::from(entry.data.count_ones()) * BLOCK_BYTES);
+            out.checked_bytes += stored.sum::<u64>();
+            if entries.iter().any(|entry| !self.damaged_blocks(entry).is_empty()) {
+                self.confirm(&volume, *extent, &mut out.damaged)?;
             }
         }
         Ok(out)
@@ -45,7 +64,12 @@ impl Store {
     fn confirm(&self, volume: &Volume, extent: u64, damaged: &mut Vec<Damage>) -> Result<(), StoreError> {
         let _mutating = volume.mutating();
         let state = volume.state();
-        let versions = state.versions(&self.index, volume.id, extent..=extent)?.remove(&extent).unwrap_or_default();
+        let mut versions = state.versions(&self.index, volume.id, extent..=extent)?.remove(&extent).unwrap_or_default();
+        if let Some(link) = state.link {
+            let (theirs, _) = self.inherited(volume, &link, extent..=extent, 1)?;
+            let start = Version { image: 0, seq: link.start };
+            versions.extend(theirs.into_values().map(|entry| (start, as_inherited(entry, link.start))));
+        }
         let current = visible(&versions, &state.view).map(|(version, _)| version);
         let applied = state.view.at.seq;
         drop(state);

@@ -118,13 +118,13 @@ fn is_in(catalogue: &Catalogue, row: &SnapshotRow) -> bool {
 impl Store {
     /// The snapshots of a volume, as of what is applied; in the order in which they were made.
     pub fn snapshots(&self, id: VolumeId) -> Result<Vec<SnapshotRow>, StoreError> {
-        let mut rows: Vec<SnapshotRow> = self.live(id)?.state().snapshots.values().cloned().collect();
+        let mut rows: Vec<SnapshotRow> = self.held_volume(id)?.state().snapshots.values().cloned().collect();
         rows.sort_by_key(|row| (row.seq, row.id));
         Ok(rows)
     }
 
     pub fn snapshot(&self, id: VolumeId, snapshot: SnapshotId) -> Result<SnapshotRow, StoreError> {
-        let volume = self.live(id)?;
+        let volume = self.held_volume(id)?;
         let state = volume.state();
         state.snapshots.get(&snapshot).cloned().ok_or(StoreError::NoSnapshot { volume: id, snapshot })
     }

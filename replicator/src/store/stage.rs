@@ -18,7 +18,7 @@ use farshore_core::ids::{Seq, VolumeId};
 use super::apply::{Content, Touch};
 use super::catalogue_row::SnapshotRow;
 use super::error::StoreError;
-use super::extent::{BLOCK_LEN, Version, View, split_range, visible};
+use super::extent::{BLOCK_LEN, Version, View, split_range};
 use super::index_rows::{Cursor, Row, StageRow, stage_key, staged_key};
 use super::root::{Store, check_range};
 use super::snapshot::Catalogue;
@@ -147,9 +147,11 @@ impl Store {
         let version = Version { image: stage.image, seq: stage.target };
         let (staged, base) = {
             let state = volume.state();
-            let versions = state.versions(&self.index, volume.id, extent..=extent)?.remove(&extent).unwrap_or_default();
-            let base = visible(&versions, &stage.basis.unwrap_or(state.view)).map(|(_, entry)| entry);
-            (versions.get(&version).copied(), base.filter(|_| stage.base.is_some()))
+            let only = View { barrier: stage.image, at: version };
+            let (staged, _) = state.newest(&self.index, volume.id, extent..=extent, &only, 1)?;
+            let below = stage.basis.unwrap_or(state.view);
+            let base = self.seen(volume, &state, &below, extent..=extent)?.get(&extent).map(|seen| seen.entry);
+            (staged.get(&extent).map(|(_, entry)| *entry), base.filter(|_| stage.base.is_some()))
         };
         if staged.is_none() && base.is_none() && touch.is_hole() && stage.base.is_none() {
             // A full copy's untouched extents are holes already.

@@ -25,8 +25,8 @@ impl Store {
             while self.sweep_step()? {
                 self.checkpoint_if_crowded()?;
             }
-            let volumes: Vec<Arc<Volume>> = self.volumes.read().expect(PANICKED).values().cloned().collect();
-            if !volumes.iter().any(|volume| volume.state().pins.any_loosened()) {
+            let waits = |state: &State| state.pins.any_loosened() || state.is_finished() || state.has_left().is_some();
+            if !self.all_volumes().iter().any(|volume| waits(&volume.state())) {
                 return Ok(());
             }
             // What was given up is garbage only once that is durable.
@@ -37,15 +37,31 @@ impl Store {
     /// One page of each volume that has garbage. True: there is more.
     pub fn sweep_step(&self) -> Result<bool, StoreError> {
         self.check_alive()?;
-        let volumes: Vec<Arc<Volume>> = self.volumes.read().expect(PANICKED).values().cloned().collect();
         let mut more = false;
-        for volume in volumes {
+        for volume in self.all_volumes() {
             if volume.state().sweep.is_some() {
                 let _mutating = volume.mutating();
                 more |= self.sweep_page(&volume)?;
             }
         }
         Ok(more)
+    }
+
+    /// One page of each clone that can be flattened. True: there is more.
+    pub fn flatten_step(&self) -> Result<bool, StoreError> {
+        self.check_alive()?;
+        let mut more = false;
+        for volume in self.all_volumes() {
+            if volume.state().flattens().is_some() {
+                let _mutating = volume.mutating();
+                more |= self.flatten_page(&volume)?;
+            }
+        }
+        Ok(more)
+    }
+
+    fn all_volumes(&self) -> Vec<Arc<Volume>> {
+        self.volumes.read().expect(PANICKED).values().cloned().collect()
     }
 
     /// The caller holds `mutating`.
@@ -61,8 +77,8 @@ impl Store {
         let before = state.dirty_len();
         for (extent, version, entry) in &garbage {
             state.delete(*extent, *version);
-            if entry.place.is_some() {
-                state.freed.push(entry.place);
+            if let Some(place) = entry.own_place() {
+                state.freed.push(place);
                 state.used_places -= 1;
             }
         }
@@ -93,7 +109,8 @@ fn garbage(state: &State, page: &BTreeMap<u64, Versions>) -> Vec<(u64, Version, 
     let views = state.views();
     let mut out = Vec::new();
     for (extent, versions) in page {
-        out.extend(unseen(versions, &views, state.floor).map(|(version, entry)| (*extent, version, entry)));
+        let floor = if state.hides(*extent) { Seq::ZERO } else { state.floor };
+        out.extend(unseen(versions, &views, floor).map(|(version, entry)| (*extent, version, entry)));
     }
     out
 }

@@ -100,6 +100,18 @@ impl Rig {
         self.read(id, 0, self.volume(id).size_bytes as usize)
     }
 
+    /// Rows of the index that say anything of a volume.
+    pub fn index_rows(&self) -> usize {
+        let mut count = 0;
+        self.index
+            .rows(|_, _| {
+                count += 1;
+                Ok(())
+            })
+            .unwrap();
+        count
+    }
+
     /// Damages one byte of every place that holds `pattern` blocks.
     pub fn rot(&mut self, pattern: u8) {
         self.stop();
@@ -140,11 +152,19 @@ pub fn record(volume: VolumeId, seq: u64, kind: Kind, offset: usize, length: usi
 
 /// Writes whole blocks of one byte.
 pub fn write(seq: u64, block: usize, count: usize, fill: u8) -> Record {
-    record(VOL, seq, Kind::Write, block * BLOCK, count * BLOCK, Bytes::from(vec![fill; count * BLOCK]))
+    write_to(VOL, seq, block, count, fill)
+}
+
+pub fn write_to(volume: VolumeId, seq: u64, block: usize, count: usize, fill: u8) -> Record {
+    record(volume, seq, Kind::Write, block * BLOCK, count * BLOCK, Bytes::from(vec![fill; count * BLOCK]))
 }
 
 pub fn discard(seq: u64, block: usize, count: usize) -> Record {
-    record(VOL, seq, Kind::Discard, block * BLOCK, count * BLOCK, Bytes::new())
+    discard_of(VOL, seq, block, count)
+}
+
+pub fn discard_of(volume: VolumeId, seq: u64, block: usize, count: usize) -> Record {
+    record(volume, seq, Kind::Discard, block * BLOCK, count * BLOCK, Bytes::new())
 }
 
 pub fn mark(volume: VolumeId, seq: u64, mark: &Mark) -> Record {

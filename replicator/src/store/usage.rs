@@ -29,14 +29,13 @@ impl Store {
             return Ok(SnapshotUsage::default());
         }
         let unique_bytes = self.snapshot_unique_bytes(id, snapshot)?;
-        let volume = self.live(id)?;
+        let volume = self.held_volume(id)?;
         let pin = self.pinned(id, &snapshot_pin(snapshot))?;
         let (mut extents, mut next) = (0_u64, Some(0));
         while let Some(from) = next {
             let state = volume.state();
-            let (page, after) = state.page(&self.index, id, from, PAGE_ROWS)?;
-            let seen = page.values().filter_map(|versions| visible(versions, &pin.view));
-            extents += seen.filter(|(_, entry)| entry.place.is_some()).count() as u64;
+            let (page, after) = self.seen_page(&volume, &state, &pin.view, from, PAGE_ROWS)?;
+            extents += page.values().filter(|seen| seen.entry.place.is_some()).count() as u64;
             next = after;
         }
         let held_bytes = extents * EXTENT_BYTES;
@@ -49,7 +48,7 @@ impl Store {
         if self.snapshot(id, snapshot)?.state == SnapshotState::Missing {
             return Ok(0);
         }
-        let volume = self.live(id)?;
+        let volume = self.held_volume(id)?;
         let name = snapshot_pin(snapshot);
         self.settle(&volume, &name)?;
         let pin = self.pinned(id, &name)?;
@@ -70,7 +69,7 @@ impl Store {
                 let seen = versions.get(&at.extent).and_then(|versions| visible(versions, &pin.view));
                 if let Some((found, entry)) = seen
                     && found == version
-                    && entry.place.is_some()
+                    && entry.own_place().is_some()
                 {
                     let newer =
                         versions[&at.extent].range((std::ops::Bound::Excluded(version), std::ops::Bound::Unbounded));
@@ -87,7 +86,7 @@ impl Store {
     }
 
     fn pinned(&self, id: VolumeId, name: &str) -> Result<PinRow, StoreError> {
-        let volume = self.live(id)?;
+        let volume = self.held_volume(id)?;
         let state = volume.state();
         state.pins.get(name).copied().ok_or_else(|| StoreError::NoPin { volume: id, name: name.to_owned() })
     }

@@ -2,7 +2,6 @@
 
 use super::extent::{Version, View};
 
-#[derive(Default)]
 pub(super) struct Views {
     /// In the order of where they look.
     sorted: Vec<View>,
@@ -14,10 +13,6 @@ impl Views {
         sorted.sort_unstable_by_key(|view| (view.at, view.barrier));
         sorted.dedup();
         Views { sorted }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.sorted.is_empty()
     }
 
     /// Somebody sees this version, whose extent has `newer` as its next one.

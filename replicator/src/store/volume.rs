@@ -15,14 +15,16 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use farshore_core::ids::{Seq, VolumeId};
 
 use super::error::StoreError;
-use super::extent::{Entry, Place, Version, Versions, View};
-use super::index::Index;
+use super::extent::{EXTENT_BYTES, Entry, Place, Version, Versions, View};
+use super::image::Seen;
+use super::index::{Index, Walk};
 use super::index_rows::{Row, StageRow};
+use super::link_row::LinkRow;
 use super::pin::Pins;
 use super::snapshot::Catalogue;
 use super::views::Views;
@@ -66,7 +68,10 @@ pub(super) struct State {
     rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     /// The next extent that the sweep looks at; None when there is no garbage.
     pub sweep: Option<u64>,
+    /// Deleted. Clones and kept snapshots may still look at it through their pins: then it is a ghost.
     pub removing: bool,
+    /// Of a clone: whatever its views lack is its parent's.
+    pub link: Option<LinkRow>,
 }
 
 pub(super) struct Volume {
@@ -74,18 +79,20 @@ pub(super) struct Volume {
     mutating: Mutex<()>,
     state: RwLock<State>,
     recent: Mutex<Recent>,
+    /// Of a clone.
+    parent: OnceLock<Weak<Volume>>,
     stripes: Vec<AtomicU64>,
 }
 
 /// The newest version of recently used extents in the current view; also of those that have none.
 #[derive(Default)]
-struct Recent {
-    young: HashMap<u64, Option<(Version, Entry)>>,
-    old: HashMap<u64, Option<(Version, Entry)>>,
+pub(super) struct Recent {
+    young: HashMap<u64, Option<Seen>>,
+    old: HashMap<u64, Option<Seen>>,
 }
 
 impl Recent {
-    fn get(&mut self, extent: u64) -> Option<Option<(Version, Entry)>> {
+    pub fn get(&mut self, extent: u64) -> Option<Option<Seen>> {
         if let Some(found) = self.young.get(&extent) {
             return Some(*found);
         }
@@ -94,7 +101,7 @@ impl Recent {
         Some(found)
     }
 
-    fn put(&mut self, extent: u64, found: Option<(Version, Entry)>) {
+    pub fn put(&mut self, extent: u64, found: Option<Seen>) {
         if self.young.len() >= RECENT_EXTENTS_MAX {
             self.old = std::mem::take(&mut self.young);
         }
@@ -129,7 +136,42 @@ impl State {
             rows: BTreeMap::new(),
             sweep: None,
             removing: false,
+            link: None,
         }
+    }
+
+    /// What a view has from the parent, if anything. A full copy, or an image that was emptied, inherits nothing.
+    pub fn inherits(&self, view: &View) -> Option<LinkRow> {
+        self.link.filter(|link| view.barrier == 0 && link.flattened < u64::MAX)
+    }
+
+    /// There is something to flatten, and somebody to gain by it.
+    pub fn flattens(&self) -> Option<LinkRow> {
+        self.inherits(&self.view).filter(|_| !self.removing)
+    }
+
+    /// Nobody looks at what came from the parent any more, and what was borrowed of it is swept away.
+    pub fn has_left(&self) -> Option<LinkRow> {
+        let inherits = |view: &View| view.barrier == 0;
+        let pins = self.pins.iter().any(|(_, pin)| inherits(&pin.view));
+        let own = !self.removing && (inherits(&self.view) || self.stage.is_some());
+        self.link.filter(|_| self.sweep.is_none() && !pins && !own)
+    }
+
+    /// Extents beyond are nobody's. A ghost that came back may be smaller than what its clones see.
+    pub fn extents_max(&self) -> u64 {
+        let pinned = self.pins.iter().map(|(_, pin)| pin.size_bytes).max();
+        pinned.unwrap_or_default().max(self.size_bytes).div_ceil(EXTENT_BYTES)
+    }
+
+    /// A ghost of which nobody sees anything any more.
+    pub fn is_finished(&self) -> bool {
+        self.removing && self.sweep.is_none() && self.pins.is_empty()
+    }
+
+    /// A hole here hides what the parent has, so it is not the same as nothing.
+    pub fn hides(&self, extent: u64) -> bool {
+        self.link.is_some_and(|link| extent >= link.flattened)
     }
 
     /// Everyone who may still look at this volume. What none of them sees is garbage.
@@ -139,12 +181,10 @@ impl State {
 
     /// All but a pin's.
     pub fn views_but(&self, name: &str) -> Views {
-        if self.removing {
-            return Views::default();
-        }
         let pins = self.pins.iter().filter(|(other, _)| *other != name).map(|(_, pin)| pin.view);
         let stage = self.stage.map(|stage| stage_view(&stage));
-        Views::new(std::iter::once(self.view).chain(pins).chain(stage))
+        let current = (!self.removing).then_some(self.view);
+        Views::new(current.into_iter().chain(pins).chain(stage))
     }
 
     /// A pin sees this version (or could: barriers are left aside, which errs on the safe side).
@@ -228,6 +268,49 @@ impl State {
         Ok(found)
     }
 
+    /// What a view sees of this volume's own versions: the first `max` extents of a span, and where to go on.
+    pub fn newest(
+        &self,
+        index: &Index,
+        volume: VolumeId,
+        span: RangeInclusive<u64>,
+        view: &View,
+        max: usize,
+    ) -> Result<(BTreeMap<u64, (Version, Entry)>, Option<u64>), StoreError> {
+        let (mut found, mut next) = (BTreeMap::new(), None);
+        if span.is_empty() {
+            return Ok((found, next));
+        }
+        index.newest(volume, span.clone(), view.at, |extent, version, entry| {
+            if found.len() >= max {
+                next = Some(extent);
+                return Walk::Stop;
+            }
+            let key = (extent, Reverse(version));
+            match self.dirty.get(&key).or_else(|| self.flushing.get(&key)) {
+                Some(Change { entry: None, .. }) => Walk::Older,
+                changed => {
+                    found.insert(extent, (version, changed.and_then(|change| change.entry).unwrap_or(entry)));
+                    Walk::On
+                }
+            }
+        })?;
+        let upto = next.map_or(*span.end(), |next| next - 1);
+        let newest = Reverse(Version { image: u32::MAX, seq: Seq(u64::MAX) });
+        let keys = (*span.start(), newest)..=(upto, Reverse(Version::default()));
+        let flushing = self.flushing.range(keys.clone()).filter(|(key, _)| !self.dirty.contains_key(*key));
+        for ((extent, Reverse(version)), change) in flushing.chain(self.dirty.range(keys)) {
+            if let Some(entry) = change.entry
+                && *version <= view.at
+                && found.get(extent).is_none_or(|(seen, _)| seen <= version)
+            {
+                found.insert(*extent, (*version, entry));
+            }
+        }
+        found.retain(|_, (version, _)| view.sees(*version));
+        Ok((found, next))
+    }
+
     /// The next extents from `from` on, about `rows_max` versions, and where to go on.
     pub fn page(
         &self,
@@ -285,6 +368,7 @@ impl Volume {
             mutating: Mutex::new(()),
             state: RwLock::new(state),
             recent: Mutex::default(),
+            parent: OnceLock::new(),
             stripes: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -302,53 +386,32 @@ impl Volume {
         self.state.write().expect("a panic in the store ends the daemon")
     }
 
-    /// What the current view sees of these extents; absent ones are not in the answer.
-    pub fn current(
-        &self,
-        state: &State,
-        index: &Index,
-        extents: &[u64],
-    ) -> Result<BTreeMap<u64, (Version, Entry)>, StoreError> {
-        let mut out = BTreeMap::new();
-        let mut missing = Vec::new();
-        let mut recent = self.recent.lock().expect("a panic in the store ends the daemon");
-        for &extent in extents {
-            match recent.get(extent) {
-                Some(Some(found)) => {
-                    out.insert(extent, found);
-                }
-                Some(None) => {}
-                None => missing.push(extent),
-            }
-        }
-        drop(recent);
-        // Nobody can publish between the look-up and `put`: the caller has the state locked.
-        for run in missing.chunk_by(|a, b| a + 1 == *b) {
-            let versions = state.versions(index, self.id, run[0]..=run[run.len() - 1])?;
-            let mut recent = self.recent.lock().expect("a panic in the store ends the daemon");
-            for &extent in run {
-                let found = versions.get(&extent).and_then(|versions| super::extent::visible(versions, &state.view));
-                recent.put(extent, found);
-                if let Some(found) = found {
-                    out.insert(extent, found);
-                }
-            }
-        }
-        Ok(out)
+    pub fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().expect("a panic in the store ends the daemon")
+    }
+
+    /// The volume that a clone was made from; it is there for as long as the clone has a link.
+    pub fn parent(&self) -> Arc<Volume> {
+        let parent = self.parent.get().and_then(Weak::upgrade);
+        parent.expect("a volume stays for as long as its clones have a link to it")
+    }
+
+    pub fn set_parent(&self, parent: &Arc<Volume>) {
+        self.parent.set(Arc::downgrade(parent)).expect("a clone has one parent");
     }
 
     /// To be called, with the state locked for writing, for every extent whose newest version changed.
-    pub fn remember(&self, extent: u64, found: Option<(Version, Entry)>) {
-        self.recent.lock().expect("a panic in the store ends the daemon").put(extent, found);
+    pub fn remember(&self, extent: u64, found: Option<Seen>) {
+        self.recent().put(extent, found);
     }
 
     pub fn forget(&self, extent: u64) {
-        self.recent.lock().expect("a panic in the store ends the daemon").forget(extent);
+        self.recent().forget(extent);
     }
 
     /// To be called, with the state locked for writing, when the view moved to another image.
     pub fn forget_all(&self) {
-        *self.recent.lock().expect("a panic in the store ends the daemon") = Recent::default();
+        *self.recent() = Recent::default();
     }
 
     /// Tells readers that these extents are about to change, until the guard is dropped. The caller holds `mutating`.
