@@ -1,0 +1,233 @@
+//! Volumes, who may write, and the node.
+
+use std::pin::Pin;
+
+use farshore_proto::v1 as api;
+use farshore_proto::v1::node_server::Node;
+use farshore_proto::v1::replication_server::Replication;
+use farshore_proto::v1::volumes_server::Volumes;
+use tokio_stream::Stream;
+use tonic::{Code, Request, Response, Status};
+
+use super::state::{Fake, refusal};
+
+type Reply<T> = Result<Response<T>, Status>;
+
+fn reply<T>(answer: T) -> Reply<T> {
+    Ok(Response::new(answer))
+}
+
+fn refused(message: &str) -> Status {
+    refusal(Code::FailedPrecondition, "failed-precondition", message)
+}
+
+#[tonic::async_trait]
+impl Volumes for Fake {
+    async fn create(&self, request: Request<api::CreateVolumeRequest>) -> Reply<api::CreateVolumeResponse> {
+        let request = request.into_inner();
+        self.enter(format!("create {}", request.name)).await?;
+        let mut world = self.world();
+        if let Ok(existing) = world.find(&request.name) {
+            return reply(api::CreateVolumeResponse { volume: Some(existing) });
+        }
+        let members: Vec<api::MemberStatus> = (1..)
+            .zip(&request.members)
+            .map(|(id, spec)| {
+                let (site, node, kind, votes) = (spec.site.clone(), spec.node.clone(), spec.kind, spec.votes);
+                let (connected, in_sync_set, state) = (true, true, "replicating".into());
+                api::MemberStatus { id, site, node, kind, votes, connected, in_sync_set, state, ..Default::default() }
+            })
+            .collect();
+        let volume = api::VolumeStatus {
+            id: world.draw(),
+            name: request.name,
+            size_bytes: request.size_bytes,
+            block_size_bytes: 4096,
+            state: "unknown".into(),
+            config_version: "0.00000000/1".into(),
+            primary_site: members[0].site.clone(),
+            members,
+            policy: request.policy,
+            labels: request.labels,
+            ..Default::default()
+        };
+        world.volumes.insert(volume.id.clone(), volume.clone());
+        reply(api::CreateVolumeResponse { volume: Some(volume) })
+    }
+
+    async fn list(&self, _: Request<api::ListVolumesRequest>) -> Reply<api::ListVolumesResponse> {
+        reply(api::ListVolumesResponse { volumes: self.world().volumes.values().cloned().collect() })
+    }
+
+    async fn get(&self, request: Request<api::GetVolumeRequest>) -> Reply<api::GetVolumeResponse> {
+        let volume = self.world().find(&request.into_inner().volume)?;
+        reply(api::GetVolumeResponse { volume: Some(volume) })
+    }
+
+    async fn delete(&self, request: Request<api::DeleteVolumeRequest>) -> Reply<api::DeleteVolumeResponse> {
+        let name = request.into_inner().volume;
+        self.enter(format!("delete {name}")).await?;
+        let mut world = self.world();
+        let volume = world.find(&name)?;
+        if volume.attached.is_some() {
+            return Err(refused("it is attached"));
+        }
+        world.volumes.remove(&volume.id);
+        reply(api::DeleteVolumeResponse {})
+    }
+
+    async fn attach(&self, request: Request<api::AttachVolumeRequest>) -> Reply<api::AttachVolumeResponse> {
+        let request = request.into_inner();
+        self.enter(format!("attach {} {}", request.node, if request.publish_only { "published" } else { "opened" }))
+            .await?;
+        let mut world = self.world();
+        if request.publish_only && !world.publish_only {
+            return Err(refusal(Code::Unimplemented, "unsupported", "publishing without a device"));
+        }
+        let volume = world.find(&request.volume)?;
+        let mut attached = match volume.attached.clone() {
+            Some(there) if there.session == request.session && there.node == request.node => there,
+            Some(_) => return Err(refused("it is attached for another session")),
+            None => {
+                let (site, node, session) = (world.nodes[0].0.clone(), request.node.clone(), request.session.clone());
+                api::Attachment { site, node, session, device: None }
+            }
+        };
+        if !request.publish_only && attached.device.is_none() {
+            attached.device = Some(world.open_device(&volume.id, volume.size_bytes));
+        }
+        let device = attached.device.clone();
+        let volume = world.change(&volume.id, |v| {
+            v.attached = Some(attached);
+            v.state = "healthy".into();
+            v.config_version = "1.0badcafe/1".into();
+            v.set_role(api::Role::Primary);
+        });
+        reply(api::AttachVolumeResponse { session: request.session, device, volume: Some(volume) })
+    }
+
+    async fn detach(&self, request: Request<api::DetachVolumeRequest>) -> Reply<api::DetachVolumeResponse> {
+        let request = request.into_inner();
+        let how = if request.keep_published { "kept" } else { "ended" };
+        self.enter(format!("detach {how}")).await?;
+        let mut world = self.world();
+        if request.keep_published && !world.publish_only {
+            return Err(refusal(Code::Unimplemented, "unsupported", "keeping the session published"));
+        }
+        let volume = world.find(&request.volume)?;
+        let Some(attached) = volume.attached else {
+            return reply(api::DetachVolumeResponse { volume: Some(world.find(&request.volume)?) });
+        };
+        if !request.session.is_empty() && request.session != attached.session {
+            return Err(refused("it is attached for another session"));
+        }
+        if let Some(device) = &attached.device {
+            world.close_device(device)?;
+        }
+        let volume = world.change(&volume.id, |v| {
+            v.attached = request.keep_published.then(|| api::Attachment { device: None, ..attached });
+        });
+        reply(api::DetachVolumeResponse { volume: Some(volume) })
+    }
+
+    async fn resize(&self, request: Request<api::ResizeVolumeRequest>) -> Reply<api::ResizeVolumeResponse> {
+        let request = request.into_inner();
+        self.enter(format!("resize {}", request.size_bytes)).await?;
+        let mut world = self.world();
+        let volume = world.find(&request.volume)?;
+        if volume.role() != api::Role::Primary {
+            return Err(refused("this node does not hold the epoch"));
+        }
+        let volume = world.change(&volume.id, |v| v.size_bytes = request.size_bytes);
+        world.grow_device(&volume);
+        reply(api::ResizeVolumeResponse { volume: Some(volume) })
+    }
+}
+
+#[tonic::async_trait]
+impl Replication for Fake {
+    async fn promote(&self, request: Request<api::PromoteRequest>) -> Reply<api::PromoteResponse> {
+        self.enter("promote".into()).await?;
+        let mut world = self.world();
+        let here = world.nodes[0].0.clone();
+        let id = world.find(&request.into_inner().volume)?.id;
+        let volume = world.change(&id, |v| {
+            v.primary_site = here;
+            v.set_role(api::Role::Primary);
+        });
+        reply(api::PromoteResponse { volume: Some(volume), plan: None })
+    }
+
+    async fn demote(&self, request: Request<api::DemoteRequest>) -> Reply<api::DemoteResponse> {
+        self.enter("demote".into()).await?;
+        let mut world = self.world();
+        let volume = world.find(&request.into_inner().volume)?;
+        if volume.role() != api::Role::Primary {
+            return Err(refused("this node does not hold the epoch"));
+        }
+        let volume = world.change(&volume.id, |v| v.set_role(api::Role::Secondary));
+        reply(api::DemoteResponse { volume: Some(volume) })
+    }
+
+    async fn switchover(&self, _: Request<api::SwitchoverRequest>) -> Reply<api::SwitchoverResponse> {
+        Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
+    }
+
+    async fn failover(&self, request: Request<api::FailoverRequest>) -> Reply<api::FailoverResponse> {
+        let request = request.into_inner();
+        self.enter(format!("failover from {}", request.from_site)).await?;
+        let mut world = self.world();
+        let (here, fails) = (world.nodes[0].0.clone(), world.takeover_fails);
+        let result = |volume: &String| api::VolumeResult { volume: volume.clone(), ok: !fails, ..Default::default() };
+        let results = request.volumes.iter().map(result).collect();
+        for id in request.volumes.iter().filter(|_| !fails) {
+            world.change(id, |v| {
+                v.primary_site = here.clone();
+                v.attached = None;
+            });
+        }
+        reply(api::FailoverResponse { results })
+    }
+
+    async fn resync(&self, request: Request<api::ResyncRequest>) -> Reply<api::ResyncResponse> {
+        let request = request.into_inner();
+        self.enter(format!("resync {}/{} discard {}", request.site, request.node, request.discard)).await?;
+        reply(api::ResyncResponse { volume: Some(self.world().find(&request.volume)?) })
+    }
+
+    async fn scrub(&self, _: Request<api::ScrubRequest>) -> Reply<api::ScrubResponse> {
+        Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
+    }
+}
+
+#[tonic::async_trait]
+impl Node for Fake {
+    async fn info(&self, _: Request<api::InfoRequest>) -> Reply<api::InfoResponse> {
+        let (site, node, _) = self.world().nodes[0].clone();
+        reply(api::InfoResponse { site, node, ..Default::default() })
+    }
+
+    async fn status(&self, _: Request<api::StatusRequest>) -> Reply<api::StatusResponse> {
+        Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
+    }
+
+    type WatchStatusStream = Pin<Box<dyn Stream<Item = Result<api::StatusResponse, Status>> + Send>>;
+
+    async fn watch_status(&self, _: Request<api::WatchStatusRequest>) -> Reply<Self::WatchStatusStream> {
+        Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
+    }
+
+    async fn peers(&self, _: Request<api::PeersRequest>) -> Reply<api::PeersResponse> {
+        let nodes = self.world().nodes.clone();
+        let peer = |(site, node, connected): &(String, String, bool)| {
+            let (site, node, connected) = (site.clone(), node.clone(), *connected);
+            api::Peer { site, node, connected, ..Default::default() }
+        };
+        let peers = nodes[1..].iter().map(peer).collect();
+        reply(api::PeersResponse { site: nodes[0].0.clone(), node: nodes[0].1.clone(), peers })
+    }
+
+    async fn doctor(&self, _: Request<api::DoctorRequest>) -> Reply<api::DoctorResponse> {
+        reply(api::DoctorResponse { disk_free_bytes: self.world().free_bytes, ..Default::default() })
+    }
+}

@@ -1,0 +1,11 @@
+//! The driver as its callers see it, over gRPC, in front of a replicator in memory.
+
+mod addons;
+mod driver;
+#[path = "../fake/mod.rs"]
+mod fake;
+mod faults;
+mod node;
+mod publishing;
+mod snapshots;
+mod volumes;
