@@ -1,0 +1,130 @@
+{{/* The prefix of every name. */}}
+{{- define "farshore.name" -}}
+{{- if contains "farshore" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-farshore" .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "farshore.labels" -}}
+app.kubernetes.io/name: farshore
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* dict "root" . "component" "replicator" */}}
+{{- define "farshore.selector" -}}
+app.kubernetes.io/name: farshore
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{/* dict "root" . "image" .Values.csi.image */}}
+{{- define "farshore.image" -}}
+{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{- end }}
+
+{{/* What Farshore calls a node. */}}
+{{- define "farshore.member" -}}
+{{ .member | default (.name | replace "." "-") }}
+{{- end }}
+
+{{/* dict "root" . "node" NODE: by what this site's other nodes reach it */}}
+{{- define "farshore.address" -}}
+{{- $host := .node.address | default .node.name }}
+{{- if and .root.Values.replicator.service.enabled (not .node.address) }}
+{{- $host = printf "%s-replicator-%s.%s.svc" (include "farshore.name" .root) (include "farshore.member" .node) .root.Release.Namespace }}
+{{- end }}
+{{- printf "%s:%v" $host .root.Values.replicator.port }}
+{{- end }}
+
+{{- define "farshore.secret" -}}
+{{ .node.secret | default (printf "%s-pki-%s" (include "farshore.name" .root) (include "farshore.member" .node)) }}
+{{- end }}
+
+{{/* Loopback where the kubelet's probes reach it and nobody else has to. */}}
+{{- define "farshore.metricsAddress" -}}
+{{- if .Values.replicator.metrics.address }}{{ .Values.replicator.metrics.address }}
+{{- else if and .Values.replicator.hostNetwork (not .Values.monitoring.podMonitor.enabled) }}127.0.0.1
+{{- else }}[::]
+{{- end }}
+{{- end }}
+
+{{/* Only where a replicator is: each of the driver's pods speaks to the one of its node. */}}
+{{- define "farshore.onNodes" -}}
+nodeAffinity:
+  requiredDuringSchedulingIgnoredDuringExecution:
+    nodeSelectorTerms:
+      {{- range .Values.nodes }}
+      - matchFields:
+          - key: metadata.name
+            operator: In
+            values: [{{ .name | quote }}]
+      {{- end }}
+{{- end }}
+
+{{/* What the schema can't say. */}}
+{{- define "farshore.check" -}}
+{{- $site := .Values.site }}
+{{- $sites := list $site }}
+{{- $seen := dict }}
+{{- range .Values.nodes }}
+{{- $member := include "farshore.member" . }}
+{{- if not (regexMatch "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" $member) }}
+{{- fail (printf "nodes: %q can't name a member: give member, 1 to 63 of a-z, 0-9 and '-'" $member) }}
+{{- end }}
+{{- if hasKey $seen $member }}{{ fail (printf "nodes: member %q is there twice: give each its own member" $member) }}{{ end }}
+{{- $_ := set $seen $member true }}
+{{- end }}
+{{- $names := dict }}
+{{- range .Values.nodes }}
+{{- if hasKey $names .name }}{{ fail (printf "nodes: %q is there twice" .name) }}{{ end }}
+{{- $_ := set $names .name true }}
+{{- end }}
+{{- $peers := dict }}
+{{- range .Values.peers }}
+{{- if eq .site $site }}{{ fail (printf "peers: %s/%s is of this site: list it in nodes" .site .node) }}{{ end }}
+{{- $peer := printf "%s/%s" .site .node }}
+{{- if hasKey $peers $peer }}{{ fail (printf "peers: %s is there twice" $peer) }}{{ end }}
+{{- $_ := set $peers $peer true }}
+{{- $sites = append $sites .site }}
+{{- end }}
+{{- if and .Values.certificates.certManager.enabled (not .Values.certificates.certManager.issuerRef.name) }}
+{{- fail "certificates.certManager.issuerRef.name is missing: name the issuer of the CA that all sites share" }}
+{{- end }}
+{{- if and .Values.csiAddons.enabled (not .Values.csiAddons.sidecarImage) }}
+{{- fail "csiAddons.sidecarImage is missing: name the sidecar's image, of the same version as the csi-addons controller" }}
+{{- end }}
+{{- if .Values.csi.enabled }}
+{{- range $class, $is := .Values.storageClasses }}
+{{- if $is.enabled }}
+{{- $data := list }}
+{{- range splitList "," (default $site $is.parameters.sites) }}{{ $data = append $data (first (splitList "/" (trim .))) }}{{ end }}
+{{- $named := $data }}
+{{- if $is.parameters.witness }}
+{{- range splitList "," $is.parameters.witness }}{{ $named = append $named (first (splitList "/" (trim .))) }}{{ end }}
+{{- end }}
+{{- range $named }}
+{{- if not (has . $sites) }}
+{{- fail (printf "storageClasses.%s: site %q is neither this one (%s) nor one of peers: correct it, or set enabled: false" $class . $site) }}
+{{- end }}
+{{- end }}
+{{- if not (has $site $data) }}
+{{- fail (printf "storageClasses.%s: keeps no data in %s, so that no pod of this cluster could use it: add the site, or set enabled: false" $class $site) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Both sockets are root's alone; beyond that nothing is needed. */}}
+{{- define "farshore.sidecarSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsUser: 0
+capabilities:
+  drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
