@@ -257,7 +257,7 @@ fn a_joiner_that_lacks_much_is_fed_last_and_stays_outside() {
     cluster.dead.insert(third);
     let reduce = Change::Reduce { without: vec![third], rule: TWO_SITES };
     cluster.command(first, Command::Change(reduce)).expect("the one that is gone is left out");
-    let pieces = 2 * GROW_LAG_BYTES_MAX >> 19;
+    let pieces = (2 * GROW_LAG_BYTES_MAX) >> 19;
     for id in 0..pieces {
         let io = Io::Write { offset: 0, data: vec![1; 1 << 19].into(), fua: false };
         cluster.feed(first, Event::Io(Request { id: RequestId(id), io, origin: Origin::default() }));
