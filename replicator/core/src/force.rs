@@ -135,8 +135,8 @@ impl Force {
                 replica.on_fork(lineage, epoch, config.clone(), None, replica.me(), fx);
                 let config = Box::new(config);
                 self.phase = Phase::Forking { lineage, epoch, config, stored: BTreeSet::new() };
+                // The others are asked once our own part is durable; we ourselves again only if that takes long.
                 self.retry_at = now.plus(RETRY_US);
-                self.ask(replica, fx);
                 Step::Waiting
             }
         }

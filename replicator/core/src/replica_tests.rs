@@ -218,6 +218,26 @@ fn a_hole_is_given_up_by_the_force_that_begins_with_it_and_by_no_other() {
 }
 
 #[test]
+fn a_fork_keeps_what_is_on_its_way_to_the_journal_unless_that_takes_too_long() {
+    let mut fx = Effects::new();
+    let records = log(EPOCH, 8);
+    let mut replica = restarted(&records[..4], None, &mut fx);
+    elect(&mut replica, 8, &mut fx);
+    replica.on_append((EPOCH, Seq(2), Tick(1)), records[4..].to_vec(), LEADER, Tick(1), &mut fx);
+    replica.flush(Tick(1), &mut fx);
+    assert_eq!((replica.end(), replica.durable), (Seq(8), Seq(4)));
+    let forked = LineageId { generation: LINEAGE.generation + 1, uuid: 3 };
+    let epoch = Epoch { n: EPOCH.n + 1, writer: 1 };
+    let mut config = replica.d.config.clone();
+    config.version = ConfigVersion { epoch, k: 0 };
+    let mut fork = |replica: &mut Replica| replica.on_fork(forked, epoch, config.clone(), None, ME, &mut fx);
+    fork(&mut replica);
+    assert_eq!((replica.d.lineage, replica.end()), (forked, Seq(8)), "others may have acknowledged them");
+    fork(&mut replica);
+    assert_eq!(replica.end(), Seq(4), "a full journal may take them only when the fork is over");
+}
+
+#[test]
 fn a_hole_is_not_closed_by_a_stale_position() {
     let mut fx = Effects::new();
     let records = log(EPOCH, 8);

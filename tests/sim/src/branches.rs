@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use farshore_core::ids::{Epoch, Incarnation, MemberId, Seq};
+use farshore_core::ids::{Epoch, Incarnation, LineageId, MemberId, Seq};
 use farshore_core::record::RecordHash;
 
 use crate::disk::Cell;
@@ -19,6 +19,9 @@ use crate::oracle::{Verdict, wrong};
 
 /// What a node has known for so long is on its disk.
 const REMEMBERED_US: u64 = 3_000_000;
+
+/// What a node has met so long ago has reached its core.
+const KNOWN_US: u64 = 100_000;
 
 /// A lineage's uuid.
 pub type Lineage = u128;
@@ -140,23 +143,23 @@ impl Branches {
         self.claims.get(&uuid)
     }
 
-    /// A new lineage begins at `kept`, above all that `donor` has met.
+    /// A new lineage begins at `kept`. It must be above whatever its donor has met for long; of what was met just now the
+    /// donor may not have known.
     pub fn fork(
         &mut self,
         donor: (MemberId, u32),
-        (from, to): (Lineage, Lineage),
+        (from, LineageId { generation, uuid: to }): (Lineage, LineageId),
         kept: Kept,
         named: Vec<(MemberId, Incarnation)>,
         now: u64,
-    ) {
-        let met = self.met.get(&donor).map_or(0, |(met, _)| *met);
-        let Some(parent) = self.by_lineage.get(&from) else { return };
+    ) -> Verdict {
+        let Some(parent) = self.by_lineage.get(&from) else { return Ok(()) };
         let upto = |history: &Vec<(Seq, u64)>| history.iter().copied().filter(|(seq, _)| *seq <= kept.image).collect();
         let mut requests = parent.requests(kept.image);
         requests.extend(kept.tail.iter().filter_map(|(seq, _, request)| Some(((*request)?, *seq))));
         let branch = Branch {
             parent: Some(from),
-            depth: parent.depth.max(met) + 1,
+            depth: (parent.depth + 1).max(generation),
             forked_at: now,
             order: parent.order.range(..=kept.image).map(|(seq, hash)| (*seq, *hash)).collect(),
             block_history: parent.block_history.iter().map(upto).collect(),
@@ -166,8 +169,57 @@ impl Branches {
             named,
             served: false,
         };
+        let depth = branch.depth;
         self.by_lineage.insert(to, branch);
         self.inherit(to);
+        match self.met.get(&donor) {
+            Some((met, since)) if *met >= depth && now - since >= KNOWN_US => {
+                wrong("fork", format!("{} begins a lineage that is not above one that it has met", donor.0))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whoever enters before anything was served there may have more than the donor: the log goes on from the best.
+    pub fn enters(&mut self, lineage: Lineage, with: Kept) {
+        self.widen(lineage, with);
+        self.inherit(lineage);
+    }
+
+    fn widen(&mut self, lineage: Lineage, with: Kept) {
+        let Some(branch) = self.get(lineage).filter(|branch| !branch.served) else { return };
+        let Some(parent) = branch.parent.and_then(|parent| self.get(parent)) else { return };
+        let ours = |seq: &Seq| branch.tail.get(seq).map(|(hash, _)| *hash);
+        let theirs = |seq: &Seq| with.tail.iter().find(|(at, _, _)| at == seq).map(|(_, hash, _)| *hash);
+        let goes_on = branch.tail.keys().all(|seq| match *seq <= with.image {
+            true => parent.order.get(seq).copied() == ours(seq),
+            false => theirs(seq) == ours(seq),
+        });
+        let last = branch.tail.keys().chain(branch.order.keys()).max().copied().unwrap_or_default();
+        if !goes_on {
+            return;
+        }
+        let order: Vec<(Seq, RecordHash)> = parent
+            .order
+            .iter()
+            .map(|(seq, hash)| (*seq, *hash))
+            .filter(|(s, _)| *s > last && *s <= with.image)
+            .collect();
+        let requests: Vec<(u64, Seq)> = parent.requests(with.image).into_iter().filter(|(_, s)| *s > last).collect();
+        let within = |history: &Vec<(Seq, u64)>| -> Vec<(Seq, u64)> {
+            history.iter().copied().filter(|(seq, _)| *seq > last && *seq <= with.image).collect()
+        };
+        let blocks: Vec<Vec<(Seq, u64)>> = parent.block_history.iter().map(within).collect();
+        let branch = self.of(lineage);
+        branch.order.extend(order);
+        branch.kept.extend(requests);
+        for (history, more) in branch.block_history.iter_mut().zip(blocks) {
+            history.extend(more);
+        }
+        for (seq, hash, request) in with.tail.into_iter().filter(|(seq, _, _)| *seq > last) {
+            branch.tail.insert(seq, (hash, request));
+            branch.kept.extend(request.map(|request| (request, seq)));
+        }
     }
 
     /// Whoever comes in later may show more than the donor did, of what the donor had.

@@ -247,7 +247,7 @@ impl World {
         self.nodes.entry(id).and_modify(|n| n.lineage = to);
         let Ok(state) = Durable::decode(blob) else { return };
         if !begins {
-            self.oracle.branches.inherit(to.uuid);
+            self.oracle.branches.enters(to.uuid, Kept { image, tail });
             return;
         }
         let named: Vec<(MemberId, Incarnation)> =
@@ -261,7 +261,7 @@ impl World {
         };
         let proven: Vec<MemberId> = held.iter().filter_map(unharmed).collect();
         let kept = Kept { image, tail };
-        let verdict = self.oracle.forks((id, life), (from.uuid, to.uuid), kept, named, &proven, self.now);
+        let verdict = self.oracle.forks((id, life), (from.uuid, to), kept, named, &proven, self.now);
         self.check(verdict);
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use farshore_core::api::Event;
 use farshore_core::durable::Durable;
 use farshore_core::ids::{Incarnation, LineageId, MemberId};
-use farshore_core::register::{Configuration, Terms};
+use farshore_core::register::{Configuration, SyncMember, Terms};
 
 use crate::network::Weather;
 use crate::schedule::Happening;
@@ -205,8 +205,18 @@ impl World {
             terms.control_quorum(|m, inc| m != id && holds(m, inc, lineage))
                 && terms.recovery(|m| m.member != id && holds(m.member, m.incarnation, lineage))
         };
+        // It may be about to enter the sync set, and then be one whose answer is wanted.
+        let grown = |c: &Configuration, terms: &Terms| {
+            let incarnation = blobs.get(&id)?.incarnation;
+            let joiner = SyncMember { member: id, incarnation, site: c.site_of(id).to_string() };
+            let sync = terms.sync.iter().filter(|m| m.member != id).cloned().chain([joiner]).collect();
+            terms.has_vote(id, incarnation).then_some(Terms { sync, ..terms.clone() })
+        };
         let known = self.known_configurations(&blobs);
-        known.iter().all(|(lineage, c)| c.all_terms().all(|terms| enough(*lineage, terms)))
+        known.iter().all(|(lineage, c)| {
+            let grown = c.all_terms().filter_map(|terms| grown(c, terms));
+            c.all_terms().cloned().chain(grown).all(|terms| enough(*lineage, &terms))
+        })
     }
 
     /// Sometimes a member does not come back, where the others can do without it.

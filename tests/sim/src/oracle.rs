@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use farshore_core::ids::{Epoch, Incarnation, MemberId, Seq, SessionId};
+use farshore_core::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, SessionId};
 use farshore_core::record::{Record, RecordHash};
 
 use crate::branches::{Branch, Branches, Claim, Kept, Lineage};
@@ -278,13 +278,14 @@ impl Oracle {
     pub fn forks(
         &mut self,
         donor: (MemberId, u32),
-        (from, to): (Lineage, Lineage),
+        (from, forked): (Lineage, LineageId),
         kept: Kept,
         named: Vec<(MemberId, Incarnation)>,
         proven: &[MemberId],
         now: u64,
     ) -> Verdict {
-        self.branches.fork(donor, (from, to), kept, named, now);
+        let to = forked.uuid;
+        self.branches.fork(donor, (from, forked), kept, named, now)?;
         let Some(claim) = self.branches.claim(to).filter(|claim| claim.lineage == from) else { return Ok(()) };
         let Some(branch) = self.branches.get(to) else { return Ok(()) };
         for (member, _, held) in claim.held.iter().filter(|(member, _, _)| proven.contains(member)) {

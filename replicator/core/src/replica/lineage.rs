@@ -66,7 +66,8 @@ impl Replica {
             {
                 return;
             }
-            self.raise(epoch, fx);
+            // Others may have acknowledged what is on its way to our journal: a fork keeps what its members have.
+            self.raise_and_keep(epoch);
             let end = self.end();
             fx.push(Effect::Edge {
                 rule: "lineage-fork",
@@ -86,6 +87,9 @@ impl Replica {
             self.d.config = config;
             self.persist_meta();
             fx.push(Effect::Configured(Box::new(self.d.config.clone())));
+        } else if lineage == self.d.lineage && self.history.last_epoch() < epoch {
+            // Asked again. A full journal may take records only when others are let go of, which waits for this fork.
+            self.drop_undurable(fx);
         }
         if lineage == self.d.lineage {
             self.once_durable(Then::Forked { lineage, to: from });

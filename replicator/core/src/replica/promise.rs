@@ -25,23 +25,28 @@ impl Replica {
 
     /// Raises the promise; whoever was followed under a lower epoch is followed no longer.
     pub(super) fn raise(&mut self, epoch: Epoch, fx: &mut Effects) {
+        if epoch > self.d.promised && !broken(Sabotage::AckAfterPromise) {
+            self.raise_and_keep(epoch);
+            self.drop_undurable(fx);
+        }
+        self.d.promised = self.d.promised.max(epoch);
+    }
+
+    /// What is on its way to the journal stays in the log.
+    pub(super) fn raise_and_keep(&mut self, epoch: Epoch) {
         if epoch > self.d.promised {
             self.d.promised = epoch;
-            if broken(Sabotage::AckAfterPromise) {
-                return;
-            }
             self.following = None;
             self.adopted_acked = Seq::ZERO;
             self.reorder.clear();
             self.reorder_bytes = 0;
-            self.drop_undurable(fx);
         }
     }
 
     /// Records on their way to the journal were not acknowledged, and under the epoch that is being closed they never
     /// will be. A full journal takes them only when it has let go of others, which takes word of what is acked: so a
     /// promise that waited for them might wait for itself.
-    fn drop_undurable(&mut self, fx: &mut Effects) {
+    pub(super) fn drop_undurable(&mut self, fx: &mut Effects) {
         let to = self.durable.max(self.applied);
         if to < self.end() {
             // What is in the batch is before the cut.
