@@ -7,8 +7,8 @@ use bytes::{Bytes, BytesMut};
 pub(super) const PREFIX_BYTES: usize = 4;
 /// The longest message. Its length is checked against this before anything is allocated.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
-/// Allocated at once for an announced message; the rest as it arrives.
-const FIRST_ALLOCATION_BYTES: usize = 64 << 10;
+/// Allocated at once for an announced message: enough for a record of 128 KiB. The rest when so much has arrived.
+const FIRST_ALLOCATION_BYTES: usize = 256 << 10;
 
 const _: () = assert!(MESSAGE_BYTES_MAX < u32::MAX as usize);
 
@@ -51,6 +51,9 @@ impl Cutter {
             }
         };
         let take = chunk.len().min(announced - self.body.len());
+        if self.body.len() + take > self.body.capacity() {
+            self.body.reserve(announced - self.body.len());
+        }
         self.body.extend_from_slice(&chunk.split_to(take));
         if self.body.len() < announced {
             return Ok(None);
