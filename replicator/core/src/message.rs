@@ -9,11 +9,13 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::durable::{LogBase, get_base, get_history, put_base, put_history};
 use crate::history::History;
 use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, Tick, VolumeId};
-use crate::record::Record;
+use crate::record::{RECORD_HEADER_BYTES, Record};
 use crate::register::{ConfigVersion, Configuration};
 
 /// The most records that one message carries.
 pub const MESSAGE_RECORDS_MAX: usize = 1024;
+/// What most messages need before their records.
+const HEAD_BYTES: usize = 192;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -171,7 +173,12 @@ impl Body {
 impl Message {
     /// The message as parts to be sent one after another; payloads are shared, not copied.
     pub fn encode(&self) -> Vec<Bytes> {
-        let mut w = Writer::default();
+        // One buffer for everything but payloads: the parts between these share it.
+        let headers = match &self.body {
+            Body::Append { records, .. } | Body::Fetched { records, .. } => records.len() * RECORD_HEADER_BYTES,
+            _ => 0,
+        };
+        let mut w = Writer { out: BytesMut::with_capacity(HEAD_BYTES + headers) };
         w.u128(self.volume.0);
         w.lineage(self.lineage);
         w.u16(self.from.0);
@@ -278,16 +285,15 @@ impl Message {
                 records = list;
             }
         }
-        let mut parts = Vec::with_capacity(1 + records.len());
+        let mut parts = Vec::with_capacity(1 + 2 * records.len());
         let mut head = w.out;
         for record in records {
             head.extend_from_slice(&record.header());
             if record.payload.is_empty() {
                 continue;
             }
-            parts.push(std::mem::take(&mut head).freeze());
+            parts.push(head.split().freeze());
             parts.push(record.payload.clone());
-            head = BytesMut::new();
         }
         if !head.is_empty() {
             parts.push(head.freeze());

@@ -90,8 +90,11 @@ impl Overlay {
 
     /// Drops what the store holds now: pieces of records at or below `applied` that lie within `[offset, +length)`.
     pub fn forget(&mut self, offset: u64, length: u64, applied: Seq) {
-        for start in self.starts(offset, offset + length) {
-            if self.pieces.get(&start).is_some_and(|p| p.seq <= applied) {
+        let before = self.pieces.range(..offset).next_back().filter(|(_, p)| p.end > offset);
+        let mut next = before.map_or(offset, |(start, _)| *start);
+        while let Some((start, seq)) = self.pieces.range(next..offset + length).next().map(|(s, p)| (*s, p.seq)) {
+            next = start + 1;
+            if seq <= applied {
                 self.pieces.remove(&start);
             }
         }

@@ -60,6 +60,20 @@ impl VolumeDevice {
         outcome
     }
 
+    /// As [`VolumeDevice::request`], of one piece, as most are.
+    async fn request_one(&self, count: &IoCount, bytes: u64, io: Io) -> Result<Bytes, IoError> {
+        let began = Instant::now();
+        let result = self.submit_one(io).await;
+        count.answered(began, bytes, &result);
+        result
+    }
+
+    async fn submit_one(&self, io: Io) -> Result<Bytes, IoError> {
+        let permit = self.permits.acquire().await;
+        let _permit = permit.map_err(|_| IoError::Fenced("the device is closed".into()))?;
+        data_of(self.push(io).await)
+    }
+
     /// Pushes at the first poll, so that the order of calls is the order of seqs, then waits for the outcomes.
     async fn submit(&self, parts: Vec<Io>) -> Result<Bytes, IoError> {
         // All at once: requests that each held a part of what they need would wait for each other for ever.
@@ -68,14 +82,18 @@ impl VolumeDevice {
         let waiting: Vec<_> = parts.into_iter().map(|io| self.push(io)).collect();
         let mut data = Bytes::new();
         for outcome in waiting {
-            match outcome.await {
-                Ok(Outcome::Done) => {}
-                Ok(Outcome::Data(bytes)) => data = bytes,
-                Ok(Outcome::Fault(fault)) => return Err(error(fault)),
-                Err(_) => return Err(IoError::Fenced("the volume's owner stopped".into())),
-            }
+            data = data_of(outcome.await)?;
         }
         Ok(data)
+    }
+}
+
+fn data_of(outcome: Result<Outcome, oneshot::error::RecvError>) -> Result<Bytes, IoError> {
+    match outcome {
+        Ok(Outcome::Done) => Ok(Bytes::new()),
+        Ok(Outcome::Data(bytes)) => Ok(bytes),
+        Ok(Outcome::Fault(fault)) => Err(error(fault)),
+        Err(_) => Err(IoError::Fenced("the volume's owner stopped".into())),
     }
 }
 
@@ -110,7 +128,7 @@ impl BlockDevice for VolumeDevice {
             if len == 0 {
                 return Ok(Bytes::new());
             }
-            let data = self.request(&self.counts.read, len.into(), vec![Io::Read { offset, length: len }]).await?;
+            let data = self.request_one(&self.counts.read, len.into(), Io::Read { offset, length: len }).await?;
             if data.len() == len as usize { Ok(data) } else { Err(IoError::Io("short read".into())) }
         })
     }
@@ -119,6 +137,10 @@ impl BlockDevice for VolumeDevice {
         Box::pin(async move {
             let bytes = data.len() as u64;
             self.geometry().check_change(offset, bytes)?;
+            if bytes <= RECORD_PAYLOAD_MAX as u64 && bytes > 0 {
+                let write = Io::Write { offset, data, fua };
+                return self.request_one(&self.counts.write, bytes, write).await.map(drop);
+            }
             let parts = pieces(0, bytes, RECORD_PAYLOAD_MAX as u64)
                 .map(|(at, len)| Io::Write {
                     offset: offset + at,
@@ -131,7 +153,7 @@ impl BlockDevice for VolumeDevice {
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<(), IoError>> {
-        Box::pin(async move { self.request(&self.counts.flush, 0, vec![Io::Flush]).await.map(drop) })
+        Box::pin(async move { self.request_one(&self.counts.flush, 0, Io::Flush).await.map(drop) })
     }
 
     fn discard(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<(), IoError>> {

@@ -389,7 +389,8 @@ fn runs_of(writes: &[BlockWrite]) -> Vec<&[BlockWrite]> {
 /// The blocks to write so that `after` holds: those touched, and in a new place also those kept.
 fn writes_of(touch: Touch, before: &Entry, after: &Entry, in_place: bool) -> Vec<BlockWrite> {
     let target = if in_place { before.place } else { Place::NONE };
-    let mut out = Vec::new();
+    let blocks = touch.blocks.iter().filter(|word| word.is_some() || !in_place).count();
+    let mut out = Vec::with_capacity(blocks);
     for (block, word) in touch.blocks.into_iter().enumerate() {
         let source = match word {
             Some((Content::Data(data), _)) => Source::Given(data),

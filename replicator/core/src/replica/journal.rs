@@ -8,6 +8,9 @@ use crate::limits::JOURNAL_PORTION_BYTES;
 use crate::message::Body;
 use crate::sabotage::{Sabotage, broken};
 
+/// Room that a portion begins with: of records of 4 KiB it holds as many.
+const PORTION_OPS: usize = 32;
+
 impl Replica {
     pub(super) fn persist_meta(&mut self) {
         self.d.history = self.history.clone();
@@ -55,17 +58,21 @@ impl Replica {
         let mut steps = std::mem::take(&mut self.batch_then).into_iter().peekable();
         let (mut portion, mut taken, mut bytes) = (Vec::new(), 0, 0);
         while let Some(op) = ops.next() {
-            let mut then = Vec::new();
+            let mut appended = None;
             if let JournalOp::Record(record) = &op {
                 bytes += record.encoded_len() as u64;
-                then.push(Then::Appended { upto: record.seq, bytes });
+                appended = Some(Then::Appended { upto: record.seq, bytes });
             }
             let goes_on = ops.peek().is_some_and(|next| is_record(next) == is_record(&op));
+            if portion.is_empty() {
+                portion.reserve(1 + ops.len().min(PORTION_OPS));
+            }
             portion.push(op);
             taken += 1;
             if goes_on && bytes < JOURNAL_PORTION_BYTES {
                 continue;
             }
+            let mut then: Vec<Then> = appended.into_iter().collect();
             while let Some((_, step)) = steps.next_if(|(at, _)| *at <= taken) {
                 then.push(step);
             }
