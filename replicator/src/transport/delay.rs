@@ -38,8 +38,10 @@ const SHALLOW_GROWTH: f64 = 1.01;
 const GROWTH_MAX: f64 = 1.25;
 /// More loss than this is a queue that overflows before delay could show it.
 const LOSS_MAX: f64 = 0.08;
-/// Judged over so much at least, several rounds if need be: of ten packets, one that is lost is no tenth of all.
+/// Judged over several rounds of few packets: of ten, one that is lost is no tenth of all. So much of what is sent is
+/// looked at together, and less than the second figure is no reason to judge.
 const LOSS_SAMPLE_BYTES: u64 = 384 << 10;
+const LOST_BYTES_MIN: u64 = 24 << 10;
 const LOSS_SHRINK: f64 = 0.7;
 /// Delay alone does not push the window lower: whoever fills the queue may not be us.
 const WINDOW_FLOOR_BYTES: f64 = (256 << 10) as f64;
@@ -75,15 +77,15 @@ struct Losses {
 }
 
 impl Losses {
-    /// Adds a round; once there is enough to judge by, says whether too much was lost, and begins anew.
+    /// Adds a round and says whether too much was lost; then, or after enough, it begins anew.
     fn too_many(&mut self, round: &Round) -> bool {
         (self.acked, self.lost) = (self.acked + round.acked, self.lost + round.lost);
         let all = self.acked + self.lost;
-        if all < LOSS_SAMPLE_BYTES {
-            return false;
+        let many = self.lost >= LOST_BYTES_MIN && self.lost as f64 > LOSS_MAX * all as f64;
+        if many || all >= LOSS_SAMPLE_BYTES {
+            *self = Losses::default();
         }
-        let lost = std::mem::take(self).lost;
-        lost as f64 > LOSS_MAX * all as f64
+        many
     }
 }
 
@@ -341,7 +343,7 @@ mod tests {
             let got = run(&mut fresh(), &link, 20.0);
             assert!(got.share > 0.9, "1 of {loss_every}: {:.3} of the link", got.share);
             assert!(got.lost < 1.0 / loss_every as f64 + 0.01, "1 of {loss_every}: {:.4} lost", got.lost);
-            assert!(got.queued_s < 0.005, "1 of {loss_every}: {:.4} s in the queue", got.queued_s);
+            assert!(got.queued_s < 0.0075, "1 of {loss_every}: {:.4} s in the queue", got.queued_s);
         }
     }
 
