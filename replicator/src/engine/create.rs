@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use farshore_core::durable::{Durable, LogBase};
+use farshore_core::durable::Durable;
 use farshore_core::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, VolumeId};
 use farshore_core::limits::SHARE_BYTES_MIN;
+use farshore_core::mark::SnapshotId;
 use farshore_core::register::{
     ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
     Terms, Vote,
@@ -13,12 +14,13 @@ use farshore_core::replica::Recovered;
 use farshore_proto::v1 as api;
 
 use super::clock::random_u128;
+use super::clone::{Source, clone_in_store, first_of_clone};
 use super::driver::{VolumeHandle, lock};
 use super::node::Node;
 use super::recovery;
 use super::rpc::Call;
 use crate::control::{OpError, OpKind};
-use crate::journal::{Entry, budget_for};
+use crate::journal::{Entry, LogEnd, budget_for};
 use crate::transport::PeerName;
 
 /// Of a register that nobody has written since the volume was created.
@@ -31,16 +33,17 @@ impl Node {
     /// Creates the volume on every member, or on none.
     pub(super) async fn create(
         self: &std::sync::Arc<Self>,
-        request: api::CreateVolumeRequest,
+        mut request: api::CreateVolumeRequest,
     ) -> Result<VolumeId, OpError> {
-        if !request.source_snapshot.is_empty() || !request.source_volume.is_empty() {
-            return Err(OpError::unsupported(
-                format!("volume {} can't begin with the contents of another one in this version", request.name),
-                "create it empty and copy the contents",
-            ));
-        }
+        // One that was cut short is made anew, which must not happen to one that is being made.
+        let clone = !request.source_snapshot.is_empty() || !request.source_volume.is_empty();
+        let _alone = if clone { Some(self.cloning.lock().await) } else { None };
         if let Some(existing) = self.catalog.find(&request.name) {
-            return self.same_as(&existing, &request).await;
+            let same = self.same_as(&existing, &request).await?;
+            if !clone || self.is_whole(&existing).await? {
+                return Ok(same);
+            }
+            self.forget_everywhere(&existing).await?;
         }
         if let Some(peer) = self.neighbour_with(&request.name).await {
             return Err(OpError::already_exists(
@@ -54,15 +57,37 @@ impl Node {
                 format!("choose another name, or run `farshore volume delete {}`", copy.name),
             ));
         }
+        let source = self.source_of(&mut request).await?;
+        let made = self.create_on_all(&request, source.as_ref()).await;
+        if let Some(source) = &source {
+            self.drop_source(source).await;
+        }
+        let volume = made?;
+        tracing::info!(volume = %request.name, id = %volume, "volume created");
+        Ok(volume)
+    }
+
+    async fn create_on_all(
+        self: &std::sync::Arc<Self>,
+        request: &api::CreateVolumeRequest,
+        source: Option<&Source>,
+    ) -> Result<VolumeId, OpError> {
         let members = self.choose_members(&request.members)?;
-        let config = first_configuration(&request, &members)?;
+        let config = first_configuration(request, &members)?;
         let volume = VolumeId(random_u128());
         let lineage = LineageId { generation: 1, uuid: random_u128() };
         let mut joined: Vec<PeerName> = Vec::new();
         for (member, incarnation) in &members {
             let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
             let durable = Durable::first(member.id, *incarnation, lineage, config.clone());
-            let result = self.join(&peer, volume, &durable).await;
+            let result = match source {
+                None => self.join(&peer, volume, &durable).await,
+                // It has no image; its log begins where the others' do.
+                Some(_) if member.kind == MemberKind::Witness => {
+                    self.join(&peer, volume, &first_of_clone(volume, durable)).await
+                }
+                Some(source) => self.join_clone(&peer, volume, &first_of_clone(volume, durable), source).await,
+            };
             match result {
                 Ok(()) => joined.push(peer),
                 Err(error) => {
@@ -75,7 +100,6 @@ impl Node {
                 }
             }
         }
-        tracing::info!(volume = %request.name, id = %volume, "volume created");
         Ok(volume)
     }
 
@@ -88,14 +112,45 @@ impl Node {
         let asked: Vec<_> = request.members.iter().map(|m| m.site.as_str()).collect();
         let held: Vec<_> = config.members.iter().map(|m| m.site.as_str()).collect();
         let policy = request.policy.as_ref().map_or("majority", |p| p.quorum.as_str());
-        if config.volume.size_bytes == request.size_bytes && asked == held && config.volume.policy == policy {
-            self.join_again(existing, &config).await?;
+        let clone = !request.source_snapshot.is_empty() || !request.source_volume.is_empty();
+        let sized = config.volume.size_bytes == request.size_bytes || (clone && request.size_bytes == 0);
+        if sized && asked == held && config.volume.policy == policy && self.is_clone_of(existing, request) {
+            if !clone {
+                self.join_again(existing, &config).await?;
+            }
             return Ok(existing.id);
         }
         Err(OpError::already_exists(
-            format!("volume {} exists with another size, members or policy", request.name),
+            format!("volume {} exists with another size, members, policy or source", request.name),
             "choose another name, or see `farshore volume show`",
         ))
+    }
+
+    /// Do all members hold a clone? Once it has had a primary they do.
+    async fn is_whole(self: &std::sync::Arc<Self>, existing: &VolumeHandle) -> Result<bool, OpError> {
+        let config = existing.config.borrow().clone();
+        if config.version != FIRST_VERSION {
+            return Ok(true);
+        }
+        for member in config.members.iter().filter(|m| m.id != existing.me) {
+            let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
+            let call = Call::Holding { volume: existing.id };
+            match self.shared.calls.call(&self.shared.transport, &peer, &call, JOIN_PATIENCE).await {
+                Err(error) if error.kind == OpKind::NotFound => return Ok(false),
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    async fn forget_everywhere(self: &std::sync::Arc<Self>, existing: &VolumeHandle) -> Result<(), OpError> {
+        let config = existing.config.borrow().clone();
+        for member in config.members.iter().filter(|m| m.id != existing.me) {
+            let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
+            self.ask_forget(&peer, existing.id).await?;
+        }
+        self.forget(existing).await
     }
 
     /// A creation that was cut short: the register is still the first one, and members may have never heard of it.
@@ -161,6 +216,16 @@ impl Node {
 
     /// Begins to hold a member of a volume: durable before it answers.
     pub(super) async fn install(&self, volume: VolumeId, durable: Durable) -> Result<(), OpError> {
+        self.install_as(volume, durable, None).await
+    }
+
+    /// With a parent and its snapshot: begins with that image.
+    pub(super) async fn install_as(
+        &self,
+        volume: VolumeId,
+        durable: Durable,
+        origin: Option<(VolumeId, SnapshotId)>,
+    ) -> Result<(), OpError> {
         let held = self.holding(volume);
         let _held = held.lock().await;
         let name = durable.config.volume.name.clone();
@@ -189,6 +254,10 @@ impl Node {
             self.refuse_crowding(&name)?;
             let (shared, size_bytes) = (self.shared.clone(), durable.config.volume.size_bytes);
             tokio::task::spawn_blocking(move || {
+                if let Some(origin) = origin {
+                    shared.store.remove(volume)?;
+                    return clone_in_store(&shared, volume, size_bytes, origin);
+                }
                 if shared.diverged.newest(volume).is_some() {
                     // What forks left behind stays; the new copy is made beside it, or over it.
                     shared.store.empty(volume)?;
@@ -209,10 +278,16 @@ impl Node {
                     .because(e)
             })?;
         }
+        let base = durable.base;
+        if base.seq > Seq::ZERO {
+            let end = LogEnd { seq: base.seq, hash: base.hash, epoch: durable.history.last_epoch() };
+            self.persist(Entry::Restart { volume, end }).await?;
+        }
         self.persist(Entry::Meta { volume, blob: durable.encode() }).await?;
-        let last = LogBase::default();
-        let recovered =
-            Recovered { durable, last, epochs: Vec::new(), floor: Seq(1), lost_upto: None, applied: Seq::ZERO };
+        // A witness has nothing that anything could be applied to.
+        let applied = if kind == MemberKind::Witness { Seq::ZERO } else { base.seq };
+        let (epochs, floor) = (Vec::new(), base.seq.next());
+        let recovered = Recovered { durable, last: base, epochs, floor, lost_upto: None, applied };
         let handle = recovery::start(&self.shared, volume, recovered).await;
         let handle = handle
             .map_err(|e| OpError::unavailable("the replica could not be started", "see the daemon's log").because(e))?;

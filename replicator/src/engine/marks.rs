@@ -219,6 +219,7 @@ impl Node {
             labels: row.labels.clone(),
             state: state.into(),
             held_by: row.holds.iter().cloned().collect(),
+            clones: self.clones_of(row.id),
             ..api::Snapshot::default()
         }
     }
@@ -263,6 +264,12 @@ pub(super) fn creation(name: &str, labels: &BTreeMap<String, String>, group: Opt
         name: name.into(),
         labels: labels.clone(),
     }
+}
+
+/// Those that somebody asked for: parts of a cut that failed and guards of work that is not finished are not.
+pub(super) fn kept_count(rows: &[SnapshotRow]) -> u32 {
+    let own = |row: &&SnapshotRow| row.labels.contains_key(CUT_LABEL) || row.labels.contains_key(UNFINISHED_LABEL);
+    rows.iter().filter(|row| !own(row)).count() as u32
 }
 
 /// Was this what was asked for? The replicator's own labels come and go.

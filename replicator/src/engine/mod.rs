@@ -10,6 +10,7 @@ mod calls;
 mod catalog;
 mod checkpointer;
 mod clock;
+mod clone;
 mod create;
 mod cut;
 mod detach;

@@ -93,6 +93,8 @@ pub struct Node {
     /// One mark of a volume at a time.
     pub(super) marking: Mutex<BTreeMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) cuts: Mutex<Cuts>,
+    /// One clone at a time is made from here.
+    pub(super) cloning: tokio::sync::Mutex<()>,
     /// For verbs, which run in tasks of their own.
     pub(super) myself: Weak<Node>,
 }
@@ -148,6 +150,7 @@ impl Node {
             unheard: Mutex::default(),
             marking: Mutex::default(),
             cuts: Mutex::default(),
+            cloning: tokio::sync::Mutex::default(),
         });
         let stored = shared.store.volumes();
         recovery::drop_what_shipments_left(&shared).await?;
@@ -311,18 +314,17 @@ impl Node {
     async fn on_call(self: &Arc<Self>, peer: &PeerName, call: Call) -> Result<Bytes, OpError> {
         match call {
             Call::Join { volume, durable } => {
-                let durable = Durable::decode(durable).map_err(|e| {
-                    OpError::invalid(
-                        format!("a peer's description of {volume} does not decode"),
-                        "run the same version on all nodes",
-                    )
-                    .because(e)
-                })?;
-                let listed = durable.config.members.iter().any(|m| m.site == peer.site && m.node == peer.node);
-                if !listed {
-                    return Err(no_member(peer, volume));
-                }
+                let durable = described(peer, volume, durable)?;
                 self.install(volume, durable).await?;
+                Ok(Bytes::new())
+            }
+            Call::JoinClone { volume, durable, parent, snapshot } => {
+                let durable = described(peer, volume, durable)?;
+                // Nobody gets at a volume by cloning it that may not speak for it.
+                if peer.site != self.shared.me.site && self.held_for(peer, parent).is_err() {
+                    return Err(no_member(peer, parent));
+                }
+                self.install_clone(volume, durable, parent, snapshot).await?;
                 Ok(Bytes::new())
             }
             Call::Forget { volume } => {
@@ -371,6 +373,19 @@ impl Node {
 pub(super) fn is_member(handle: &VolumeHandle, peer: &PeerName, id: Option<MemberId>) -> bool {
     let config = handle.config.borrow();
     config.members.iter().any(|m| m.site == peer.site && m.node == peer.node && id.is_none_or(|id| m.id == id))
+}
+
+/// A new replica's first state, from a peer that is a member of the same volume.
+fn described(peer: &PeerName, volume: VolumeId, durable: Bytes) -> Result<Durable, OpError> {
+    let durable = Durable::decode(durable).map_err(|e| {
+        OpError::invalid(
+            format!("a peer's description of {volume} does not decode"),
+            "run the same version on all nodes",
+        )
+        .because(e)
+    })?;
+    let listed = durable.config.members.iter().any(|m| m.site == peer.site && m.node == peer.node);
+    if listed { Ok(durable) } else { Err(no_member(peer, volume)) }
 }
 
 fn no_member(peer: &PeerName, volume: VolumeId) -> OpError {

@@ -11,6 +11,7 @@ use prost::Message;
 use super::clock::random_u128;
 use super::create::name_error;
 use super::driver::{DeviceState, VolumeHandle};
+use super::marks::kept_count;
 use super::node::Node;
 use super::rpc::Call;
 use crate::control::{OpError, OpKind};
@@ -278,6 +279,7 @@ impl Node {
             ));
         }
         let volume: VolumeId = handle.id;
+        refuse_with_snapshots(&config.volume.name, kept_count(&self.rows(handle)?))?;
         // All are asked before anything is deleted: this node may not know yet that it is attached somewhere.
         for member in config.members.iter().filter(|m| m.id != handle.me) {
             let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
@@ -300,6 +302,7 @@ impl Node {
                     format!("run `farshore volume detach {}` first", config.volume.name),
                 ));
             }
+            refuse_with_snapshots(&config.volume.name, view.snapshots)?;
         }
         let mut failed = Vec::new();
         for member in config.members.iter().filter(|m| m.id != handle.me) {
@@ -316,6 +319,17 @@ impl Node {
         }
         self.forget(handle).await
     }
+}
+
+/// They would go with it; its clones would not.
+fn refuse_with_snapshots(volume: &str, snapshots: u32) -> Result<(), OpError> {
+    if snapshots == 0 {
+        return Ok(());
+    }
+    Err(OpError::failed_precondition(
+        format!("volume {volume} has {snapshots} snapshots, which would be deleted with it"),
+        format!("delete them first: `farshore snapshot list {volume}` names them; clones of them stay"),
+    ))
 }
 
 pub(super) fn parse_session(text: &str) -> Result<SessionId, OpError> {

@@ -10,7 +10,7 @@ use farshore_core::codec::{DecodeError, Reader, Writer};
 use farshore_core::durable::{LogBase, get_history, put_history};
 use farshore_core::history::History;
 use farshore_core::ids::{LineageId, Seq, VolumeId};
-use farshore_core::mark::{Creation, Mark};
+use farshore_core::mark::{Creation, Mark, SnapshotId};
 use farshore_core::message::Message;
 use farshore_core::record::RecordHash;
 
@@ -37,6 +37,13 @@ pub enum Call {
     Join {
         volume: VolumeId,
         durable: Bytes,
+    },
+    /// As [`Call::Join`], of a volume that begins as a snapshot of another one, which the receiver holds.
+    JoinClone {
+        volume: VolumeId,
+        durable: Bytes,
+        parent: VolumeId,
+        snapshot: SnapshotId,
     },
     /// The volume is deleted, or this member was taken out of it.
     Forget {
@@ -268,6 +275,13 @@ pub(super) fn encode_call(nonce: u64, call: &Call) -> Bytes {
             w.u128(volume.0);
             w.u128(*ship);
         }
+        Call::JoinClone { volume, durable, parent, snapshot } => {
+            w.u8(11);
+            w.u128(volume.0);
+            w.bytes(durable);
+            w.u128(parent.0);
+            w.u128(snapshot.0);
+        }
         Call::ShipSnapshots { volume, ship, snapshots } => {
             w.u8(10);
             w.u128(volume.0);
@@ -336,6 +350,12 @@ fn decode_call(mut r: Reader) -> Result<Call, DecodeError> {
             cursor: get_cursor(&mut r)?,
         },
         10 => Call::ShipSnapshots { volume: r.volume()?, ship: r.u128()?, snapshots: r.list(get_snapshot)? },
+        11 => Call::JoinClone {
+            volume: r.volume()?,
+            durable: r.bytes()?,
+            parent: r.volume()?,
+            snapshot: SnapshotId(r.u128()?),
+        },
         20 => Call::Blocks {
             volume: r.volume()?,
             lineage: r.lineage()?,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use farshore_core::durable::LogBase;
-use farshore_core::ids::{Incarnation, LineageId, MemberId, Seq};
+use farshore_core::ids::{Incarnation, LineageId, MemberId, Seq, VolumeId};
 use farshore_core::mark::{Creation, GroupId, SnapshotId};
 use farshore_core::record::RecordHash;
 
@@ -34,6 +34,7 @@ pub fn calls() -> Vec<(&'static str, Call)> {
     let wanted = vec![Wanted { offset: 4096, from: Seq(3), upto: Seq(8) }];
     vec![
         ("join", Call::Join { volume, durable: durable().encode() }),
+        ("join-clone", join_clone()),
         ("forget", Call::Forget { volume }),
         ("set-aside", Call::SetAside { volume, winner: LineageId { generation: 2, uuid: 0xef } }),
         ("forward", Call::Forward { method: "switchover".into(), request: Bytes::from_static(b"\x0a\x02pg") }),
@@ -47,6 +48,11 @@ pub fn calls() -> Vec<(&'static str, Call)> {
         ("blocks", Call::Blocks { volume, lineage: LINEAGE, wanted }),
         ("holding", Call::Holding { volume }),
     ]
+}
+
+fn join_clone() -> Call {
+    let parent = VolumeId(VOLUME.0 + 1);
+    Call::JoinClone { volume: VOLUME, durable: durable().encode(), parent, snapshot: SnapshotId(0x61) }
 }
 
 fn snapshot() -> ShippedSnapshot {

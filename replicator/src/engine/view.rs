@@ -7,9 +7,10 @@ use farshore_core::ids::{MemberId, Seq};
 use farshore_core::register::{Configuration, Durability, MemberKind, OnQuorumLoss, Terms};
 use farshore_proto::v1 as api;
 
+use super::clone::SOURCE_LABEL;
 use super::diverged_note::DivergedCopy;
 use super::driver::{VolumeHandle, lock};
-use super::marks::UNFINISHED_LABEL;
+use super::marks::{UNFINISHED_LABEL, kept_count};
 use super::node::Node;
 use crate::control::OpError;
 use crate::store::SnapshotRow;
@@ -79,7 +80,8 @@ impl Node {
             });
         }
         let rows = self.rows(handle).unwrap_or_default();
-        view.snapshots = rows.len() as u32;
+        view.snapshots = kept_count(&rows);
+        view.source = view.labels.get(SOURCE_LABEL).cloned().unwrap_or_default();
         view.conditions.extend(unfinished_condition(handle, &rows));
         if handle.applier.has_store() {
             view.scrub = Some(self.scrub_view(handle.id, view.size_bytes));

@@ -95,6 +95,7 @@ impl Line {
 fn name(call: &Call) -> &'static str {
     match call {
         Call::Join { .. } => "join",
+        Call::JoinClone { .. } => "join-clone",
         Call::Forget { .. } => "forget",
         Call::SetAside { .. } => "set-aside",
         Call::Forward { .. } => "forward",

@@ -1,0 +1,257 @@
+//! Volumes that begin as a snapshot of another one.
+//!
+//! Every member makes the clone in its own store, at once, of the image that it holds there. The log begins behind that
+//! image: its base is a record that there never was, seq 1, of no epoch, the same on every member. So a member that comes
+//! later, with an empty store, is behind what any log holds and is shipped the image.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_core::durable::{Durable, LogBase};
+use farshore_core::history::History;
+use farshore_core::ids::{Epoch, Seq, VolumeId};
+use farshore_core::mark::SnapshotId;
+use farshore_core::record::RecordHash;
+use farshore_proto::v1 as api;
+
+use super::driver::VolumeHandle;
+use super::images::readable;
+use super::marks::Marker;
+use super::node::{Node, Shared};
+use super::rpc::Call;
+use super::snapshots::Found;
+use crate::control::validate_snapshots::parse_id;
+use crate::control::{OpError, OpKind};
+use crate::store::{SnapshotRow, SnapshotState, StoreError};
+use crate::transport::PeerName;
+
+/// Where a clone's own records begin.
+const BASE_SEQ: Seq = Seq(1);
+/// For a member to come to a snapshot that was taken just now.
+const APPLY_PATIENCE: Duration = Duration::from_secs(5);
+const APPLY_PAUSE: Duration = Duration::from_millis(20);
+const JOIN_PATIENCE: Duration = Duration::from_secs(20);
+/// Of a clone: what it began with, for people.
+pub(super) const SOURCE_LABEL: &str = "farshore.source";
+/// Of a clone: the id of that snapshot, or, of a volume's clone, the id of that volume.
+pub(super) const SOURCE_ID_LABEL: &str = "farshore.source-id";
+
+/// What a clone begins with.
+pub(super) struct Source {
+    pub parent: Arc<VolumeHandle>,
+    pub row: SnapshotRow,
+    /// It was taken for the clone alone.
+    temporary: bool,
+}
+
+/// The state of a member of a clone that has just been made.
+pub(super) fn first_of_clone(volume: VolumeId, durable: Durable) -> Durable {
+    Durable {
+        base: LogBase { seq: BASE_SEQ, hash: RecordHash(volume.0) },
+        // Nobody was promised anything, so nobody owes a lease: the clone can be attached at once.
+        history: History(vec![(Epoch::ZERO, BASE_SEQ)]),
+        acked: BASE_SEQ,
+        ..durable
+    }
+}
+
+impl Node {
+    /// Finds what a new volume shall begin with, and fills in what the request leaves to it.
+    pub(super) async fn source_of(
+        self: &Arc<Self>,
+        request: &mut api::CreateVolumeRequest,
+    ) -> Result<Option<Source>, OpError> {
+        let (parent, row, temporary) = if !request.source_snapshot.is_empty() {
+            let (parent, row) = match self.find_snapshot(&request.source_snapshot).await? {
+                Found::Here(parent, row) => (parent, row),
+                Found::Neighbour(peer) => return Err(ask_there(&request.source_snapshot, &peer)),
+            };
+            (parent, row, false)
+        } else if !request.source_volume.is_empty() {
+            if let Some(peer) = self.neighbour_with(&request.source_volume).await {
+                return Err(ask_there(&request.source_volume, &peer));
+            }
+            let parent = self.find(&request.source_volume)?;
+            let row = self.moment_for(&parent, &request.name).await?;
+            (parent, row, true)
+        } else {
+            return Ok(None);
+        };
+        readable(&parent, &row, self)?;
+        if request.size_bytes == 0 {
+            request.size_bytes = row.size_bytes;
+        }
+        if request.size_bytes < row.size_bytes {
+            return Err(OpError::invalid(
+                format!(
+                    "{} would have {} bytes, and {}@{} has {}",
+                    request.name,
+                    request.size_bytes,
+                    parent.name(),
+                    row.name,
+                    row.size_bytes
+                ),
+                "leave the size out, or give a larger one",
+            ));
+        }
+        // A site is meant with the node that holds the parent there.
+        let members = parent.config.borrow().members.clone();
+        for spec in request.members.iter_mut().filter(|spec| spec.node.is_empty()) {
+            if let Some(member) = members.iter().find(|m| m.site == spec.site) {
+                spec.node = member.node.clone();
+            }
+        }
+        let id = if temporary { parent.id.to_string() } else { row.id.to_string() };
+        request.labels.insert(SOURCE_LABEL.into(), format!("{}@{}", parent.name(), row.name));
+        request.labels.insert(SOURCE_ID_LABEL.into(), id);
+        Ok(Some(Source { parent, row, temporary }))
+    }
+
+    /// A snapshot of a volume as it is now, for one clone.
+    async fn moment_for(self: &Arc<Self>, parent: &Arc<VolumeHandle>, clone: &str) -> Result<SnapshotRow, OpError> {
+        let name = format!("clone-{clone:.40}-{:08x}", super::clock::random_u128() as u32);
+        let request =
+            api::CreateSnapshotRequest { volumes: vec![parent.id.to_string()], name, labels: BTreeMap::new() };
+        let made = self.take_one(&request).await?.snapshots.into_iter().next();
+        let id = made.and_then(|made| parse_id(&made.id)).map(SnapshotId);
+        let id = id.ok_or_else(|| OpError::internal("a snapshot was made without an id"))?;
+        self.until_here(parent.id, id).await
+    }
+
+    /// The clones hold the image by themselves.
+    pub(super) async fn drop_source(self: &Arc<Self>, source: &Source) {
+        if !source.temporary {
+            return;
+        }
+        let snapshot = format!("{}@{}", source.parent.id, source.row.name);
+        let request = api::DeleteSnapshotRequest { snapshot };
+        let deleted = match self.marker(&source.parent).await {
+            Ok(Marker::Here) => self.delete_snapshot_here(&source.parent, source.row.id).await,
+            Ok(Marker::There(peer)) => {
+                self.forward::<api::DeleteSnapshotResponse>(&peer, "snapshot-delete", &request).await.map(drop)
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = deleted {
+            tracing::warn!(snapshot = source.row.name, %error, "the snapshot that a clone was made of stays");
+        }
+    }
+
+    /// A clone that is there: is it the one that is asked for?
+    pub(super) fn is_clone_of(&self, existing: &VolumeHandle, request: &api::CreateVolumeRequest) -> bool {
+        let config = existing.config.borrow().clone();
+        let known = config.volume.labels.get(SOURCE_ID_LABEL);
+        let wanted = match (request.source_snapshot.as_str(), request.source_volume.as_str()) {
+            ("", "") => None,
+            ("", volume) => self.catalog.find(volume).map(|handle| handle.id.to_string()),
+            (snapshot, _) => self.known_id(snapshot),
+        };
+        match (known, wanted) {
+            (None, None) => request.source_snapshot.is_empty() && request.source_volume.is_empty(),
+            // What it was made of may be gone by now.
+            (Some(_), None) => !request.source_snapshot.is_empty() || !request.source_volume.is_empty(),
+            (known, wanted) => known == wanted.as_ref(),
+        }
+    }
+
+    fn known_id(&self, snapshot: &str) -> Option<String> {
+        match crate::control::validate_snapshots::split(snapshot) {
+            None => Some(snapshot.to_string()),
+            Some((volume, name)) => {
+                let handle = self.catalog.find(volume)?;
+                self.named(&handle, name).ok().flatten().map(|row| row.id.to_string())
+            }
+        }
+    }
+
+    pub(super) async fn join_clone(
+        self: &Arc<Self>,
+        peer: &PeerName,
+        volume: VolumeId,
+        durable: &Durable,
+        source: &Source,
+    ) -> Result<(), OpError> {
+        let (parent, snapshot) = (source.parent.id, source.row.id);
+        if *peer == self.shared.me {
+            return self.install_clone(volume, durable.clone(), parent, snapshot).await;
+        }
+        let call = Call::JoinClone { volume, durable: durable.encode(), parent, snapshot };
+        self.shared.calls.call(&self.shared.transport, peer, &call, JOIN_PATIENCE).await.map(drop)
+    }
+
+    /// Begins to hold a member of a clone, of the image that this node has.
+    pub(super) async fn install_clone(
+        self: &Arc<Self>,
+        volume: VolumeId,
+        durable: Durable,
+        parent: VolumeId,
+        snapshot: SnapshotId,
+    ) -> Result<(), OpError> {
+        let row = self.until_here(parent, snapshot).await?;
+        if row.state == SnapshotState::Missing {
+            return Err(OpError::failed_precondition(
+                format!("the copy on {} is younger than snapshot {}", self.shared.me, row.name),
+                "leave that site out, and add it to the clone as a member afterwards",
+            ));
+        }
+        self.install_as(volume, durable, Some((parent, snapshot))).await
+    }
+
+    async fn until_here(&self, parent: VolumeId, snapshot: SnapshotId) -> Result<SnapshotRow, OpError> {
+        let found = tokio::time::timeout(APPLY_PATIENCE, async {
+            loop {
+                if let Ok(row) = self.shared.store.snapshot(parent, snapshot) {
+                    return row;
+                }
+                tokio::time::sleep(APPLY_PAUSE).await;
+            }
+        });
+        found.await.map_err(|_| {
+            OpError::failed_precondition(
+                format!("{} does not hold snapshot {snapshot}, or not yet", self.shared.me),
+                "name members that hold the volume it is of; see `farshore volume show`",
+            )
+        })
+    }
+
+    /// The volumes here that began with a snapshot.
+    pub(super) fn clones_of(&self, snapshot: SnapshotId) -> Vec<String> {
+        let id = snapshot.to_string();
+        let is = |handle: &Arc<VolumeHandle>| handle.config.borrow().volume.labels.get(SOURCE_ID_LABEL) == Some(&id);
+        self.catalog.all().iter().filter(|handle| is(handle)).map(|handle| handle.name()).collect()
+    }
+}
+
+/// The store's part of a clone; blocks.
+pub(super) fn clone_in_store(
+    shared: &Shared,
+    volume: VolumeId,
+    size_bytes: u64,
+    (parent, snapshot): (VolumeId, SnapshotId),
+) -> Result<(), StoreError> {
+    shared.store.create_clone(volume, size_bytes, parent, snapshot, BASE_SEQ)
+}
+
+fn ask_there(what: &str, peer: &PeerName) -> OpError {
+    OpError::new(
+        OpKind::FailedPrecondition,
+        format!("no copy of {what} is on this node, and a clone is made where one is"),
+        format!("run it on {peer}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::durable;
+
+    #[test]
+    fn every_member_of_a_clone_begins_at_the_same_place_and_it_survives_the_disk() {
+        let (a, b) = (first_of_clone(VolumeId(7), durable()), first_of_clone(VolumeId(7), durable()));
+        assert_eq!((a.base, &a.history, a.acked), (b.base, &b.history, Seq(1)));
+        assert!(a.history.is_ordered() && a.promised >= a.history.last_epoch());
+        assert_eq!(Durable::decode(a.encode()), Ok(a));
+        assert_ne!(first_of_clone(VolumeId(8), durable()).base, b.base, "another clone's log does not continue it");
+    }
+}
