@@ -7,8 +7,9 @@ use tonic::Status;
 
 use crate::refusal::missing;
 
-/// Filesystems that can be made; the first is taken where none is named. Each with the least that its mkfs accepts.
-const FILESYSTEMS: [(&str, u64); 3] = [("ext4", 1 << 20), ("xfs", 300 << 20), ("btrfs", 114_294_784)];
+/// Filesystems that can be made; the first is taken where none is named. Each with the least that it can be made in and
+/// grown from.
+const FILESYSTEMS: [(&str, u64); 3] = [("ext4", 1 << 20), ("xfs", 300 << 20), ("btrfs", 256 << 20)];
 
 /// One way to use a volume, checked.
 #[derive(Debug, Clone, PartialEq)]

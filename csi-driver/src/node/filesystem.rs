@@ -147,8 +147,9 @@ pub async fn ensure(wish: &Wish<'_>, notes: &Unfinished) -> Result<String, Statu
             return Ok(wish.filesystem.to_string());
         }
     };
-    if !wish.read_only {
-        check(&kind, wish.device).await?;
+    if !wish.read_only && kind.starts_with("ext") {
+        check(wish.device).await?;
+        grow_unmounted(wish.device).await?;
     }
     Ok(kind)
 }
@@ -187,11 +188,12 @@ async fn make(wish: &Wish<'_>, notes: &Unfinished, half_made: bool) -> Result<()
 }
 
 /// Only ext has to be checked before it is mounted; the others see to it themselves.
-async fn check(kind: &str, device: &str) -> Result<(), Status> {
-    if !kind.starts_with("ext") {
-        return Ok(());
-    }
-    let output = run("e2fsck", &["-p", device]).await?;
+async fn check(device: &str) -> Result<(), Status> {
+    fsck(&["-p", device], device).await
+}
+
+async fn fsck(arguments: &[&str], device: &str) -> Result<(), Status> {
+    let output = run("e2fsck", arguments).await?;
     match output.status.code() {
         Some(code) if code & !FSCK_CORRECTED == 0 => Ok(()),
         _ => Err(Status::internal(format!(
@@ -201,11 +203,40 @@ async fn check(kind: &str, device: &str) -> Result<(), Status> {
     }
 }
 
+/// The volume may have grown since, or be a larger copy of a smaller one. Unmounted it needs no right of its own.
+async fn grow_unmounted(device: &str) -> Result<(), Status> {
+    let about = format!("growing the filesystem on {device}");
+    let said = succeed("dumpe2fs", &["-h", device], &about).await?;
+    let value = |key: &str| -> u64 {
+        let line = said.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+    };
+    let (blocks, block_bytes) = (value("Block count"), value("Block size"));
+    let path = PathBuf::from(device);
+    let size = tokio::task::spawn_blocking(move || size_bytes(&path)).await;
+    let size = size.map_err(|error| Status::internal(format!("{about} broke off: {error}")))?;
+    let size = size.map_err(|error| Status::unavailable(format!("{device} has no size: {error}")))?;
+    if block_bytes == 0 || size / block_bytes <= blocks {
+        return Ok(());
+    }
+    // resize2fs wants it to be checked in full.
+    fsck(&["-f", "-p", device], device).await?;
+    succeed("resize2fs", &[device], &about).await.map(drop)
+}
+
 /// Lets a mounted filesystem have the whole device. One that has it already is left as it is.
 pub async fn grow(kind: &str, device: &str, mounted_at: &str) -> Result<(), Status> {
     let about = format!("growing the filesystem on {device}");
     match kind {
-        "ext2" | "ext3" | "ext4" => succeed("resize2fs", &[device], &about).await.map(drop),
+        "ext2" | "ext3" | "ext4" => match succeed("resize2fs", &[device], &about).await {
+            Err(status) if status.message().contains("Permission denied to resize") => {
+                Err(Status::failed_precondition(format!(
+                    "{about}: a mounted ext4 grows only by who has the capability SYS_RESOURCE: give it to the node \
+                     plugin; else it grows when its pod is started anew"
+                )))
+            }
+            other => other.map(drop),
+        },
         "xfs" => succeed("xfs_growfs", &["-d", mounted_at], &about).await.map(drop),
         "btrfs" => succeed("btrfs", &["filesystem", "resize", "max", mounted_at], &about).await.map(drop),
         other => {

@@ -121,10 +121,10 @@ impl Machine {
         }
         let about = format!("mounting volume {} at {}", stage.volume, stage.path);
         succeed("mount", &["-t", kind, "-o", &options.join(","), "--", device, &stage.path], &about).await?;
-        if stage.read_only {
+        if stage.read_only || kind.starts_with("ext") {
             return Ok(());
         }
-        // The volume may have grown since, or be a larger copy of a smaller one.
+        // The volume may have grown since, or be a larger copy of a smaller one; these grow only while mounted.
         filesystem::grow(kind, device, &stage.path).await
     }
 

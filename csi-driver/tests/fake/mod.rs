@@ -7,4 +7,4 @@ mod snapshots;
 mod state;
 mod volumes;
 
-pub use state::{Fake, World};
+pub use state::Fake;

@@ -124,12 +124,11 @@ impl World {
     }
 
     pub fn grow_device(&self, volume: &api::VolumeStatus) {
-        let (Some(folder), Some(attached)) = (&self.devices, &volume.attached) else { return };
+        let device = volume.attached.as_ref().and_then(|attached| attached.device.as_ref());
+        let (Some(folder), Some(device)) = (&self.devices, device) else { return };
         let file = std::fs::OpenOptions::new().write(true).open(folder.join(&volume.id)).expect("its file");
         file.set_len(volume.size_bytes).expect("a sparse file");
-        if let Some(device) = &attached.device {
-            said("losetup", &["--set-capacity", &device.path]);
-        }
+        said("losetup", &["--set-capacity", &device.path]);
     }
 }
 

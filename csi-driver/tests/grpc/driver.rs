@@ -18,6 +18,7 @@ use farshore_proto::csiaddons::identity::identity_client::IdentityClient as Addo
 use farshore_proto::csiaddons::replication::controller_client::ControllerClient as ReplicationClient;
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -29,7 +30,8 @@ pub struct Driver {
     pub fake: Fake,
     pub dir: TempDir,
     channel: Channel,
-    task: tokio::task::JoinHandle<()>,
+    /// Of its own, so that it can die like a process: everything that it does ends at once.
+    process: Option<Runtime>,
 }
 
 impl Driver {
@@ -43,8 +45,8 @@ impl Driver {
     /// In front of a replicator that is not there yet.
     pub async fn before(fake: Fake, more: &[&str]) -> Driver {
         let dir = tempfile::tempdir().expect("a folder");
-        let (channel, task) = launch(&dir, more).await;
-        Driver { fake, dir, channel, task }
+        let (channel, process) = launch(&dir, more).await;
+        Driver { fake, dir, channel, process: Some(process) }
     }
 
     pub async fn serve_replicator(&self, snapshots: bool) {
@@ -53,9 +55,15 @@ impl Driver {
 
     /// The process ends and another one takes its place; whatever was under way breaks off.
     pub async fn restart(&mut self) {
-        self.task.abort();
-        let _ = (&mut self.task).await;
-        (self.channel, self.task) = launch(&self.dir, &[]).await;
+        self.end();
+        let (channel, process) = launch(&self.dir, &[]).await;
+        (self.channel, self.process) = (channel, Some(process));
+    }
+
+    fn end(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.shutdown_background();
+        }
     }
 
     pub fn path(&self, name: &str) -> String {
@@ -103,17 +111,19 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.task.abort();
+        self.end();
     }
 }
 
-async fn launch(dir: &TempDir, more: &[&str]) -> (Channel, tokio::task::JoinHandle<()>) {
+async fn launch(dir: &TempDir, more: &[&str]) -> (Channel, Runtime) {
     let path = |name: &str| dir.path().join(name).to_str().expect("a path").to_string();
     let (endpoint, replicator, state) = (path("csi.sock"), path("replicator.sock"), path("state"));
     let _ = std::fs::remove_file(&endpoint);
     let words = ["farshore-csi", "--endpoint", &endpoint, "--replicator", &replicator, "--state-dir", &state];
     let args = Args::parse_from(words.iter().chain(more));
-    let task = tokio::spawn(async move { server::serve(args, std::future::pending()).await.expect("it serves") });
+    let process =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    process.spawn(async move { server::serve(args, std::future::pending()).await.expect("it serves") });
     let socket = PathBuf::from(endpoint);
     while !socket.exists() {
         tokio::task::yield_now().await;
@@ -122,7 +132,7 @@ async fn launch(dir: &TempDir, more: &[&str]) -> (Channel, tokio::task::JoinHand
         let socket = socket.clone();
         async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    (Endpoint::from_static("http://driver").connect_with_connector_lazy(connector), task)
+    (Endpoint::from_static("http://driver").connect_with_connector_lazy(connector), process)
 }
 
 pub fn mounted(fs_type: &str, mode: Mode) -> csi::VolumeCapability {

@@ -153,7 +153,7 @@ fn installed(program: &str) -> bool {
 
 #[tokio::test]
 async fn a_filesystem_lives_through_a_pods_life() {
-    for (kind, size) in [("ext4", 16 * MIB), ("xfs", 320 * MIB), ("btrfs", 128 * MIB)] {
+    for (kind, size) in [("ext4", 16 * MIB), ("xfs", 320 * MIB), ("btrfs", 256 * MIB)] {
         let Some(bench) = Bench::set_up("a_filesystem_lives_through_a_pods_life").await else { return };
         if !installed(&format!("mkfs.{kind}")) {
             println!("SKIP a_filesystem_lives_through_a_pods_life ({kind}): mkfs.{kind} is not installed");
@@ -169,9 +169,19 @@ async fn a_filesystem_lives_through_a_pods_life() {
         let before = bench.stats(&id, "pod").await.unwrap();
         let bytes = |stats: &csi::NodeGetVolumeStatsResponse| stats.usage[0].total;
         assert!(bytes(&before) > size / 2 && before.usage[1].unit() == csi::volume_usage::Unit::Inodes, "{before:?}");
-        assert_eq!(bench.grow(&id, "pod", 2 * size).await.unwrap(), 2 * size);
-        let after = bench.stats(&id, "pod").await.unwrap();
-        assert!(bytes(&after) > bytes(&before) + size / 2, "{kind}: {before:?} {after:?}");
+        match bench.grow(&id, "pod", 2 * size).await {
+            Err(status) if status.message().contains("SYS_RESOURCE") => {
+                println!(
+                    "SKIP a_filesystem_lives_through_a_pods_life (growing {kind} while mounted): {}",
+                    status.message()
+                );
+            }
+            grown => {
+                assert_eq!(grown.unwrap(), 2 * size);
+                let after = bench.stats(&id, "pod").await.unwrap();
+                assert!(bytes(&after) > bytes(&before) + size / 2, "{kind}: {before:?} {after:?}");
+            }
+        }
         bench.hide(&id, "pod").await.unwrap();
         bench.hide(&id, "pod").await.unwrap();
         assert!(!bench.file("pod").exists());
@@ -185,6 +195,9 @@ async fn a_filesystem_lives_through_a_pods_life() {
         bench.show(&id, "pod", &pod, true).await.unwrap();
         assert_eq!(fs::read(bench.file("pod/data")).unwrap(), b"kept");
         assert!(fs::write(bench.file("pod/data"), b"lost").is_err());
+        // At the latest now it has all of the volume.
+        let after = bench.stats(&id, "pod").await.unwrap();
+        assert!(bytes(&after) > bytes(&before) + size / 2, "{kind}: {before:?} {after:?}");
         let other = mounted(if kind == "ext4" { "xfs" } else { "ext4" }, Mode::SingleNodeWriter);
         bench.hide(&id, "pod").await.unwrap();
         bench.unstage(&id).await.unwrap();
