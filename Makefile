@@ -56,6 +56,15 @@ bench: deps-bench ## Speed beside the limits of disk and network, into benches/r
 fuzz: deps-build ## Foreign bytes for every decoder, so long each: SECONDS=60
 	@CARGO_FLAGS='$(CARGO_FLAGS)' fuzz/run $(or $(SECONDS),60)
 
+.PHONY: chart
+chart: ## The Helm chart and the kustomize base, without a cluster; FARSHORE_BLESS=1 writes the base anew
+	@tests/chart/run
+
+.PHONY: images
+images: deps-images deps-build ## Container images on a Debian base made here, into ~/.cache/farshore/images: BIN_DIR=programs that are built (root)
+	$(if $(BIN_DIR),,cargo build --release --workspace --bins $(CARGO_FLAGS))
+	@BIN_DIR='$(BIN_DIR)' deploy/images/build
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt --all
@@ -74,6 +83,6 @@ lint: deps-build ## clippy and rustdoc over everything, warnings are errors
 .PHONY: deps
 deps: deps-demo deps-test ## Install every Debian package that any target needs
 
-.PHONY: deps-build deps-test deps-demo deps-bench
-deps-build deps-test deps-demo deps-bench: deps-%:
+.PHONY: deps-build deps-test deps-demo deps-bench deps-images
+deps-build deps-test deps-demo deps-bench deps-images: deps-%:
 	@tests/deps $*
