@@ -21,7 +21,7 @@ use crate::stage::PATIENCE_US;
 use crate::world::World;
 
 /// Of a thousand seeds so many have two volumes.
-const PAIRS_PER_MILLE: u32 = 60;
+const PAIRS_PER_MILLE: u32 = 40;
 const OTHER_SEED: u64 = 0x0b0b_0000_0000_0000;
 /// A cut that is not made by then is given up.
 const GIVEN_UP_US: u64 = 5_000_000;

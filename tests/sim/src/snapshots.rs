@@ -146,6 +146,14 @@ impl Snapshots {
     }
 }
 
+/// A change in a lineage: where it is in the order, when it was asked for, and since when it is known.
+struct Change {
+    seq: Seq,
+    request: u64,
+    invoked: u64,
+    known: Option<u64>,
+}
+
 /// What one volume's history says of a mark's place.
 pub struct Sides {
     /// When the first of those above the mark was known, and the request.
@@ -157,6 +165,7 @@ pub struct Sides {
 impl Oracle {
     /// Every snapshot that was promised is there, and is a moment between the question and the answer.
     pub fn moments(&self) -> Verdict {
+        let mut pasts: BTreeMap<Lineage, Vec<Change>> = BTreeMap::new();
         for Promised { id, place, asked_at, at } in &self.snapshots.promised {
             let Some(branch) = self.branches.get(place.lineage) else { continue };
             // Where another history goes on, nobody may have got this far.
@@ -164,7 +173,8 @@ impl Oracle {
             if self.snapshots.marks.get(&(place.seq, *hash)).is_none_or(|mark| mark.id() != *id) {
                 return wrong("snapshot", format!("{id} was promised at {}, where another record is", place.seq));
             }
-            let sides = self.sides(*place);
+            let past = pasts.entry(place.lineage).or_insert_with(|| self.past(place.lineage));
+            let sides = sides_of(past, place.seq);
             if let Some((known, request)) = sides.above.filter(|(known, _)| known < asked_at) {
                 let text = format!("{id} was asked for at {asked_at} µs and lacks {request}, known since {known} µs");
                 return wrong("moment", text);
@@ -184,18 +194,25 @@ impl Oracle {
     }
 
     pub fn sides(&self, place: Place) -> Sides {
-        let mut sides = Sides { above: None, below: None };
-        let Some(branch) = self.branches.get(place.lineage) else { return sides };
-        let known = self.known(place.lineage);
-        for (request, seq) in branch.requests(Seq(u64::MAX)) {
-            let Some(invoked) = self.invoked(request, place.lineage) else { continue };
-            if seq < place.seq {
-                sides.below = sides.below.max(Some((invoked, request)));
-            } else if let Some(known) = known.get(&request) {
-                sides.above = Some(sides.above.unwrap_or((u64::MAX, 0)).min((*known, request)));
-            }
-        }
-        sides
+        sides_of(&self.past(place.lineage), place.seq)
+    }
+
+    fn past(&self, lineage: Lineage) -> Vec<Change> {
+        let Some(branch) = self.branches.get(lineage) else { return Vec::new() };
+        let known = self.known(lineage);
+        let change = |(request, seq): (u64, Seq)| {
+            let invoked = self.invoked(request, lineage)?;
+            Some(Change { seq, request, invoked, known: known.get(&request).copied() })
+        };
+        branch.requests(Seq(u64::MAX)).into_iter().filter_map(change).collect()
+    }
+}
+
+fn sides_of(past: &[Change], seq: Seq) -> Sides {
+    let (below, above): (Vec<&Change>, Vec<&Change>) = past.iter().partition(|change| change.seq < seq);
+    Sides {
+        above: above.iter().filter_map(|change| Some((change.known?, change.request))).min(),
+        below: below.iter().map(|change| (change.invoked, change.request)).max(),
     }
 }
 
