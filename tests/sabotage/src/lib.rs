@@ -44,6 +44,9 @@
 //! | a segment is used anew before a durable group says that it is free (tried: 2,100 runs) | not known to be masked: the last free segment is kept for state, so that one is seldom needed at once; `core/journal/segments` holds it |
 //! | the header of a torn group stays where it is (tried: 2,100 runs) | masked: an intact group wins over it wherever both claim one place in the order |
 //! | older state that waited is written after newer state that passed it (tried: 2,100 runs) | not known to be masked: it takes a cut behind records that wait for space, and a promise; `core/journal/queue` holds it |
+//! | a mark gets its seq before requests that the device has handed on and that wait for room (it does, always) | nobody can have known of them: they have not completed, and no read shows them |
+//! | a mark is made though its hold is broken | masked: the release says that it was |
+//! | an image is pinned after the slice that its mark ends, not at the mark; one that is pinned is written in place; a shipment brings rows without saying what is missing | the store's to do, not the core's: `tests/sim/src/snapshots.rs` shows that its checkers notice |
 //! | what was read from a log before it was cut is sent on, or taken from a donor (tried: 100 runs each) | not known to be masked: no run has shown it yet |
 
 pub mod cases;
