@@ -58,3 +58,34 @@ fn the_primarys_daemon_dies_again_and_again_and_takes_its_device_back() {
     ledger.check_all(&mut east.connect("pg"));
     every_replica_holds_it(&cluster, &ledger);
 }
+
+/// More than a few MiB: that travels behind everything else, and gets there all the same.
+#[test]
+fn a_secondary_that_missed_much_catches_up_from_the_journal_under_load() {
+    const PIECE: usize = 128 << 10;
+    let cluster = Cluster::start(&SITES);
+    let [east, west] = ["east", "west"].map(|name| cluster.site(name));
+    east.run(&["volume", "create", "pg", "--size=24MiB", "--members=east,west,north", "--lease=1s"]);
+    let mut client = east.attach("pg");
+    // Behind the blocks of the ledger.
+    let pieces = (0..96u8).map(|n| ((BLOCKS * 4096 + usize::from(n) * PIECE) as u64, vec![n; PIECE]));
+    west.kill();
+    for (offset, piece) in pieces.clone() {
+        client.write(offset, &piece).expect("a quorum is there");
+    }
+    drop(client);
+    let ledger = Ledger::of_new(BLOCKS);
+    let writers = Writers::start(&ledger, east.nbd_socket(), "pg", 4);
+    writers.wait_for(50);
+    west.start();
+    writers.wait_for(200);
+    assert_eq!(writers.failed(), 0, "the device must not notice");
+    writers.stop();
+    cluster.wait_in_sync("east", "pg");
+    assert!(!east.log().contains("resync-begin"), "the journal had all of it");
+    every_replica_holds_it(&cluster, &ledger);
+    let mut north = cluster.site("north").connect("pg");
+    for (offset, piece) in pieces {
+        assert!(north.read(offset, PIECE).expect("it can be read") == piece, "at {offset}");
+    }
+}
