@@ -76,7 +76,7 @@ fn clones_of_clones_outlive_what_they_began_with_in_any_order() {
     // In another site, after all daemons were killed.
     cluster.sites.iter().for_each(Site::end);
     cluster.launch();
-    eventually("the switchover", || west.try_run(&["switchover", "c4", "--to", "west"]));
+    eventually("the promotion", || west.try_run(&["promote", "c4"]));
     check(west, "c4", &ledgers[4]);
     // A copy that is made anew, of an image that is three volumes deep.
     west.run(&["member", "remove", "c4", "north"]);

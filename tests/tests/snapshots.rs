@@ -121,6 +121,10 @@ fn blocks_of(cluster: &Cluster, site: &str, snapshot: &str, copy: &str) -> Vec<I
     };
     let blocks = (0..BLOCKS).map(read).collect();
     at.run(&["volume", "detach", copy]);
+    at.refused(&["volume", "delete", copy, "--yes"]).says(4, &[copy, "1 snapshots", "snapshot list"]);
+    for name in names(at, copy) {
+        at.run(&["snapshot", "delete", &format!("{copy}@{name}"), "--yes"]);
+    }
     at.run(&["volume", "delete", copy, "--yes"]);
     blocks
 }
@@ -411,8 +415,8 @@ fn an_export_goes_on_after_its_daemon_died_and_an_import_is_whole_or_refused() {
         }
         deaths += 1;
         // Nothing was begun, or nobody can take it for whole.
-        if let Ok(shown) = east.try_run(&["volume", "show", "copy"])
-            && shown["snapshots"] != 0
+        if let Ok(shown) = east.try_run(&["snapshot", "list", "copy"])
+            && shown["snapshots"].as_array().is_some_and(|listed| !listed.is_empty())
         {
             refused_as_unfinished(east, "copy", &["copy", "the import of"]);
         }
