@@ -16,6 +16,7 @@ mod messages;
 #[path = "../../replicator/core/tests/golden/samples.rs"]
 mod samples;
 mod seal;
+mod snapshot;
 mod store;
 mod targets;
 mod transport;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use crate::{burnt, configuration_file, device, engine, journal, messages, store, transport};
+use crate::{burnt, configuration_file, device, engine, journal, messages, snapshot, store, transport};
 
 pub struct Target {
     pub name: &'static str,
@@ -35,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "node_answers", run: engine::answers, seeds: engine::answer_seeds },
     Target { name: "diverged_note", run: engine::diverged_notes, seeds: engine::diverged_seeds },
     Target { name: "scrub_record", run: engine::scrub_records, seeds: engine::scrub_seeds },
+    Target { name: "export", run: snapshot::exports, seeds: snapshot::seeds },
     Target { name: "burnt_note", run: burnt::notes, seeds: burnt::seeds },
 ];
 
