@@ -114,6 +114,12 @@ async fn serve_snapshots(
             let snapshot = Some(verbs.get_snapshot(request.snapshot).await?);
             api::GetSnapshotResponse { snapshot }.encode_to_vec()
         }
+        "snapshot-settle" => {
+            let request: api::GetVolumeRequest = decode(node, peer, request)?;
+            let handle = node.find(&request.volume)?;
+            node.settle_here(&handle).await?;
+            api::GetVolumeResponse { volume: Some(node.view(&handle).await?) }.encode_to_vec()
+        }
         "snapshot-list" if neighbour => {
             let request = api::ListSnapshotsRequest::decode(request).map_err(undecodable)?;
             api::ListSnapshotsResponse { snapshots: node.snapshots_of(&request.volumes).await? }.encode_to_vec()

@@ -279,6 +279,10 @@ impl Node {
             ));
         }
         let volume: VolumeId = handle.id;
+        if let Err(error) = self.settle(handle).await {
+            // Members that an earlier deletion has reached give no epoch any more.
+            tracing::debug!(volume = %config.volume.name, %error, "its list of snapshots may be behind");
+        }
         refuse_with_snapshots(&config.volume.name, kept_count(&self.rows(handle)?))?;
         // All are asked before anything is deleted: this node may not know yet that it is attached somewhere.
         for member in config.members.iter().filter(|m| m.id != handle.me) {

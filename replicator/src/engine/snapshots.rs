@@ -30,9 +30,9 @@ impl Node {
         let handle = self.find(volume)?;
         let mut row = self.named(&handle, name)?;
         if row.is_none() {
-            // It may be acknowledged, and this copy not have come to it.
-            let acked = handle.status().await.map(|status| status.acked).unwrap_or_default();
-            self.applied_upto(&handle, acked).await;
+            if let Err(error) = self.settle(&handle).await {
+                tracing::debug!(volume = %handle.name(), %error, "the catalogue may lack what was acknowledged last");
+            }
             row = self.named(&handle, name)?;
         }
         row.map(|row| Found::Here(handle, row)).ok_or_else(|| OpError::no_snapshot(snapshot))
@@ -40,9 +40,14 @@ impl Node {
 
     async fn snapshot_by_id(self: &Arc<Self>, snapshot: &str) -> Result<Found, OpError> {
         let id = parse_id(snapshot).map(SnapshotId).ok_or_else(|| OpError::no_snapshot(snapshot))?;
-        for handle in self.catalog.all() {
-            if let Ok(row) = self.row(&handle, id) {
-                return Ok(Found::Here(handle, row));
+        for settled in [false, true] {
+            for handle in self.catalog.all() {
+                if settled {
+                    self.settle_if_nobody_leads(&handle).await;
+                }
+                if let Ok(row) = self.row(&handle, id) {
+                    return Ok(Found::Here(handle, row));
+                }
             }
         }
         let request = api::ListSnapshotsRequest::default();
@@ -53,6 +58,45 @@ impl Node {
             }
         }
         Err(OpError::no_snapshot(snapshot))
+    }
+
+    /// Brings this node's catalogue to what was acknowledged before now. Without a primary a copy does not know what that
+    /// is: then the node that would be one wins the epoch, without a device.
+    pub(super) async fn settle(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<(), OpError> {
+        match self.marker(handle).await? {
+            Marker::Here => self.settle_here(handle).await,
+            Marker::There(peer) => {
+                let request = api::GetVolumeRequest { volume: handle.id.to_string() };
+                let answer: api::GetVolumeResponse = self.forward(&peer, "snapshot-settle", &request).await?;
+                let acked = answer.volume.map(|volume| volume.acked_seq).unwrap_or_default();
+                self.applied_upto(handle, farshore_core::ids::Seq(acked)).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// At the node that holds the epoch, or would.
+    pub(super) async fn settle_here(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<(), OpError> {
+        let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
+        match status.role {
+            "primary" => self.all_applied(handle).await,
+            _ if status.durable > status.applied && handle.applier.has_store() => {
+                self.turn_to_mark(handle).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn settle_if_nobody_leads(self: &Arc<Self>, handle: &Arc<VolumeHandle>) {
+        let Some(status) = handle.status().await else { return };
+        let led = status.role == "primary" || status.leader.is_some();
+        if !led
+            && status.durable > status.applied
+            && handle.applier.has_store()
+            && let Err(error) = self.settle(handle).await
+        {
+            tracing::debug!(volume = %handle.name(), %error, "the catalogue may lack what was acknowledged last");
+        }
     }
 
     /// A snapshot that is held on this very node.
@@ -77,6 +121,7 @@ impl Node {
         };
         let mut out = Vec::new();
         for handle in handles {
+            self.settle_if_nobody_leads(&handle).await;
             let rows = self.rows(&handle)?;
             let (shared, volume) = (self.shared.clone(), handle.id);
             let (rows, unique) = tokio::task::spawn_blocking(move || {
