@@ -52,6 +52,11 @@ bench: deps-bench ## Speed beside the limits of disk and network, into benches/r
 	  $(CARGO_TARGET_DIR)/release/farshore-bench --out benches/report $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(QUICK),--quick,--readme README.md)
 
+.PHONY: csi-sanity
+csi-sanity: deps-test ## The Container Storage Interface's own suite against the driver and three sites (root, Go)
+	cargo build --release -p farshore-csi -p farshore-replicator -p farshore-cli $(CARGO_FLAGS)
+	@BIN_DIR=$(CARGO_TARGET_DIR)/release tests/csi-sanity/run
+
 .PHONY: fuzz
 fuzz: deps-build ## Foreign bytes for every decoder, so long each: SECONDS=60
 	@CARGO_FLAGS='$(CARGO_FLAGS)' fuzz/run $(or $(SECONDS),60)

@@ -84,6 +84,10 @@ impl Snapshots for Fake {
         Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
     }
 
+    async fn import(&self, _: Request<tonic::Streaming<api::ImportRequest>>) -> Reply<api::ImportResponse> {
+        Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
+    }
+
     type DiffStream = Answers<api::DiffResponse>;
 
     /// Always the same three ranges, one of them a hole, so many in a message as asked for.

@@ -6,7 +6,7 @@ use farshore_proto::csi;
 use tokio::sync::Semaphore;
 use tonic::Code;
 
-use crate::driver::{Driver, wish};
+use crate::driver::{Driver, wish, writer};
 use crate::fake::Fake;
 
 /// Until so many calls have reached the replicator.
@@ -103,4 +103,32 @@ async fn a_name_that_is_not_the_replicators_is_refused() {
     let status = driver.node().node_get_info(csi::NodeGetInfoRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("east/n7") && status.message().contains("east/n1"), "{status}");
+}
+
+#[tokio::test]
+async fn two_hundred_at_once_leave_nothing_behind() {
+    let driver = Driver::start().await;
+    let mut lives = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let mut controller = driver.controller();
+        lives.spawn(async move {
+            let made = controller.create_volume(wish(&format!("pvc-{number}"))).await?.into_inner();
+            let volume_id = made.volume.expect("a volume").volume_id;
+            let publish = csi::ControllerPublishVolumeRequest {
+                volume_id: volume_id.clone(),
+                node_id: format!("east/n{}", number % 2 + 1),
+                volume_capability: Some(writer()),
+                ..Default::default()
+            };
+            controller.controller_publish_volume(publish).await?;
+            let unpublish = csi::ControllerUnpublishVolumeRequest { volume_id: volume_id.clone(), ..Default::default() };
+            controller.controller_unpublish_volume(unpublish).await?;
+            controller.delete_volume(csi::DeleteVolumeRequest { volume_id, ..Default::default() }).await
+        });
+    }
+    for life in lives.join_all().await {
+        life.unwrap();
+    }
+    assert!(driver.fake.world().volumes.is_empty());
+    assert_eq!(driver.fake.world().asked.len(), 200 * 4);
 }

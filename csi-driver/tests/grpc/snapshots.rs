@@ -217,6 +217,10 @@ async fn an_older_replicator_has_none_and_says_so() {
     old.serve_replicator(false).await;
     let id = old.volume("a").await;
     assert_eq!(take(&old, &id, "s").await.unwrap_err().code(), Code::Unimplemented);
+    // An empty volume in place of a copy would be the worst answer.
+    let cloned = copy("c", From::Volume(VolumeSource { volume_id: id }), 0);
+    assert_eq!(old.create(cloned).await.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(old.fake.world().volumes.len(), 1);
     let (of_old, of_new) = (can(&old).await, can(&Driver::start().await).await);
     for kind in [Can::CreateDeleteSnapshot, Can::ListSnapshots, Can::GetSnapshot, Can::CloneVolume] {
         assert!(!of_old.contains(&kind) && of_new.contains(&kind), "{kind:?}");
