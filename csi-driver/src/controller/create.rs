@@ -62,7 +62,7 @@ impl Cluster {
             same(&existing, &plan, &members)?;
             return self.finished(existing, &here).await;
         }
-        let (source_bytes, mut request) = self.from_source(plan.source.as_ref()).await?;
+        let (source_bytes, mut request) = self.sourced(plan.source.as_ref()).await?;
         let otherwise = if source_bytes > 0 { source_bytes } else { SIZE_BYTES_DEFAULT };
         if source_bytes > plan.range.limit {
             return Err(Status::out_of_range(format!(
@@ -123,7 +123,7 @@ impl Cluster {
     }
 
     /// The source's size, and a request that names it.
-    async fn from_source(
+    async fn sourced(
         &self,
         source: Option<&csi::VolumeContentSource>,
     ) -> Result<(u64, api::CreateVolumeRequest), Status> {

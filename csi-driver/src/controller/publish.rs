@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use farshore_proto::csi;
 use farshore_proto::v1 as api;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::cluster::Cluster;
 use crate::capability;
@@ -147,7 +147,7 @@ impl Cluster {
     /// ends a later attachment.
     async fn fence(&self, id: &str, node_id: &str) -> Result<(), Status> {
         let Some(volume) = self.replicator.find(id).await? else { return Ok(()) };
-        let Some(attached) = volume.attached else { return Ok(()) };
+        let Some(attached) = volume.attached else { return self.confirm_detached(id, &volume.name).await };
         if !node_id.is_empty() && node_id != NodeId::new(&attached.site, &attached.node).to_string() {
             return Ok(());
         }
@@ -160,6 +160,21 @@ impl Cluster {
         self.replicator.detach(request).await?;
         tracing::info!(volume = %volume.name, node = %attached.node, "unpublished");
         Ok(())
+    }
+}
+
+impl Cluster {
+    /// This node's replicator names nobody, but may not have heard: a session that there is not is ended by force, which
+    /// asks a control quorum. Whoever is attached after all keeps the device, and the caller comes again.
+    async fn confirm_detached(&self, id: &str, name: &str) -> Result<(), Status> {
+        let request =
+            api::DetachVolumeRequest { volume: id.into(), session: draw(true)?, keep_published: false, force: true };
+        match self.replicator.detach(request).await {
+            Err(status) if status.code() == Code::FailedPrecondition => Err(Status::unavailable(format!(
+                "volume {name} is attached, and this node's replicator has not heard where yet; it is tried again"
+            ))),
+            other => other,
+        }
     }
 }
 

@@ -30,6 +30,8 @@ pub struct World {
     pub fail: Option<(Code, &'static str)>,
     /// Calls that change something wait until this is let go of.
     pub gate: Option<Arc<tokio::sync::Semaphore>>,
+    /// Volumes are attached somewhere, and this replicator has not heard of it.
+    pub unheard: bool,
     /// The answer of a forced promotion, a switchover and the like.
     pub takeover_fails: bool,
     /// Where real devices have their files.
@@ -69,6 +71,7 @@ impl Default for Fake {
             free_bytes: 1 << 40,
             fail: None,
             gate: None,
+            unheard: false,
             takeover_fails: false,
             devices: None,
             next: 0xfa << 96,
@@ -111,12 +114,12 @@ impl World {
         device
     }
 
-    pub fn close_device(&self, device: &api::DeviceStatus) -> Result<(), Status> {
+    pub fn close_device(&self, device: &api::DeviceStatus, force: bool) -> Result<(), Status> {
         if self.devices.is_none() {
             return Ok(());
         }
         // losetup would only mark a device that is in use, for later.
-        if said("lsblk", &["--noheadings", "--output", "MOUNTPOINTS", &device.path]).trim() != "" {
+        if !force && said("lsblk", &["--noheadings", "--output", "MOUNTPOINTS", &device.path]).trim() != "" {
             return Err(refusal(Code::FailedPrecondition, "failed-precondition", "the device is in use"));
         }
         said("losetup", &["--detach", &device.path]);

@@ -108,7 +108,11 @@ impl Volumes for Fake {
 
     async fn detach(&self, request: Request<api::DetachVolumeRequest>) -> Reply<api::DetachVolumeResponse> {
         let request = request.into_inner();
-        let how = if request.keep_published { "kept" } else { "ended" };
+        let how = match (request.keep_published, request.force) {
+            (true, _) => "kept",
+            (false, true) => "ended by force",
+            (false, false) => "ended",
+        };
         self.enter(format!("detach {how}")).await?;
         let mut world = self.world();
         if request.keep_published && !world.publish_only {
@@ -116,13 +120,16 @@ impl Volumes for Fake {
         }
         let volume = world.find(&request.volume)?;
         let Some(attached) = volume.attached else {
+            if world.unheard && request.force {
+                return Err(refused("it is attached for another session"));
+            }
             return reply(api::DetachVolumeResponse { volume: Some(world.find(&request.volume)?) });
         };
         if !request.session.is_empty() && request.session != attached.session {
             return Err(refused("it is attached for another session"));
         }
         if let Some(device) = &attached.device {
-            world.close_device(device)?;
+            world.close_device(device, request.force)?;
         }
         let volume = world.change(&volume.id, |v| {
             v.attached = request.keep_published.then(|| api::Attachment { device: None, ..attached });

@@ -121,7 +121,8 @@ async fn two_hundred_at_once_leave_nothing_behind() {
                 ..Default::default()
             };
             controller.controller_publish_volume(publish).await?;
-            let unpublish = csi::ControllerUnpublishVolumeRequest { volume_id: volume_id.clone(), ..Default::default() };
+            let unpublish =
+                csi::ControllerUnpublishVolumeRequest { volume_id: volume_id.clone(), ..Default::default() };
             controller.controller_unpublish_volume(unpublish).await?;
             controller.delete_volume(csi::DeleteVolumeRequest { volume_id, ..Default::default() }).await
         });

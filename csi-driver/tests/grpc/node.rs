@@ -276,6 +276,22 @@ async fn a_restarted_driver_finds_everything() {
 }
 
 #[tokio::test]
+async fn a_node_that_never_unstaged_is_cut_off() {
+    let Some(bench) = Bench::set_up("a_node_that_never_unstaged_is_cut_off").await else { return };
+    let (id, pod) = (bench.volume("v", 16 * MIB).await, mounted("ext4", Mode::SingleNodeWriter));
+    let context = bench.publish(&id, false).await;
+    bench.stage(&id, &context, &pod).await.unwrap();
+    bench.show(&id, "pod", &pod, false).await.unwrap();
+    bench.unpublish(&id).await.unwrap();
+    assert!(bench.driver.fake.world().find(&id).unwrap().attached.is_none());
+    // Its late calls are refused, and tidying up is not.
+    assert_eq!(bench.stage(&id, &parameters(&[]), &pod).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(bench.show(&id, "second", &pod, false).await.unwrap_err().code(), Code::FailedPrecondition);
+    bench.hide(&id, "pod").await.unwrap();
+    bench.unstage(&id).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_raw_device_is_shown_as_it_is() {
     let Some(bench) = Bench::set_up("a_raw_device_is_shown_as_it_is").await else { return };
     let (id, pod) = (bench.volume("v", 16 * MIB).await, raw(Mode::SingleNodeSingleWriter));

@@ -46,6 +46,8 @@ async fn one_node_and_one_session() {
     assert_eq!(publish(&driver, &id, "east/n1", true).await.unwrap_err().code(), Code::AlreadyExists);
     unpublish(&driver, &id, "east/n1").await.unwrap();
     assert_eq!(session(&driver, &id), None);
+    // Also where the node is dead, or somebody still has the device open.
+    assert_eq!(driver.fake.world().asked.last().unwrap(), "detach ended by force");
     let read_only = publish(&driver, &id, "east/n2", true).await.unwrap();
     assert_eq!(publish(&driver, &id, "east/n2", true).await.unwrap(), read_only);
     assert_eq!(publish(&driver, &id, "east/n2", false).await.unwrap_err().code(), Code::AlreadyExists);
@@ -70,6 +72,16 @@ async fn a_late_unpublish_ends_nobody_elses_session() {
         unpublish(&driver, gone, "east/n1").await.unwrap();
     }
     assert_eq!(unpublish(&driver, "", "east/n1").await, Err(Code::InvalidArgument));
+}
+
+#[tokio::test]
+async fn who_has_not_heard_does_not_say_that_it_is_done() {
+    let driver = Driver::start().await;
+    let id = driver.volume("pvc-1").await;
+    driver.fake.world().unheard = true;
+    assert_eq!(unpublish(&driver, &id, "east/n1").await, Err(Code::Unavailable));
+    driver.fake.world().unheard = false;
+    assert_eq!(unpublish(&driver, &id, "east/n1").await, Ok(()));
 }
 
 #[tokio::test]
