@@ -132,7 +132,7 @@ impl Volumes for Fake {
             world.close_device(device, request.force)?;
         }
         let volume = world.change(&volume.id, |v| {
-            v.attached = request.keep_published.then(|| api::Attachment { device: None, ..attached });
+            v.attached = request.keep_published.then_some(api::Attachment { device: None, ..attached });
         });
         reply(api::DetachVolumeResponse { volume: Some(volume) })
     }
