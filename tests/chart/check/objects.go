@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	yamls "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -105,9 +106,18 @@ func decode(out *report, check, path string) []runtime.Object {
 			continue
 		}
 		object := make()
-		if err := yaml.UnmarshalStrict(document, object); err != nil {
+		// As an API server reads it: upper and lower case are not the same.
+		text, err := yaml.YAMLToJSONStrict(document)
+		if err != nil {
 			out.fail(check, "%s: %v", id, err)
 			continue
+		}
+		unknown, err := json.UnmarshalStrict(text, object)
+		if err != nil {
+			unknown = append(unknown, err)
+		}
+		for _, err := range unknown {
+			out.fail(check, "%s: %v", id, err)
 		}
 		if seen[id] {
 			out.fail(check, "%s is there twice", id)
