@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	groups "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumegroupsnapshot/v1"
 	snapshots "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
@@ -104,6 +105,8 @@ func (d driver) classes(out *report, check string, objects []runtime.Object) {
 			named("CSIDriver", it.Name)
 		case *snapshots.VolumeSnapshotClass:
 			named("VolumeSnapshotClass", it.Driver)
+		case *groups.VolumeGroupSnapshotClass:
+			named("VolumeGroupSnapshotClass", it.Driver)
 		case *volumeReplicationClass:
 			named("VolumeReplicationClass", it.Spec.Provisioner)
 		case *storage.StorageClass:

@@ -9,6 +9,7 @@ import (
 	"regexp"
 
 	certificates "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
+	groups "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumegroupsnapshot/v1"
 	snapshots "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	apps "k8s.io/api/apps/v1"
@@ -49,6 +50,9 @@ var kinds = map[string]func() runtime.Object{
 	"snapshot.storage.k8s.io/v1/VolumeSnapshotClass": func() runtime.Object {
 		return &snapshots.VolumeSnapshotClass{}
 	},
+	"groupsnapshot.storage.k8s.io/v1/VolumeGroupSnapshotClass": func() runtime.Object {
+		return &groups.VolumeGroupSnapshotClass{}
+	},
 	"rbac.authorization.k8s.io/v1/ClusterRoleBinding": func() runtime.Object { return &rbac.ClusterRoleBinding{} },
 	"rbac.authorization.k8s.io/v1/RoleBinding":        func() runtime.Object { return &rbac.RoleBinding{} },
 	"cert-manager.io/v1/Certificate":                  func() runtime.Object { return &certificates.Certificate{} },
@@ -62,7 +66,7 @@ var kinds = map[string]func() runtime.Object{
 // Without a namespace of their own.
 var clusterWide = map[string]bool{
 	"ClusterRole": true, "ClusterRoleBinding": true, "CSIDriver": true, "StorageClass": true, "VolumeSnapshotClass": true,
-	"VolumeReplicationClass": true,
+	"VolumeGroupSnapshotClass": true, "VolumeReplicationClass": true,
 }
 
 var name = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
