@@ -30,25 +30,42 @@ var cases = []struct {
 	{"FarshoreSiteLossCostsData", `
 		farshore_site_loss_records{volume="v", site="east", instance="e"} 7x60
 		farshore_site_loss_records{volume="v", site="west", instance="e"} 0x60
-		farshore_volume_lease_valid{volume="v", instance="e"} 1x60`, 1},
-	// What a node without the lease says is old.
+		farshore_site_loss_exact{volume="v", site="east", instance="e"} 1x60
+		farshore_site_loss_exact{volume="v", site="west", instance="e"} 1x60
+		farshore_member_applied_seq{volume="v", site="east", node="e", instance="e"} 9x60
+		farshore_member_applied_seq{volume="v", site="west", node="w", instance="e"} 2x60`, 1},
+	// What is not exact is old.
 	{"FarshoreSiteLossCostsData", `
 		farshore_site_loss_records{volume="v", site="east", instance="w"} 7x60
-		farshore_volume_lease_valid{volume="v", instance="w"} 0x60`, 0},
+		farshore_site_loss_exact{volume="v", site="east", instance="w"} 0x60
+		farshore_member_applied_seq{volume="v", site="east", node="e", instance="w"} 9x60
+		farshore_member_applied_seq{volume="v", site="west", node="w", instance="w"} 2x60`, 0},
+	// One copy, and a witness that has none.
+	{"FarshoreSiteLossCostsData", `
+		farshore_site_loss_records{volume="v", site="east", instance="e"} 7x60
+		farshore_site_loss_exact{volume="v", site="east", instance="e"} 1x60
+		farshore_member_applied_seq{volume="v", site="east", node="e", instance="e"} 9x60
+		farshore_member_applied_seq{volume="v", site="north", node="n", instance="e"} 0x60`, 0},
 	{"FarshoreSiteLossStopsVolume", `
 		farshore_site_loss_can_continue{volume="v", site="east", instance="e"} 0x60
 		farshore_site_loss_can_continue{volume="v", site="west", instance="e"} 1x60
-		farshore_volume_lease_valid{volume="v", instance="e"} 1x60`, 1},
+		farshore_site_loss_exact{volume="v", site="east", instance="e"} 1x60
+		farshore_site_loss_exact{volume="v", site="west", instance="e"} 1x60
+		farshore_volume_state{volume="v", state="degraded", instance="e"} 1x60`, 1},
 	{"FarshoreSiteLossStopsVolume", `
-		farshore_site_loss_can_continue{volume="v", site="east", instance="e"} 1x60
-		farshore_volume_lease_valid{volume="v", instance="e"} 1x60`, 0},
-	{"FarshoreMemberOutOfSync", `
-		farshore_member_in_sync_set{volume="v", site="east", node="e", instance="e"} 1x60
-		farshore_member_in_sync_set{volume="v", site="west", node="w", instance="e"} 0x60
+		farshore_site_loss_can_continue{volume="v", site="east", instance="e"} 0x60
+		farshore_site_loss_exact{volume="v", site="east", instance="e"} 1x60
+		farshore_volume_state{volume="v", state="healthy", instance="e"} 1x60`, 0},
+	{"FarshoreMemberNotFollowing", `
+		farshore_member_state{volume="v", site="east", node="e", state="replicating", instance="e"} 1x60
+		farshore_member_state{volume="v", site="west", node="w", state="unreachable", instance="e"} 1x60
 		farshore_volume_lease_valid{volume="v", instance="e"} 1x60`, 1},
-	{"FarshoreMemberOutOfSync", `
-		farshore_member_in_sync_set{volume="v", site="west", node="w", instance="e"} 1x60
-		farshore_volume_lease_valid{volume="v", instance="e"} 1x60`, 0},
+	{"FarshoreMemberNotFollowing", `
+		farshore_member_state{volume="v", site="west", node="w", state="replicating", instance="e"} 1x60
+		farshore_member_state{volume="v", site="north", node="n", state="voting", instance="e"} 1x60
+		farshore_volume_lease_valid{volume="v", instance="e"} 1x60
+		farshore_member_state{volume="v", site="east", node="e", state="unknown", instance="w"} 1x60
+		farshore_volume_lease_valid{volume="v", instance="w"} 0x60`, 0},
 	{"FarshoreVolumeErrors", `farshore_volume_io_errors_total{volume="v", op="read"} 0x50 1+1x10`, 1},
 	{"FarshoreVolumeErrors", `farshore_volume_io_errors_total{volume="v", op="read"} 5x60`, 0},
 	{"FarshoreWritesSlow", `
