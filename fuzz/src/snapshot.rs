@@ -60,7 +60,8 @@ pub fn exports(data: &[u8]) {
         let begin = stream.len();
         stream.push(head[0] % 4);
         // Few bits of offset and length: so that some are good.
-        let number = |at: usize| u64::from(head[at]) << 12 | u64::from(head[at + 1] & 1) << 40 | u64::from(head[at + 2] >> 7);
+        let number =
+            |at: usize| u64::from(head[at]) << 12 | u64::from(head[at + 1] & 1) << 40 | u64::from(head[at + 2] >> 7);
         stream.extend(number(1).to_le_bytes());
         stream.extend(number(9).to_le_bytes());
         if head[0] % 4 == 1 {
@@ -79,6 +80,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     whole.extend(writer.hole(65536, 8192));
     whole.extend(writer.end());
     let described = header[14..header.len() - 4].to_vec();
-    let heads = [[1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 9], [2, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]];
+    let heads =
+        [[1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 9], [2, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]];
     vec![whole, described, heads.concat()]
 }

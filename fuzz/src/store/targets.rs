@@ -39,7 +39,15 @@ pub fn index_seeds() -> Vec<Vec<u8>> {
     let volume = VolumeId(7);
     let view = View { barrier: 1, at: Version { image: 2, seq: Seq(3) } };
     let cursor = Cursor { seq: Seq(8), extent: 9 };
-    let stage = StageRow { ship_id: 5, base: Some(Seq(6)), target: Seq(7), image: 3, cursor, basis: Some(view), catalogue: false };
+    let stage = StageRow {
+        ship_id: 5,
+        base: Some(Seq(6)),
+        target: Seq(7),
+        image: 3,
+        cursor,
+        basis: Some(view),
+        catalogue: false,
+    };
     let text = |text: &str| text.to_string();
     let snapshot = SnapshotRow {
         id: SnapshotId(0x41),
