@@ -90,7 +90,7 @@ impl Cluster {
         self.busy
             .alone(&key, async move {
                 for snapshot in cluster.members(&id, &request.snapshot_ids).await? {
-                    cluster.replicator.delete_snapshot(&snapshot.id).await?;
+                    cluster.replicator.delete_snapshot(&snapshot).await?;
                 }
                 Ok(())
             })

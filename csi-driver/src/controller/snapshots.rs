@@ -105,7 +105,7 @@ impl Cluster {
                         snapshot.volume, snapshot.name, snapshot.group_id
                     )));
                 }
-                cluster.replicator.delete_snapshot(&id).await
+                cluster.replicator.delete_snapshot(&snapshot).await
             })
             .await?;
         Ok(csi::DeleteSnapshotResponse {})

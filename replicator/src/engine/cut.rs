@@ -224,7 +224,7 @@ impl Node {
             snapshot: s.id.clone(),
             ..CutStep::default()
         };
-        if found.iter().all(|s| unconfirmed(s)) {
+        if found.iter().all(unconfirmed) {
             for snapshot in &found {
                 self.cut_step("cut-delete", step(snapshot), FINISH_PATIENCE).await?;
             }

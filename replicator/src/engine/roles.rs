@@ -279,7 +279,8 @@ impl Node {
             ));
         }
         let volume: VolumeId = handle.id;
-        if let Err(error) = self.settle(handle).await {
+        let settled = self.settle(handle).await;
+        if let Err(error) = &settled {
             // Members that an earlier deletion has reached give no epoch any more.
             tracing::debug!(volume = %config.volume.name, %error, "its list of snapshots may be behind");
         }
@@ -306,7 +307,10 @@ impl Node {
                     format!("run `farshore volume detach {}` first", config.volume.name),
                 ));
             }
-            refuse_with_snapshots(&config.volume.name, view.snapshots)?;
+            // Others' copies may not have come to the deletion of the last one yet.
+            if settled.is_err() {
+                refuse_with_snapshots(&config.volume.name, view.snapshots)?;
+            }
         }
         let mut failed = Vec::new();
         for member in config.members.iter().filter(|m| m.id != handle.me) {

@@ -43,6 +43,9 @@ pub(super) struct Change {
     below: bool,
 }
 
+/// What a view sees of each extent.
+pub(super) type Newest = BTreeMap<u64, (Version, Entry)>;
+
 /// Newest version first, as in the index.
 pub(super) type Layer = BTreeMap<(u64, Reverse<Version>), Change>;
 
@@ -276,7 +279,7 @@ impl State {
         span: RangeInclusive<u64>,
         view: &View,
         max: usize,
-    ) -> Result<(BTreeMap<u64, (Version, Entry)>, Option<u64>), StoreError> {
+    ) -> Result<(Newest, Option<u64>), StoreError> {
         let (mut found, mut next) = (BTreeMap::new(), None);
         if span.is_empty() {
             return Ok((found, next));
