@@ -11,6 +11,12 @@ use super::volume::{State, Volume};
 
 /// Extents in one page at most; writers wait while a page is made.
 pub const PAGE_EXTENTS_MAX: usize = 4096;
+/// Extents looked at for one page of a scan, changed or not.
+const SCAN_EXTENTS: usize = 4096;
+/// A scan is worth it for at least so many changes, if they are more than one in so many of what is stored: finding one by
+/// its key costs as much as passing by this many.
+const SCAN_CHANGES_MIN: u64 = 100_000;
+const SCAN_SHARE: u64 = 4;
 
 impl Store {
     /// Blocks changed after `base`, to data or to a hole, as of the pin `upto`; every block that holds data if there
@@ -36,6 +42,9 @@ impl Store {
                 let reason = format!("the base {base} is newer than {upto} at {}", pin.view.at.seq);
                 Err(StoreError::Invalid { op: "compare", volume: id, reason })
             }
+            Some(base) if self.scans(&volume, base, cursor) => {
+                self.scan_changed(&volume, &state, &pin, base, cursor.extent, max)
+            }
             Some(base) => self.changed(&volume, &state, &pin, base, cursor, max),
         }
     }
@@ -59,6 +68,43 @@ impl Store {
         let seen = self.seen(&volume, &state, &pin.view, extent..=extent)?;
         let data = seen.get(&extent).map_or(0, |seen| seen.entry.data);
         Ok(ChangedExtent { extent, changed: u16::MAX, holes: !data })
+    }
+
+    /// Much changed, so that looking at every extent in turn costs less than looking each changed one up. Decided for
+    /// the first page; the cursors of a scan have no seq.
+    fn scans(&self, volume: &Volume, base: Seq, cursor: Cursor) -> bool {
+        if cursor != Cursor::default() {
+            return cursor.seq == Seq::ZERO;
+        }
+        let (extents, changes) = self.index.weigh(volume.id, Cursor { seq: base, extent: 0 });
+        changes > SCAN_CHANGES_MIN && changes.saturating_mul(SCAN_SHARE) > extents
+    }
+
+    /// What changed, in the order of the extents.
+    pub(super) fn scan_changed(
+        &self,
+        volume: &Volume,
+        state: &State,
+        pin: &PinRow,
+        base: Seq,
+        from: u64,
+        max: usize,
+    ) -> Result<ChangedPage, StoreError> {
+        let (found, mut next) = state.newest(&self.index, volume.id, from..=u64::MAX, &pin.view, SCAN_EXTENTS)?;
+        let mut extents = Vec::new();
+        for (extent, (_, entry)) in found {
+            let changed = entry.changed_after(base);
+            if changed == 0 {
+                continue;
+            }
+            if extents.len() >= max {
+                next = Some(extent);
+                break;
+            }
+            extents.push(ChangedExtent { extent, changed, holes: changed & !entry.data });
+        }
+        let next = next.map(|extent| Cursor { seq: Seq::ZERO, extent });
+        Ok(ChangedPage { extents, next, seq: pin.view.at.seq })
     }
 
     fn stored(
@@ -93,15 +139,21 @@ impl Store {
         let mut out = ChangedPage { extents: Vec::new(), next: None, seq: upto };
         let Some(first) = base.0.checked_add(1) else { return Ok(out) };
         let from = cursor.max(Cursor { seq: Seq(first), extent: 0 });
-        let mut looked_at = 0;
+        let mut rows = Vec::new();
         self.index.changes(volume.id, from, upto, |at, image| {
             // Rows that this pin does not see cost a look, too; without this bound a page could take for ever.
-            if looked_at >= max {
+            if rows.len() >= max {
                 out.next = Some(at);
                 return Ok(false);
             }
-            looked_at += 1;
-            let (seen, _) = state.newest(&self.index, volume.id, at.extent..=at.extent, &pin.view, 1)?;
+            rows.push((at, image));
+            Ok(true)
+        })?;
+        let mut extents: Vec<u64> = rows.iter().map(|(at, _)| at.extent).collect();
+        extents.sort_unstable();
+        extents.dedup();
+        let seen = state.newest_of(&self.index, volume.id, &extents, &pin.view)?;
+        for (at, image) in rows {
             if let Some((version, entry)) = seen.get(&at.extent)
                 && *version == (Version { image, seq: at.seq })
             {
@@ -111,8 +163,7 @@ impl Store {
                     out.extents.push(ChangedExtent { extent: at.extent, changed, holes });
                 }
             }
-            Ok(true)
-        })?;
+        }
         Ok(out)
     }
 }

@@ -43,7 +43,8 @@ impl Store {
     /// Makes everything that is applied now durable. Returns the seq of each volume up to which the journal is not
     /// needed any more for redo.
     pub fn checkpoint(&self) -> Result<Vec<(VolumeId, Seq)>, StoreError> {
-        self.sweep_step()?;
+        self.sweep_pages()?;
+        self.flatten_step()?;
         self.checkpoint_with(|| {})
     }
 
@@ -112,7 +113,7 @@ impl Store {
         state.checkpointed = flush.seq;
         for at in flush.loosened {
             state.pins.release(at);
-            state.sweep = Some(0);
+            state.give_up(at);
         }
         if flush.left.is_some() {
             state.link = None;

@@ -16,8 +16,8 @@ use rocksdb::{
 use super::error::StoreError;
 use super::extent::{Entry, Version};
 use super::index_rows::{
-    self as rows, Cursor, Row, change_key, decode_change_key, decode_entry, decode_extent_key, encode_entry,
-    extent_key, extent_prefix,
+    self as rows, CHANGE_KEY_BYTES, Cursor, EXTENT_KEY_BYTES, Row, change_key, decode_change_key, decode_entry,
+    decode_extent_key, encode_entry, extent_key, extent_prefix,
 };
 
 const ROWS: &str = "default";
@@ -30,6 +30,9 @@ const MEMTABLE_BYTES: usize = 32 << 20;
 /// The write-ahead log is cut once it is this long, by writing memtables out.
 const WAL_BYTES: u64 = 256 << 20;
 const OPEN_FILES: i32 = 512;
+/// What a row takes on disk, about: neighbours' keys share most of their bytes.
+const EXTENT_ROW_BYTES: u64 = 240;
+const CHANGE_ROW_BYTES: u64 = 30;
 
 pub(super) struct Index {
     db: DB,
@@ -199,12 +202,55 @@ impl Index {
         cursor.status().map_err(failed("read"))
     }
 
+    /// The same for some extents, which are in their order.
+    pub fn newest_of(
+        &self,
+        volume: VolumeId,
+        extents: &[u64],
+        at: Version,
+        mut each: impl FnMut(u64, Version, Entry) -> Walk,
+    ) -> Result<(), StoreError> {
+        let mut cursor = self.db.raw_iterator_cf(self.column(EXTENTS));
+        for &wanted in extents {
+            cursor.seek(extent_key(volume, wanted, at));
+            while let (Some(key), Some(value)) = (cursor.key(), cursor.value()) {
+                let (found, extent, version) = decode_extent_key(key).map_err(unreadable)?;
+                if (found, extent) != (volume, wanted) {
+                    break;
+                }
+                match each(extent, version, decode_entry(value).map_err(unreadable)?) {
+                    Walk::On => break,
+                    Walk::Older => cursor.next(),
+                    Walk::Stop => return Ok(()),
+                }
+            }
+            cursor.status().map_err(failed("read"))?;
+        }
+        Ok(())
+    }
+
     /// All extents of all volumes; damaged entries are handed on as such.
     pub fn all_extents(&self, mut each: impl FnMut(Found) -> Result<(), StoreError>) -> Result<(), StoreError> {
         self.walk(EXTENTS, &[], None, |key, value| {
             let (volume, extent, version) = decode_extent_key(key).map_err(unreadable)?;
             each(Found { volume, extent, version, entry: decode_entry(value) }).map(|()| true)
         })
+    }
+
+    /// About how many rows the index has for a volume's extents, and for what changed from `from` on. What is still in
+    /// memory is not counted.
+    pub fn weigh(&self, volume: VolumeId, from: Cursor) -> (u64, u64) {
+        let end = |bytes: usize| match volume.0.checked_add(1) {
+            Some(next) => next.to_be_bytes().to_vec(),
+            None => vec![0xff; bytes],
+        };
+        let weigh = |column: &str, first: &[u8], end: &[u8], row_bytes: u64| {
+            let sizes = self.db.get_approximate_sizes_cf(self.column(column), &[rocksdb::Range::new(first, end)]);
+            sizes.first().map_or(0, |bytes| bytes / row_bytes)
+        };
+        let extents = weigh(EXTENTS, &extent_prefix(volume, 0), &end(EXTENT_KEY_BYTES), EXTENT_ROW_BYTES);
+        let changes = weigh(CHANGES, &change_key(volume, from, 0), &end(CHANGE_KEY_BYTES), CHANGE_ROW_BYTES);
+        (extents, changes)
     }
 
     /// Changes from `from` (included) up to and including those of seq `upto`, until `each` says false.

@@ -99,6 +99,12 @@ impl Pins {
         }
     }
 
+    /// The next newer place that a pin looks from.
+    pub fn after(&self, at: Version) -> Option<Version> {
+        let newer = (std::ops::Bound::Excluded(at), std::ops::Bound::Unbounded);
+        self.held.range(newer).next().map(|(at, _)| *at)
+    }
+
     /// The next older place that a pin looks from.
     pub fn before(&self, at: Version) -> Option<Version> {
         self.held.range(..at).next_back().map(|(at, _)| *at)
@@ -168,9 +174,10 @@ impl Store {
         batch.delete(pin_key(id, name));
         self.commit(&batch)?;
         let mut state = volume.state_mut();
-        state.pins.remove(name);
         state.unnote(&pin_key(id, name));
-        state.sweep = Some(0);
+        if let Some(pin) = state.pins.remove(name) {
+            state.give_up(pin.view.at);
+        }
         Ok(())
     }
 

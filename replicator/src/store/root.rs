@@ -220,6 +220,7 @@ impl Store {
         state.snapshots.retain(|_, row| keep_snapshots && row.state == SnapshotState::Ready);
         state.stage = None;
         state.staged.clear();
+        state.gaps.clear();
         state.sweep = Some(0);
         Ok(())
     }

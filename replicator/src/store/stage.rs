@@ -219,6 +219,7 @@ impl Store {
                 state.take_over(id, catalogue);
             }
             state.position_dirty = true;
+            state.gaps.clear();
             state.sweep = Some(0);
             volume.forget_all();
             stage.target
@@ -274,6 +275,7 @@ impl Store {
             };
             state.view = View { barrier: image, at: Version { image, seq: Seq::ZERO } };
             state.position_dirty = true;
+            state.gaps.clear();
             state.sweep = Some(0);
             volume.forget_all();
         }

@@ -23,12 +23,14 @@ use super::error::StoreError;
 use super::extent::{EXTENT_BYTES, Entry, Place, Version, Versions, View};
 use super::image::Seen;
 use super::index::{Index, Walk};
-use super::index_rows::{Row, StageRow};
+use super::index_rows::{Cursor, Row, StageRow};
 use super::link_row::LinkRow;
 use super::pin::Pins;
 use super::snapshot::Catalogue;
 use super::views::Views;
 
+/// Gaps left to sweep; beyond, the whole volume is swept once.
+const GAPS_MAX: usize = 1024;
 /// Extents share change counters, this many per volume.
 const STRIPES: usize = 256;
 /// Entries of the current view kept in memory per volume, twice (young and old): 64 Ki extents are 4 GiB of volume.
@@ -48,6 +50,15 @@ pub(super) type Newest = BTreeMap<u64, (Version, Entry)>;
 
 /// Newest version first, as in the index.
 pub(super) type Layer = BTreeMap<(u64, Reverse<Version>), Change>;
+
+/// The seqs between a pin that is gone and the next one: what the pin alone saw was superseded by one of their versions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gap {
+    pub from: Cursor,
+    pub upto: Seq,
+    /// Everything in it is in the index once a checkpoint has come so far.
+    pub ready: Seq,
+}
 
 pub(super) struct State {
     pub size_bytes: u64,
@@ -69,8 +80,10 @@ pub(super) struct State {
     pub position_dirty: bool,
     /// Rows that differ from the index, as they are to be; None: deleted.
     rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    /// The next extent that the sweep looks at; None when there is no garbage.
+    /// The next extent that the sweep of the whole volume looks at; None when there is no garbage.
     pub sweep: Option<u64>,
+    /// What changed right after pins that are gone: whatever only they saw is garbage there.
+    pub gaps: Vec<Gap>,
     /// Deleted. Clones and kept snapshots may still look at it through their pins: then it is a ghost.
     pub removing: bool,
     /// Of a clone: whatever its views lack is its parent's.
@@ -138,6 +151,7 @@ impl State {
             position_dirty: false,
             rows: BTreeMap::new(),
             sweep: None,
+            gaps: Vec::new(),
             removing: false,
             link: None,
         }
@@ -158,7 +172,35 @@ impl State {
         let inherits = |view: &View| view.barrier == 0;
         let pins = self.pins.iter().any(|(_, pin)| inherits(&pin.view));
         let own = !self.removing && (inherits(&self.view) || self.stage.is_some());
-        self.link.filter(|_| self.sweep.is_none() && !pins && !own)
+        self.link.filter(|_| self.sweep.is_none() && self.gaps.is_empty() && !pins && !own)
+    }
+
+    /// A pin that looked from here is gone, here and in the index. What it alone saw is looked for among what came right
+    /// after it, not in the whole volume.
+    pub fn give_up(&mut self, at: Version) {
+        let Some(first) = at.seq.0.checked_add(1).filter(|_| !self.removing && at.image == self.view.at.image) else {
+            // Seqs of different images do not follow each other.
+            self.sweep = Some(0);
+            return;
+        };
+        if self.gaps.len() >= GAPS_MAX {
+            self.gaps.clear();
+            self.sweep = Some(0);
+            return;
+        }
+        let upto = self.pins.after(at).map_or(Seq(u64::MAX), |next| next.seq);
+        let from = Cursor { seq: Seq(first), extent: 0 };
+        self.gaps.push(Gap { from, upto, ready: self.view.at.seq });
+    }
+
+    /// The next gap that can be swept.
+    pub fn ready_gap(&self) -> Option<usize> {
+        self.gaps.iter().position(|gap| gap.ready <= self.checkpointed)
+    }
+
+    /// There is garbage that can be swept now.
+    pub fn has_garbage(&self) -> bool {
+        self.sweep.is_some() || self.ready_gap().is_some()
     }
 
     /// Extents beyond are nobody's. A ghost that came back may be smaller than what its clones see.
@@ -271,6 +313,32 @@ impl State {
         Ok(found)
     }
 
+    /// What a view sees of some extents of this volume's own, which are in their order.
+    pub fn newest_of(
+        &self,
+        index: &Index,
+        volume: VolumeId,
+        extents: &[u64],
+        view: &View,
+    ) -> Result<BTreeMap<u64, (Version, Entry)>, StoreError> {
+        let mut found = BTreeMap::new();
+        index.newest_of(volume, extents, view.at, |extent, version, entry| {
+            let key = (extent, Reverse(version));
+            match self.dirty.get(&key).or_else(|| self.flushing.get(&key)) {
+                Some(Change { entry: None, .. }) => Walk::Older,
+                changed => {
+                    found.insert(extent, (version, changed.and_then(|change| change.entry).unwrap_or(entry)));
+                    Walk::On
+                }
+            }
+        })?;
+        for &extent in extents {
+            self.newer_in_memory(extent..=extent, view, &mut found);
+        }
+        found.retain(|_, (version, _)| view.sees(*version));
+        Ok(found)
+    }
+
     /// What a view sees of this volume's own versions: the first `max` extents of a span, and where to go on.
     pub fn newest(
         &self,
@@ -299,8 +367,15 @@ impl State {
             }
         })?;
         let upto = next.map_or(*span.end(), |next| next - 1);
+        self.newer_in_memory(*span.start()..=upto, view, &mut found);
+        found.retain(|_, (version, _)| view.sees(*version));
+        Ok((found, next))
+    }
+
+    /// Puts what no checkpoint has yet above what was found in the index.
+    fn newer_in_memory(&self, span: RangeInclusive<u64>, view: &View, found: &mut BTreeMap<u64, (Version, Entry)>) {
         let newest = Reverse(Version { image: u32::MAX, seq: Seq(u64::MAX) });
-        let keys = (*span.start(), newest)..=(upto, Reverse(Version::default()));
+        let keys = (*span.start(), newest)..=(*span.end(), Reverse(Version::default()));
         let flushing = self.flushing.range(keys.clone()).filter(|(key, _)| !self.dirty.contains_key(*key));
         for ((extent, Reverse(version)), change) in flushing.chain(self.dirty.range(keys)) {
             if let Some(entry) = change.entry
@@ -310,8 +385,6 @@ impl State {
                 found.insert(*extent, (*version, entry));
             }
         }
-        found.retain(|_, (version, _)| view.sees(*version));
-        Ok((found, next))
     }
 
     /// The next extents from `from` on, about `rows_max` versions, and where to go on.
