@@ -52,6 +52,8 @@ mod tests_clone;
 #[cfg(test)]
 mod tests_crash;
 #[cfg(test)]
+mod tests_figures;
+#[cfg(test)]
 mod tests_fixture;
 #[cfg(test)]
 mod tests_forest;
