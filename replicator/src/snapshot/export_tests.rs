@@ -1,6 +1,9 @@
 //! Exports: what is written is read, and nothing else is.
 
+use std::path::Path;
+
 use super::export::*;
+use crate::bytes_file;
 
 fn description() -> Description {
     Description {
@@ -47,6 +50,21 @@ fn what_is_written_is_read() {
     let chunks = read(&bytes).unwrap();
     let seen: Vec<_> = chunks.iter().map(|c| (c.offset, c.length, c.data.as_ref().map(|d| d[0]))).collect();
     assert_eq!(seen, [(0, 8192, Some(7)), (1 << 20, 1 << 20, None), (63 << 20, 1 << 20, Some(9))]);
+}
+
+#[test]
+fn streams_are_written_as_version_1_always_was_and_read() {
+    let (mut writer, header) = ExportWriter::begin(&description());
+    let mut whole = header.to_vec();
+    whole.extend(writer.data(4096, &[0x5a; 4096]));
+    whole.extend(writer.hole(1 << 20, 65536));
+    whole.extend(writer.end());
+    let (_, plain) = ExportWriter::begin(&Description { base: None, labels: Vec::new(), ..description() });
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/snapshot/golden/v1/export.txt");
+    let golden = bytes_file::hold(&path, &[("whole", whole), ("header-without-base", plain.to_vec())]);
+    assert_eq!(read(&golden[0].1).expect("it is whole").len(), 2);
+    let reader = ExportReader::begin(&golden[1].1[..]).expect("it is whole");
+    assert_eq!(reader.description().base, None);
 }
 
 #[test]
