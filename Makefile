@@ -70,6 +70,10 @@ images: deps-images deps-build ## Container images on a Debian base made here, i
 	$(if $(BIN_DIR),,cargo build --release --workspace --bins $(CARGO_FLAGS))
 	@BIN_DIR='$(BIN_DIR)' deploy/images/build
 
+.PHONY: pods
+pods: ## The images as the chart runs them, without Kubernetes, under the suite of CSI (root; after images, chart and csi-sanity)
+	@tests/chart/pods
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt --all
