@@ -17,4 +17,5 @@ pub mod transport;
 mod bytes_file;
 #[cfg(test)]
 #[path = "../core/tests/golden/samples.rs"]
+#[expect(dead_code, reason = "marks are the core's and the fuzzer's")]
 mod samples;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use farshore_proto::v1 as api;
 use farshore_proto::v1::import_request::Step;
@@ -332,7 +332,7 @@ fn send_all(
     Ok(())
 }
 
-fn bad(from: &PathBuf, error: &ExportError) -> Failure {
+fn bad(from: &Path, error: &ExportError) -> Failure {
     let remedy = match error {
         ExportError::Foreign => "name a file that farshore snapshot export wrote",
         ExportError::Newer(_) => "import it with the version that wrote it, or a later one",

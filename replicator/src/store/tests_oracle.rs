@@ -232,10 +232,10 @@ impl World {
                 self.rig.unpin(VOLUMES[volume], &name).unwrap();
             }
         }
-        for volume in 0..2 {
+        for (volume, named) in VOLUMES.into_iter().enumerate() {
             for id in 0..4 {
                 if self.models[volume].snapshots.contains_key(&pin_of(id + 1)) {
-                    self.mark(volume, |seq| delete_snapshot(VOLUMES[volume], seq, id + 1));
+                    self.mark(volume, |seq| delete_snapshot(named, seq, id + 1));
                 }
             }
         }
