@@ -23,6 +23,9 @@ use super::volume::{State, Volume};
 /// Extents of a clone that are looked up together: asking many ancestors for one costs as much as for its neighbours.
 const NEIGHBOURS: u64 = 16;
 
+/// Extents, and where to go on.
+pub(super) type Page<T> = (BTreeMap<u64, T>, Option<u64>);
+
 /// What a view sees of an extent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen {
@@ -70,7 +73,7 @@ impl Store {
         view: &View,
         from: u64,
         max: usize,
-    ) -> Result<(BTreeMap<u64, Seen>, Option<u64>), StoreError> {
+    ) -> Result<Page<Seen>, StoreError> {
         let (own, mut next) = state.newest(&self.index, volume.id, from..=u64::MAX, view, max)?;
         let mut out = own_of(own);
         if let Some(link) = state.inherits(view) {
@@ -92,7 +95,7 @@ impl Store {
         link: &LinkRow,
         span: RangeInclusive<u64>,
         max: usize,
-    ) -> Result<(BTreeMap<u64, Entry>, Option<u64>), StoreError> {
+    ) -> Result<Page<Entry>, StoreError> {
         let (mut from, mut end, mut next) = (*span.start(), *span.end(), None);
         let mut out: BTreeMap<u64, Entry> = BTreeMap::new();
         let mut below: Option<(LinkRow, Arc<Volume>)> = Some((*link, volume.parent()));

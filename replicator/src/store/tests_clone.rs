@@ -245,6 +245,17 @@ fn a_flattened_clone_copies_on_write_hides_and_leaves_its_ancestors_places_alone
 }
 
 #[test]
+fn a_hole_goes_on_hiding_what_the_parent_has_when_nobody_asks_for_what_changed() {
+    let rig = with_snapshot();
+    clone(&rig, A, VOL, 7).unwrap();
+    rig.apply_all(A, &[discard_of(A, 2, 16, 16)]).unwrap();
+    rig.raise_floor(A, Seq(2)).unwrap();
+    rig.sweep().unwrap();
+    rig.checkpoint().unwrap();
+    assert_eq!(firsts(&rig, A, 32), [[1; 16], [0; 16]].concat());
+}
+
+#[test]
 fn a_clones_difference_is_its_own_and_the_whole_is_composed() {
     let rig = with_snapshot();
     rig.create_clone(A, SIZE as u64, VOL, SnapshotId(7), Seq(1)).unwrap();
@@ -303,7 +314,7 @@ fn a_full_copy_onto_a_clone_ends_what_it_has_from_its_parent() {
     rig.stage_write(A, 6, 0, StageData::Data(Bytes::from(vec![6; BLOCK]))).unwrap();
     rig.stage_commit(A, 6).unwrap();
     rig.sweep().unwrap();
-    assert_eq!(firsts(&rig, A, 3), [6, 0, 0]);
+    assert_eq!(firsts(&rig, A, 17), [vec![6], vec![0; 16]].concat(), "nor what was not shipped");
     assert_eq!(rig.read_at(A, "before", 0, 2 * BLOCK).unwrap()[BLOCK], 1);
     assert_eq!(rig.volume(A).cloned_from, Some(VOL));
     rig.unpin(A, "before").unwrap();
