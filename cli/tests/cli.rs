@@ -79,8 +79,7 @@ fn volumes_from_create_to_delete() {
     assert_eq!((made["policy"]["w"].as_u64(), made["policy"]["lease_ms"].as_u64()), (Some(2), Some(4_000)));
 
     let table = site.ok(&["volume", "list"]);
-    assert!(table.starts_with("NAME"), "{table}");
-    assert!(table.contains("10 GiB") && table.contains("east,west,north"), "{table}");
+    assert!(table.starts_with("NAME") && table.contains("10 GiB") && table.contains("east,west,north"), "{table}");
     assert_eq!(site.json(&["volume", "show", made["id"].as_str().unwrap()])["name"], "pg", "an id names it too");
 
     let attached = site.json(&["volume", "attach", "pg", "--device", "fuse", "--read-only"]);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farshore_core::api::{Change, Command, Promotion};
-use farshore_core::ids::MemberId;
 use farshore_core::register::Attachment;
 use farshore_proto::v1 as api;
 
@@ -53,7 +52,7 @@ impl Node {
         }
         match self.forward_within::<api::DetachVolumeResponse>(NODE_PATIENCE, &peer, "detach", request).await {
             Ok(_) => Ok(()),
-            Err(error) => self.fence(handle, attached.member, error).await,
+            Err(error) => self.fence(handle, attached, error).await,
         }
     }
 
@@ -61,11 +60,11 @@ impl Node {
     async fn fence(
         self: &Arc<Self>,
         handle: &Arc<VolumeHandle>,
-        fenced: MemberId,
+        fenced: Attachment,
         why: OpError,
     ) -> Result<(), OpError> {
         let config = handle.config.borrow().clone();
-        let (home, here) = (config.site_of(fenced).to_string(), &self.shared.me.site);
+        let (home, here) = (config.site_of(fenced.member).to_string(), &self.shared.me.site);
         if home != *here {
             return Err(OpError::unavailable(
                 format!("volume {} is attached in {home}, at a node that does not answer", handle.name()),
@@ -75,8 +74,12 @@ impl Node {
             )
             .because(why));
         }
-        tracing::warn!(volume = %handle.name(), member = %fenced, %why, "its node does not answer: fencing it");
+        tracing::warn!(volume = %handle.name(), member = %fenced.member, %why, "its node does not answer: fencing it");
         self.promote_here(handle, Promotion::Takeover).await?;
+        // The epoch is ours, and with it the newest register: another session may have been named since, which stays.
+        if handle.config.borrow().attached.is_none_or(|attached| attached.session != fenced.session) {
+            return Ok(());
+        }
         let change = Change::Attached { attached: None };
         self.settled(handle, Command::Change(change)).await.map_err(refused(handle))
     }
