@@ -8,8 +8,9 @@ use super::line::Line;
 use super::story;
 use crate::engine::samples;
 
-/// What is said only when things go wrong in a rare way; it has golden bytes of its own.
-const RARE: &[&str] = &["reject", "need-elect"];
+/// What is said only when things go wrong in a rare way, or by verbs that the story does not tell; it has golden bytes of
+/// its own.
+const RARE: &[&str] = &["reject", "need-elect", "join-clone"];
 /// Of what one says to another about a volume again and again, so much is kept of each kind.
 const KEPT_MAX: usize = 6;
 
