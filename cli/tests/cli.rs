@@ -5,8 +5,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use farshore_proto::v1 as api;
-use farshore_replicator::control::fake::FakeOperations;
-use farshore_replicator::control::{ControlServer, OpError, OpKind};
+use farshore_replicator::control::{ControlServer, OpError, OpKind, fake::FakeOperations};
 use serde_json::Value;
 
 struct Site {

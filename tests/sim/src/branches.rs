@@ -196,26 +196,11 @@ impl Branches {
             false => theirs(seq) == ours(seq),
         });
         let last = branch.tail.keys().chain(branch.order.keys()).max().copied().unwrap_or_default();
-        if !goes_on {
+        // What it shows already must be in somebody's log there: else it has followed a log that is not its own.
+        if !goes_on || with.image > last {
             return;
         }
-        let order: Vec<(Seq, RecordHash)> = parent
-            .order
-            .iter()
-            .map(|(seq, hash)| (*seq, *hash))
-            .filter(|(s, _)| *s > last && *s <= with.image)
-            .collect();
-        let requests: Vec<(u64, Seq)> = parent.requests(with.image).into_iter().filter(|(_, s)| *s > last).collect();
-        let within = |history: &Vec<(Seq, u64)>| -> Vec<(Seq, u64)> {
-            history.iter().copied().filter(|(seq, _)| *seq > last && *seq <= with.image).collect()
-        };
-        let blocks: Vec<Vec<(Seq, u64)>> = parent.block_history.iter().map(within).collect();
         let branch = self.of(lineage);
-        branch.order.extend(order);
-        branch.kept.extend(requests);
-        for (history, more) in branch.block_history.iter_mut().zip(blocks) {
-            history.extend(more);
-        }
         for (seq, hash, request) in with.tail.into_iter().filter(|(seq, _, _)| *seq > last) {
             branch.tail.insert(seq, (hash, request));
             branch.kept.extend(request.map(|request| (request, seq)));
