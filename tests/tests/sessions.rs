@@ -6,6 +6,7 @@ use std::time::Duration;
 use farshore_tests::cluster::{Cluster, Ledger, NbdClient, Writers, eventually};
 
 const BLOCKS: usize = 1024;
+const WRITERS: usize = 4;
 const CREATE: [&str; 6] =
     ["volume", "create", "pg", "--size=8MiB", "--members=east/n1,east/n2,west,north", "--lease=1s"];
 const SITES: [&str; 4] = ["east", "east/n2", "west", "north"];
@@ -19,7 +20,7 @@ fn a_node_that_was_stopped_is_fenced_before_the_detach_answers() {
     let ledger = Ledger::of_new(BLOCKS);
     ledger.fill(&mut first.attach("pg"));
     cluster.wait_in_sync("east", "pg");
-    let writers = Writers::start(&ledger, first.nbd_socket(), "pg", 4);
+    let writers = Writers::start(&ledger, first.nbd_socket(), "pg", WRITERS);
     writers.wait_for(200);
     first.pause();
     second.run(&["volume", "detach", "pg", "--force"]);
@@ -33,9 +34,11 @@ fn a_node_that_was_stopped_is_fenced_before_the_detach_answers() {
         || if writers.failed() > 0 { Ok(()) } else { Err(writers.acked()) },
     );
     std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(writers.acked(), acked, "a fenced node acknowledged a write");
+    // Each writer waits for one request. One that a quorum had before the fence is told so late, and is in the log.
+    let late = writers.acked() - acked;
+    assert!(late <= WRITERS as u64, "a fenced node acknowledged {late} writes");
     writers.stop();
-    println!("fenced after {acked} acknowledged writes");
+    println!("fenced after {acked} acknowledged writes, {late} more of which it told late");
     ledger.check_all(&mut client);
     ledger.fill(&mut client);
     // The same again is nothing new, and a late call names a session that is over.
