@@ -10,7 +10,7 @@ use tonic::Status;
 use super::cluster::{Cluster, page};
 use super::create::farshore_name;
 use crate::names::{KUBERNETES_PREFIX, LABEL_NAME};
-use crate::refusal::{given, no_volume};
+use crate::refusal::given;
 use crate::replicator::is_id;
 
 /// What the snapshotter adds by itself, kept as labels.
@@ -82,9 +82,8 @@ impl Cluster {
                 existing.volume
             )));
         }
-        if !is_id(&volume) {
-            return Err(no_volume(&volume));
-        }
+        // One that was deleted and is kept for its snapshots gets no more of them.
+        self.replicator.volume(&volume).await?;
         let request = api::CreateSnapshotRequest { volumes: vec![volume], name, labels };
         let made = self.replicator.create_snapshots(request).await?;
         made.into_iter().next().ok_or_else(|| Status::internal("the replicator answered without a snapshot"))
