@@ -125,7 +125,8 @@ async fn launch(dir: &TempDir, more: &[&str]) -> (Channel, Runtime) {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     process.spawn(async move { server::serve(args, std::future::pending()).await.expect("it serves") });
     let socket = PathBuf::from(endpoint);
-    while !socket.exists() {
+    // The file is there before anybody listens: only a connection tells.
+    while tokio::net::UnixStream::connect(&socket).await.is_err() {
         tokio::task::yield_now().await;
     }
     let connector = tower::service_fn(move |_: Uri| {
