@@ -107,10 +107,9 @@ impl Replica {
     pub fn recover(volume: VolumeId, recovered: Recovered, now: Tick, fx: &mut Effects) -> Replica {
         let Recovered { durable: mut d, last, epochs, floor, lost_upto, applied } = recovered;
         let mut history = d.history.clone();
-        if let Some((_, first)) = epochs.first() {
-            history.truncate(first.prev());
-        }
-        for (epoch, seq) in epochs {
+        // Up to its base the state knows the epochs; the journal may have lost records there, and does not know theirs.
+        history.truncate(d.base.seq);
+        for (epoch, seq) in epochs.into_iter().filter(|(_, seq)| *seq > d.base.seq) {
             history.note(epoch, seq);
         }
         history.truncate(last.seq);
