@@ -223,6 +223,10 @@ pub enum Event {
     JournalShare {
         bytes: u64,
     },
+    /// Answer to [`Effect::AskWaiting`]: where the records begin that the journal has not begun to write.
+    Waiting {
+        from: Option<Seq>,
+    },
     /// [`Effect::Ship`] ended; the peer says where it stands when it is asked again.
     Shipped {
         to: MemberId,
@@ -266,6 +270,8 @@ pub enum Effect {
     Apply {
         upto: Seq,
     },
+    /// Which records of this volume wait, for their turn or for space? [`Event::Waiting`] answers.
+    AskWaiting,
     /// The journal need not keep records at or below this for redo.
     Trim {
         checkpoint: Seq,

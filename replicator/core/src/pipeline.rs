@@ -286,20 +286,7 @@ impl Pipeline {
         self.unacked.drop_until(reached.completed, reached.acked);
         let shown = self.shown(reached);
         let reached = self.within_hold(reached);
-        while let Some(front) = self.in_flight.front() {
-            let limit = if front.quorum { reached.acked } else { reached.completed };
-            if front.seq > limit {
-                break;
-            }
-            let done = self.in_flight.pop_front().expect("looked at");
-            self.completed = done.seq;
-            fx.push(Effect::Complete { id: done.id, outcome: Outcome::Done });
-        }
-        let flushed = if broken(Sabotage::FlushBeforeQuorum) { reached.completed } else { reached.acked };
-        while self.flushes.front().is_some_and(|(_, upto)| *upto <= flushed) {
-            let (id, _) = self.flushes.pop_front().expect("looked at");
-            fx.push(Effect::Complete { id, outcome: Outcome::Done });
-        }
+        self.tell(reached, fx);
         if reached.lease_valid {
             for (id, range, data) in std::mem::take(&mut self.held) {
                 match self.is_held(range) {
@@ -313,6 +300,28 @@ impl Pipeline {
         let ready: Vec<(Seq, RequestId, u64, u32)> = ready;
         for (_, id, offset, length) in ready {
             self.start_read(id, offset, length, shown, fx);
+        }
+    }
+
+    /// Writes and flushes are told under a valid lease only. What was acked before it ran out is in every later log; but
+    /// whoever took the volume over, and was told that nobody else has it any more, must not hear of it from here.
+    fn tell(&mut self, reached: Reached, fx: &mut Effects) {
+        if !reached.lease_valid && !broken(Sabotage::ToldAfterLease) {
+            return;
+        }
+        while let Some(front) = self.in_flight.front() {
+            let limit = if front.quorum { reached.acked } else { reached.completed };
+            if front.seq > limit {
+                break;
+            }
+            let done = self.in_flight.pop_front().expect("looked at");
+            self.completed = done.seq;
+            fx.push(Effect::Complete { id: done.id, outcome: Outcome::Done });
+        }
+        let flushed = if broken(Sabotage::FlushBeforeQuorum) { reached.completed } else { reached.acked };
+        while self.flushes.front().is_some_and(|(_, upto)| *upto <= flushed) {
+            let (id, _) = self.flushes.pop_front().expect("looked at");
+            fx.push(Effect::Complete { id, outcome: Outcome::Done });
         }
     }
 

@@ -233,6 +233,7 @@ impl World {
     }
 
     fn complete(&mut self, id: RequestId, outcome: Outcome) {
+        assert!(self.lease_valid, "an answer without a lease");
         if let Some((seq, quorum)) = self.writes.remove(&id) {
             assert!(seq > self.last_done, "writes complete in the order of their seqs");
             assert!(self.writes.values().all(|(left, _)| *left > seq), "an earlier write is left behind");
@@ -244,7 +245,6 @@ impl World {
             assert!(upto <= self.acked, "a flush completes before what it covers is acked");
         } else {
             let Read { block, blocks: _, from } = self.reads.remove(&id).expect("completes once, if it was asked");
-            assert!(self.lease_valid, "a read is answered without a lease");
             let Outcome::Data(data) = outcome else { panic!("{outcome:?} to a read") };
             // Each block as it was at some moment since the read went to the store, and never as what is held back.
             let since = &self.images[from as usize..=self.shown() as usize];

@@ -79,6 +79,21 @@ fn restarted(records: &[Record], lost_upto: Option<Seq>, fx: &mut Effects) -> Re
     Replica::recover(VOLUME, recovered, Tick(0), fx)
 }
 
+/// Records below the base may be damaged: of these the journal names an epoch that is not theirs.
+#[test]
+fn below_the_base_the_state_knows_the_epochs() {
+    let (mut fx, newer) = (Effects::new(), Epoch { n: EPOCH.n + 1, writer: 5 });
+    let mut durable = durable(newer);
+    durable.base = LogBase { seq: Seq(9), hash: RecordHash(9) };
+    durable.history = History(vec![(EPOCH, Seq(1)), (newer, Seq(5))]);
+    let last = LogBase { seq: Seq(12), hash: RecordHash(12) };
+    let epochs = vec![(newer, Seq(5)), (EPOCH, Seq(7)), (newer, Seq(8))];
+    let known = durable.history.clone();
+    let recovered = Recovered { durable, last, epochs, floor: Seq(1), lost_upto: None, applied: Seq(9) };
+    let replica = Replica::recover(VOLUME, recovered, Tick(0), &mut fx);
+    assert_eq!(*replica.history(), known);
+}
+
 /// Hands everything to the journal and lets it be durable at once.
 fn settle(replica: &mut Replica, fx: &mut Effects) {
     while replica.has_batch() {
@@ -218,7 +233,7 @@ fn a_hole_is_given_up_by_the_force_that_begins_with_it_and_by_no_other() {
 }
 
 #[test]
-fn a_fork_keeps_what_is_on_its_way_to_the_journal_unless_that_takes_too_long() {
+fn a_fork_keeps_what_is_on_its_way_to_the_journal_unless_that_waits_for_space() {
     let mut fx = Effects::new();
     let records = log(EPOCH, 8);
     let mut replica = restarted(&records[..4], None, &mut fx);
@@ -230,11 +245,29 @@ fn a_fork_keeps_what_is_on_its_way_to_the_journal_unless_that_takes_too_long() {
     let epoch = Epoch { n: EPOCH.n + 1, writer: 1 };
     let mut config = replica.d.config.clone();
     config.version = ConfigVersion { epoch, k: 0 };
-    let mut fork = |replica: &mut Replica| replica.on_fork(forked, epoch, config.clone(), None, ME, &mut fx);
-    fork(&mut replica);
+    let fork = |replica: &mut Replica, fx: &mut Effects| {
+        replica.on_fork(forked, epoch, config.clone(), None, ME, fx);
+    };
+    fork(&mut replica, &mut fx);
     assert_eq!((replica.d.lineage, replica.end()), (forked, Seq(8)), "others may have acknowledged them");
-    fork(&mut replica);
-    assert_eq!(replica.end(), Seq(4), "a full journal may take them only when the fork is over");
+    fork(&mut replica, &mut fx);
+    assert_eq!(replica.end(), Seq(8));
+    assert!(fx.iter().any(|e| matches!(e, Effect::AskWaiting)), "asked again, they may wait for space: {fx:?}");
+    replica.on_waiting(Seq(7), &mut fx);
+    assert_eq!(
+        replica.end(),
+        Seq(6),
+        "5 and 6 are being written; a full journal takes the rest only when the fork is over"
+    );
+    replica.flush(Tick(1), &mut fx);
+    for effect in std::mem::take(&mut fx) {
+        if let Effect::Journal { token, .. } = effect {
+            replica.on_journal_done(token, Tick(2), &mut fx);
+        }
+    }
+    assert_eq!(replica.durable, Seq(6));
+    replica.on_waiting(Seq(6), &mut fx);
+    assert_eq!(replica.end(), Seq(6), "no fork waits any more");
 }
 
 #[test]

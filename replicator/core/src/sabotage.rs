@@ -46,6 +46,8 @@ pub enum Sabotage {
     OldLeaseIgnored,
     /// The holder serves reads after its lease.
     LeaseOutlived,
+    /// The holder tells of writes after its lease.
+    ToldAfterLease,
     /// The lease counts from the receipt of an answer, not from the sending of what it answers.
     LeaseFromReceipt,
     /// A voter owes a lease from the holder's first message alone, not from every one.
@@ -108,6 +110,8 @@ pub enum Sabotage {
     ForkFromAnyLog,
     /// A member enters the new lineage whatever it has applied since it answered.
     ForkFollowedBlindly,
+    /// A fork drops what is being written, since it is not known to be durable.
+    ForkDropsWritten,
     /// A quorum of the members named can open the new lineage.
     ForkByQuorum,
     /// A copy that hears of a higher generation goes on.

@@ -256,6 +256,8 @@ impl Volume {
             Event::Staged { .. } => fx.push(Effect::DropImage),
             Event::ImageVisible => self.replica.on_image_visible(fx),
             Event::ImageLost => self.replica.on_image_lost(fx),
+            Event::Waiting { from: Some(from) } => self.replica.on_waiting(from, fx),
+            Event::Waiting { from: None } => {}
             Event::JournalShare { bytes } => self.replica.journal_share = bytes,
             Event::Shipped { to } => {
                 if let Role::Primary(primary) = &mut self.role {

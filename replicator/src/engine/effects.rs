@@ -29,6 +29,10 @@ impl Driver {
                 Effect::CatchUp(message) => self.send_behind_all_else(message),
                 Effect::ReadLog { to, from, max_bytes } => self.read_log(to, from, max_bytes),
                 Effect::Apply { upto } => self.applier.apply(upto),
+                Effect::AskWaiting => {
+                    let from = self.shared.journal.first_waiting(self.volume.id());
+                    self.inbox.event(Event::Waiting { from });
+                }
                 Effect::Trim { checkpoint } => self.shared.journal.set_checkpoint(self.volume.id(), checkpoint),
                 Effect::Read { id, offset, length, hits } => {
                     let (shared, inbox, volume) = (self.shared.clone(), self.inbox.clone(), self.volume.id());

@@ -207,6 +207,11 @@ impl Journal {
         self.shared().index().log.volumes.get(&volume).map_or(Seq(1), |log| log.floor())
     }
 
+    /// The first of a volume's records that is not being written yet: it waits for its turn, or for space.
+    pub fn first_waiting(&self, volume: VolumeId) -> Option<Seq> {
+        self.shared().queue().first_waiting(volume)
+    }
+
     /// Records up to `seq` are in the store for good: not needed for redo any more. Never goes back. After opening, and
     /// after a restart of the volume's log, nothing counts as checkpointed until this is called: call it soon.
     pub fn set_checkpoint(&self, volume: VolumeId, seq: Seq) {

@@ -48,6 +48,10 @@ pub struct Branch {
     pub named: Vec<(MemberId, Incarnation)>,
     /// A device was open in it.
     pub served: bool,
+    /// With what each member has entered, and still has of it.
+    entered: BTreeMap<MemberId, Kept>,
+    /// The newest that was applied in it.
+    shown: Seq,
 }
 
 impl Branch {
@@ -63,7 +67,27 @@ impl Branch {
             newest_epoch: Epoch::ZERO,
             named: Vec::new(),
             served: false,
+            entered: BTreeMap::new(),
+            shown: Seq::ZERO,
         }
+    }
+
+    /// A record was applied that nobody had applied here before.
+    pub fn shows(&mut self, seq: Seq) {
+        self.shown = self.shown.max(seq);
+    }
+
+    /// What nobody who entered has any more is no part of it, unless it has been applied. Says which requests were in it.
+    fn shrink(&mut self) -> Vec<u64> {
+        let held = |seq: Seq, hash: RecordHash| {
+            let has = |kept: &Kept| seq <= kept.image || kept.tail.iter().any(|(at, h, _)| (*at, *h) == (seq, hash));
+            seq <= self.shown || self.entered.values().any(has)
+        };
+        let gone = self.tail.iter().find(|(seq, (hash, _))| !held(**seq, *hash)).map(|(seq, _)| *seq);
+        let Some(from) = gone else { return Vec::new() };
+        self.order.split_off(&from);
+        self.block_history.iter_mut().for_each(|history| history.retain(|(seq, _)| *seq < from));
+        self.drop_tail(from)
     }
 
     /// Who wrote the block last, up to a seq.
@@ -94,6 +118,7 @@ impl Branch {
 }
 
 /// What a donor goes on from: its image up to here, and the records after it, each with the request that it carries.
+#[derive(Clone)]
 pub struct Kept {
     pub image: Seq,
     pub tail: Vec<(Seq, RecordHash, Option<u64>)>,
@@ -157,6 +182,7 @@ impl Branches {
         let upto = |history: &Vec<(Seq, u64)>| history.iter().copied().filter(|(seq, _)| *seq <= kept.image).collect();
         let mut requests = parent.requests(kept.image);
         requests.extend(kept.tail.iter().filter_map(|(seq, _, request)| Some(((*request)?, *seq))));
+        let entered = BTreeMap::from([(donor.0, kept.clone())]);
         let branch = Branch {
             parent: Some(from),
             depth: (parent.depth + 1).max(generation),
@@ -168,6 +194,8 @@ impl Branches {
             newest_epoch: Epoch::ZERO,
             named,
             served: false,
+            entered,
+            shown: Seq::ZERO,
         };
         let depth = branch.depth;
         self.by_lineage.insert(to, branch);
@@ -181,9 +209,24 @@ impl Branches {
     }
 
     /// Whoever enters before anything was served there may have more than the donor: the log goes on from the best.
-    pub fn enters(&mut self, lineage: Lineage, with: Kept) {
+    pub fn enters(&mut self, id: MemberId, lineage: Lineage, with: Kept) {
+        let Some(branch) = self.by_lineage.get_mut(&lineage).filter(|branch| !branch.served) else { return };
+        branch.entered.insert(id, with.clone());
         self.widen(lineage, with);
         self.inherit(lineage);
+    }
+
+    /// A member has cut its log, or lost the end of it on the way to its disk. Says which requests nobody in a lineage
+    /// that was about to begin has any more.
+    pub fn lets_go(&mut self, id: MemberId, after: Seq) -> Vec<(Lineage, Vec<u64>)> {
+        let mut gone = Vec::new();
+        for (lineage, branch) in self.by_lineage.iter_mut().filter(|(_, branch)| !branch.served) {
+            let Some(kept) = branch.entered.get_mut(&id) else { continue };
+            kept.image = kept.image.min(after);
+            kept.tail.retain(|(seq, _, _)| *seq <= after);
+            gone.push((*lineage, branch.shrink()));
+        }
+        gone
     }
 
     fn widen(&mut self, lineage: Lineage, with: Kept) {

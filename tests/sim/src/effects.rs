@@ -15,6 +15,10 @@ use crate::world::{VOLUME, World};
 /// So many of a thousand messages go through the production codec.
 const ENCODED_PER_MILLE: u32 = 30;
 
+/// So many of a thousand syncs are heard of late, by so much at most.
+const LATE_PER_MILLE: u32 = 250;
+const LATE_US: u64 = 4_000;
+
 fn encode(message: &Message) -> Bytes {
     let mut bytes = BytesMut::new();
     for part in message.encode() {
@@ -62,6 +66,10 @@ impl World {
             Effect::Apply { upto } => {
                 let delay = self.disk_delay(id, self.knobs.apply_us);
                 self.after(delay, Happening::Applied { node: id, life, upto });
+            }
+            Effect::AskWaiting => {
+                let from = self.nodes.get(&id).and_then(|n| n.disk.journal.queue.first_waiting(VOLUME));
+                self.after(0, Happening::Feed { node: id, life, event: Box::new(Event::Waiting { from }) });
             }
             Effect::Trim { checkpoint } => {
                 let keep = Seq(checkpoint.0.saturating_sub(self.knobs.journal_keep));
@@ -146,8 +154,13 @@ impl World {
                 zeroes.insert(record.seq, record.origin.tag);
             }
         };
+        let cut = |op: &JournalOp| if let JournalOp::Truncate { after } = op { Some(*after) } else { None };
+        let cut = ops.iter().filter_map(cut).min();
         node.disk.journal.append_watched(VOLUME, ops, Asker::Core(token), watch);
         self.check(verdict);
+        if let Some(after) = cut {
+            self.lets_go(id, after, true);
+        }
         if let Some(blob) = state {
             self.looks_at_lineage(id, blob);
         }
@@ -177,8 +190,16 @@ impl World {
                     return;
                 }
             };
-            self.after(0, Happening::Feed { node: id, life, event: Box::new(event) });
+            self.tell_in_order(id, life, 0, event);
         }
+    }
+
+    /// What the journal says takes a while to be heard, and is heard in its order.
+    fn tell_in_order(&mut self, id: MemberId, life: u32, delay_us: u64, event: Event) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.told_at = node.told_at.max(self.now + delay_us);
+        let delay = node.told_at - self.now;
+        self.after(delay, Happening::Feed { node: id, life, event: Box::new(event) });
     }
 
     /// A write's sync has returned: with success, or not.
@@ -201,12 +222,11 @@ impl World {
         if std::mem::take(&mut node.fails_sync) {
             return self.journal_fails(id);
         }
-        for asker in node.disk.journal.landed() {
+        let landed = node.disk.journal.landed();
+        let delay = if self.side.chance(LATE_PER_MILLE) { self.side.skewed(1, LATE_US) } else { 0 };
+        for asker in landed {
             match asker {
-                Asker::Core(token) => {
-                    let event = Box::new(Event::JournalDone { token });
-                    self.after(0, Happening::Feed { node: id, life, event });
-                }
+                Asker::Core(token) => self.tell_in_order(id, life, delay, Event::JournalDone { token }),
                 Asker::Neighbour(seq) => self.neighbour_is_durable(id, seq),
             }
         }

@@ -162,7 +162,8 @@ impl World {
             let log = self.nodes.get(id).and_then(|n| n.disk.journal.log.volumes.get(&VOLUME));
             log.map(|log| (log.end().epoch, log.last_seq()))
         };
-        let donor = newest.iter().copied().max_by_key(end)?;
+        let stores = |id: &MemberId| self.nodes.get(id).is_some_and(|n| n.disk.stores());
+        let donor = newest.iter().copied().filter(stores).max_by_key(end)?;
         let state = self.nodes.get(&donor)?.disk.durable_blob();
         let branch = self.oracle.branches.get(state.lineage.uuid)?;
         if branch.served || branch.parent.is_none() {
@@ -247,7 +248,7 @@ impl World {
         self.nodes.entry(id).and_modify(|n| n.lineage = to);
         let Ok(state) = Durable::decode(blob) else { return };
         if !begins {
-            self.oracle.branches.enters(to.uuid, Kept { image, tail });
+            self.oracle.branches.enters(id, to.uuid, Kept { image, tail });
             return;
         }
         let named: Vec<(MemberId, Incarnation)> =
@@ -263,6 +264,15 @@ impl World {
         let kept = Kept { image, tail };
         let verdict = self.oracle.forks((id, life), (from.uuid, to), kept, named, &proven, self.now);
         self.check(verdict);
+    }
+
+    /// A member's log ends at `after` now. With `whole`, its disk is as it should be: what was on it must not be given up.
+    pub fn lets_go(&mut self, id: MemberId, after: Seq, whole: bool) {
+        let Some(incarnation) = self.nodes.get(&id).map(|n| n.disk.durable_blob().incarnation) else { return };
+        let verdict = self.oracle.lets_go((id, incarnation), after);
+        if whole {
+            self.check(verdict);
+        }
     }
 
     /// A device opens: all who were named are in this lineage, by what is on their disks.

@@ -2,7 +2,7 @@
 
 use farshore_core::api::{Effects, Event};
 use farshore_core::durable::Durable;
-use farshore_core::ids::{Epoch, Incarnation, MemberId};
+use farshore_core::ids::{Epoch, Incarnation, MemberId, Seq};
 use farshore_core::journal::recovery::Rule;
 use farshore_core::volume::Volume;
 
@@ -44,7 +44,10 @@ impl World {
         let crashed = node.disk.crash(rot, &mut self.dice, &mut self.side);
         node.lineage = node.disk.durable_blob().lineage;
         let verdict = self.oracle.image(id, node.lineage.uuid, &node.disk.now);
+        let end = node.disk.journal.log.volumes.get(&VOLUME).map_or(Seq::ZERO, |log| log.last_seq());
+        let (end, whole) = (end.max(node.disk.now.base.seq), !node.disk.damaged && crashed.rot.is_none());
         self.check(verdict);
+        self.lets_go(id, end, whole);
         if let Some(rot) = crashed.rot {
             self.lost_at = self.now;
             self.fault(rot, || format!("{id}"));
@@ -95,6 +98,7 @@ impl World {
             node.last_session = None;
             node.wiped = true;
         }
+        self.lets_go(id, Seq::ZERO, false);
         self.after(1_000, Happening::Restart { node: id });
     }
 

@@ -29,7 +29,6 @@ pub struct Outcome {
     pub tally: Tally,
     pub acked_writes: u64,
     pub reads: u64,
-    pub late_completions: u64,
     pub virtual_us: u64,
     pub violation: Option<Violation>,
 }
@@ -40,7 +39,6 @@ impl Outcome {
         self.tally.join(&other.tally);
         self.acked_writes += other.acked_writes;
         self.reads += other.reads;
-        self.late_completions += other.late_completions;
         self.virtual_us = self.virtual_us.max(other.virtual_us);
         self.violation = self.violation.or(other.violation);
         self
@@ -108,7 +106,6 @@ fn outcome(mut world: World) -> Outcome {
         layout: world.layout.name,
         acked_writes: world.oracle.acked_writes,
         reads: world.oracle.reads,
-        late_completions: world.oracle.late_completions,
         virtual_us: world.now,
         violation: world.violation.take(),
         tally: world.tally,

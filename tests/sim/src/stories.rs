@@ -57,6 +57,7 @@ pub const STORIES: &[Story] = &[
     story("old-site-returns", &["majority-3"], forces::old_site_returns),
     story("fork-behind", &["majority-3"], forces::behind),
     story("fork-late", &["majority-3"], forces::late),
+    story("fork-written", &["majority-3"], forces::written),
     story("fork-cut-short", &["heavy-pair-witness"], forces::cut_short),
     story("fork-of-fenced", &["majority-3"], forces::fenced),
     story("fork-shipment", &["majority-5"], forces::shipment),

@@ -90,7 +90,6 @@ pub struct Sum {
     pub failed: Vec<Failure>,
     pub acked: u64,
     pub reads: u64,
-    pub late: u64,
     pub messages: u64,
     pub events: u64,
     pub virtual_us: u64,
@@ -130,7 +129,6 @@ impl Sum {
         };
         self.acked += outcome.acked_writes;
         self.reads += outcome.reads;
-        self.late += outcome.late_completions;
         self.messages += outcome.tally.messages;
         self.events += outcome.tally.events;
         self.virtual_us += outcome.virtual_us;
@@ -147,7 +145,6 @@ impl Sum {
         self.failed.extend(other.failed);
         self.acked += other.acked;
         self.reads += other.reads;
-        self.late += other.late;
         self.messages += other.messages;
         self.events += other.events;
         self.virtual_us += other.virtual_us;
@@ -208,7 +205,6 @@ impl Sum {
             let list: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {n}")).collect();
             println!("{title}: {}", list.join(", "));
         }
-        println!("completions of a lost epoch: {}", self.late);
         let never = self.never_reached();
         println!("never reached ({}): {}", never.len(), if never.is_empty() { "-".into() } else { never.join(", ") });
         for failure in &self.failed {

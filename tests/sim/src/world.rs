@@ -58,6 +58,8 @@ pub struct Node {
     /// Its journal failed: the next start is a new incarnation.
     pub burnt: bool,
     pub timer_at: Option<u64>,
+    /// Until when nothing newer of what the journal says is heard.
+    pub told_at: u64,
 }
 
 /// What a run counted.
@@ -199,6 +201,7 @@ impl World {
             wiped: false,
             burnt: false,
             timer_at: None,
+            told_at: 0,
         };
         self.nodes.insert(id, node);
         self.boot(id);

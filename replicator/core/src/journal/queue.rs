@@ -192,6 +192,16 @@ impl<D> Queue<D> {
         }
     }
 
+    /// The first of a volume's records that nobody has begun to write.
+    pub fn first_waiting(&self, volume: VolumeId) -> Option<Seq> {
+        let entries = self.waiting.iter().flat_map(|submission| &submission.entries);
+        let seqs = entries.filter_map(|(entry, _)| match entry {
+            Entry::Record(record) if record.volume == volume => Some(record.seq),
+            _ => None,
+        });
+        seqs.min()
+    }
+
     /// Takes what the next group may hold, in order. Cancelled submissions go to `refused`.
     pub fn form(&mut self, room: &Room) -> Vec<Submission<D>> {
         let mut taken = Vec::new();

@@ -67,6 +67,9 @@ impl Replica {
                 return;
             }
             // Others may have acknowledged what is on its way to our journal: a fork keeps what its members have.
+            if broken(Sabotage::ForkDropsWritten) {
+                self.raise(epoch, fx);
+            }
             self.raise_and_keep(epoch);
             let end = self.end();
             fx.push(Effect::Edge {
@@ -87,12 +90,28 @@ impl Replica {
             self.d.config = config;
             self.persist_meta();
             fx.push(Effect::Configured(Box::new(self.d.config.clone())));
-        } else if lineage == self.d.lineage && self.history.last_epoch() < epoch {
+        } else if lineage == self.d.lineage && self.durable < self.end() {
             // Asked again. A full journal may take records only when others are let go of, which waits for this fork.
-            self.drop_undurable(fx);
+            self.submit_batch(fx);
+            fx.push(Effect::AskWaiting);
         }
         if lineage == self.d.lineage {
             self.once_durable(Then::Forked { lineage, to: from });
+        }
+    }
+
+    /// The journal has not begun to write the records from `from` on. If a fork waits for them they are given up: none was
+    /// on this disk when it was asked for, while one that is being written may have been.
+    pub fn on_waiting(&mut self, from: Seq, fx: &mut Effects) {
+        let steps = self.pending.iter().flat_map(|pending| &pending.then);
+        let mut steps = steps.chain(self.batch_then.iter().map(|(_, step)| step));
+        let forks = steps.any(|step| matches!(step, Then::Forked { lineage, .. } if *lineage == self.d.lineage));
+        let to = from.prev().max(self.durable).max(self.applied);
+        if forks && self.following.is_none() && to < self.end() && self.failed.is_none() {
+            let text = format!("records above {to} wait for space, and the fork for them; they are given up");
+            fx.push(Effect::Edge { rule: "fork-gives-up-waiting", text });
+            self.submit_batch(fx);
+            self.truncate(to);
         }
     }
 
@@ -165,6 +184,8 @@ impl Replica {
             text: format!("image at {} is staged, installing it", base.seq),
         });
         self.following = None;
+        // A full journal takes what is on its way only when others are applied, and nothing is until the image is there.
+        self.drop_undurable(fx);
         let seq = base.seq;
         self.d.installing = Some(Installing { base, history });
         if !broken(Sabotage::InstallUnmarked) {

@@ -3,7 +3,7 @@
 use farshore_core::ids::MemberId;
 
 use crate::stage::PATIENCE_US;
-use crate::world::World;
+use crate::world::{VOLUME, World};
 
 /// How long a fence must have been there to outlive a crash.
 const REMEMBERED_US: u64 = 3_500_000;
@@ -16,6 +16,14 @@ impl World {
         self.until(PATIENCE_US, |world| world.holders().contains(&donor));
         self.serve_at(donor, PATIENCE_US);
         self.nodes.get(&donor).map(|n| n.lineage) != before
+    }
+
+    /// Its disk has records of which it was not told yet.
+    fn has_unknown(&self, id: MemberId) -> bool {
+        let Some(node) = self.nodes.get(&id) else { return false };
+        let known = node.volume.as_ref().map(|v| v.replica().durable);
+        let held = node.disk.journal.log.volumes.get(&VOLUME).map(|log| log.last_seq());
+        known.is_some() && held > known
     }
 
     fn only_hears(&mut self, one: MemberId, other: MemberId) {
@@ -122,6 +130,22 @@ pub fn late(world: &mut World) {
     world.slow_down(donor, 1);
     world.until(PATIENCE_US, |world| world.holders().contains(&donor));
     world.serve_at(donor, PATIENCE_US);
+    world.lapse(10_000, 100_000);
+    world.heal_links();
+    world.lapse(10_000, 100_000);
+}
+
+/// The donor's disk has what others have acknowledged, and the word of its sync is on its way when the force is asked for.
+pub fn written(world: &mut World) {
+    let holder = world.begin_work();
+    let donor = world.other_than(&[holder]);
+    let slowness = world.dice.range(2, 12);
+    world.slow_down(donor, slowness);
+    world.lapse(2_000, 20_000);
+    world.until(PATIENCE_US, |world| world.has_unknown(donor));
+    world.part(&[donor]);
+    world.go_on_by_force(donor, &[donor]);
+    world.slow_down(donor, 1);
     world.lapse(10_000, 100_000);
     world.heal_links();
     world.lapse(10_000, 100_000);
