@@ -9,7 +9,7 @@ use farshore_core::journal::entry::{
     put_recap,
 };
 use farshore_core::journal::group::{
-    ENTRY_FRAME_BYTES, GROUP_ALIGN_BYTES, GROUP_HEADER_BYTES, GroupBuilder, GroupHeader,
+    BodySum, ENTRY_FRAME_BYTES, GROUP_ALIGN_BYTES, GROUP_HEADER_BYTES, GroupBuilder, GroupHeader,
 };
 use farshore_core::journal::log::{Log, VolumeLog};
 use farshore_core::journal::recovery::{Plan, Step, decide};
@@ -29,7 +29,7 @@ const HEADER: GroupHeader = GroupHeader {
     segment: 0,
     entries: 0,
     body_bytes: 0,
-    body_crc: 0,
+    body_sum: BodySum::NONE,
     index: 1,
     oldest: 1,
     prev_crc: 0,
@@ -180,17 +180,17 @@ fn seal_group(bytes: &mut [u8], at: usize) {
     let body_bytes = (field(group, 48) as usize).min(group.len() - GROUP_HEADER_BYTES);
     let entries = seal_items(&mut group[GROUP_HEADER_BYTES..GROUP_HEADER_BYTES + body_bytes]);
     group[..4].copy_from_slice(b"FSJG");
-    group[4..6].copy_from_slice(&1_u16.to_le_bytes());
+    let version = 1 + u16::from(group[4] % 2);
+    group[4..6].copy_from_slice(&version.to_le_bytes());
     group[8..24].copy_from_slice(&JOURNAL.to_le_bytes());
     group[32..40].copy_from_slice(&(at as u64).to_le_bytes());
     group[40..44].copy_from_slice(&0_u32.to_le_bytes());
     group[44..48].copy_from_slice(&entries.to_le_bytes());
     group[48..52].copy_from_slice(&(body_bytes as u32).to_le_bytes());
     seal_at(group, 124);
-    let Ok(header) = GroupHeader::decode(group) else { return };
-    let crc = header.checksum_body(&group[GROUP_HEADER_BYTES..GROUP_HEADER_BYTES + body_bytes]);
-    group[52..56].copy_from_slice(&crc.to_le_bytes());
-    seal_at(group, 124);
+    let Ok(mut header) = GroupHeader::decode(group) else { return };
+    header.body_sum = header.sum_up(&group[GROUP_HEADER_BYTES..GROUP_HEADER_BYTES + body_bytes]);
+    group[..GROUP_HEADER_BYTES].copy_from_slice(&header.encode());
 }
 
 pub fn segment_seeds() -> Vec<Vec<u8>> {

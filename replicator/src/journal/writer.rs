@@ -14,8 +14,8 @@ use farshore_core::journal::entry::{
     Entry, RecapItem, VolumeHead, head_len, put_entry, put_head, put_moved, put_recap,
 };
 use farshore_core::journal::group::{
-    FLAG_AFTER_LOSS, FLAG_HEAD, FLAG_HEAD_END, GROUP_ALIGN_BYTES, GROUP_BYTES_MAX, GROUP_HEADER_BYTES, GroupBuilder,
-    GroupHeader,
+    BodySum, FLAG_AFTER_LOSS, FLAG_HEAD, FLAG_HEAD_END, GROUP_ALIGN_BYTES, GROUP_BYTES_MAX, GROUP_HEADER_BYTES,
+    GroupBuilder, GroupHeader,
 };
 use farshore_core::journal::log::Place;
 use farshore_core::journal::queue::{GROUP_TARGET_BYTES, GROUP_VOLUMES_MAX, Room, Submission};
@@ -299,7 +299,7 @@ impl Writer {
             segment: self.cursor.segment,
             entries: 0,
             body_bytes: 0,
-            body_crc: 0,
+            body_sum: BodySum::NONE,
             index: self.cursor.index,
             oldest: index.segments.oldest(),
             prev_crc: self.cursor.prev_crc.unwrap_or_default(),

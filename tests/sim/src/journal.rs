@@ -11,7 +11,7 @@ use farshore_core::journal::entry::{
     Entry, LogEnd, RecapItem, decode_record_at, put_entry, put_head, put_moved, put_recap,
 };
 use farshore_core::journal::group::{
-    FLAG_AFTER_LOSS, FLAG_HEAD, FLAG_HEAD_END, GROUP_ALIGN_BYTES, GROUP_HEADER_BYTES, GroupBuilder, GroupHeader,
+    BodySum, FLAG_AFTER_LOSS, FLAG_HEAD, FLAG_HEAD_END, GROUP_ALIGN_BYTES, GROUP_HEADER_BYTES, GroupBuilder, GroupHeader,
 };
 use farshore_core::journal::log::{Log, Place};
 use farshore_core::journal::queue::{GROUP_TARGET_BYTES, NotTaken, Queue, Room, Submission};
@@ -304,7 +304,7 @@ impl Journal {
             segment: self.cursor.segment,
             entries: 0,
             body_bytes: 0,
-            body_crc: 0,
+            body_sum: BodySum::NONE,
             index: self.cursor.index,
             oldest: self.segments.oldest(),
             prev_crc: self.cursor.prev_crc.unwrap_or_default(),

@@ -291,7 +291,7 @@ pub fn decode_record_at(bytes: &Bytes, volume: VolumeId, seq: Seq) -> Result<Rec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::group::{GroupBuilder, GroupHeader};
+    use crate::journal::group::{BodySum, GroupBuilder, GroupHeader};
     use crate::record::{Kind, Origin};
 
     fn samples() -> Vec<Item> {
@@ -350,7 +350,7 @@ mod tests {
             segment: 0,
             entries: 0,
             body_bytes: 0,
-            body_crc: 0,
+            body_sum: BodySum::NONE,
             index: 1,
             oldest: 1,
             prev_crc: 0,
@@ -384,7 +384,7 @@ mod tests {
             segment: 0x13,
             entries: count,
             body_bytes: body.len() as u32,
-            body_crc: crc32fast::hash(&body),
+            body_sum: BodySum::Crc32(crc32fast::hash(&body)),
             index: 0x1415,
             oldest: 0x1110,
             prev_crc: 0x1617_1819,

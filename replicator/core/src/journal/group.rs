@@ -2,16 +2,21 @@
 //!
 //! ```text
 //!  0 magic "FSJG"  4 version u16  6 flags u16  8 journal uuid u128  24 generation u64  32 own offset u64
-//! 40 segment number u32  44 entries u32  48 body bytes u32  52 body crc u32  56 index u64  64 oldest generation u64
-//! 72 previous group's crc u32  76 reserved 48 bytes  124 header crc u32
+//! 40 segment number u32  44 entries u32  48 body bytes u32  52 reserved u32  56 index u64  64 oldest generation u64
+//! 72 previous group's crc u32  76 body XXH3-64 u64  84 reserved 40 bytes  124 header crc u32
 //! 128 body: entries …, then zeroes up to a whole number of 4 KiB blocks
 //! ```
 //!
 //! *generation* numbers the uses of segment files, over the journal's whole life; *index* numbers the groups likewise.
 //! Both checksums cover the journal's uuid, the generation and the group's own address: the body's is seeded with
 //! them. So neither a group of the segment's former life nor one that was written to the wrong place can pass for this one.
+//!
+//! Version 1 had a CRC-32 of the body at 52 instead, and is read, not written. A CRC does not see that bytes which end with
+//! their own CRC of the same polynomial (a replica's state does) were exchanged for others of that kind: what is left of a
+//! segment's former life, under a torn write, passed for the new state.
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::codec::DecodeError;
 use crate::sabotage::{Sabotage, broken};
@@ -19,7 +24,7 @@ use crate::sabotage::{Sabotage, broken};
 /// Groups begin and end on a multiple of this many bytes: no block ever holds parts of two groups.
 pub const GROUP_ALIGN_BYTES: usize = 4096;
 pub const GROUP_MAGIC: [u8; 4] = *b"FSJG";
-pub const GROUP_VERSION: u16 = 1;
+pub const GROUP_VERSION: u16 = 2;
 pub const GROUP_HEADER_BYTES: usize = 128;
 /// The longest group, header and padding included.
 pub const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -37,6 +42,26 @@ pub const FLAG_AFTER_LOSS: u16 = 4;
 const _: () = assert!(GROUP_BYTES_MAX.is_multiple_of(GROUP_ALIGN_BYTES));
 const _: () = assert!(crate::record::RECORD_PAYLOAD_MAX * 2 < GROUP_BYTES_MAX);
 
+/// What proves that a group's body is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodySum {
+    /// Of version 1.
+    Crc32(u32),
+    Xxh3(u64),
+}
+
+impl BodySum {
+    /// Of a group that is yet to be filled.
+    pub const NONE: BodySum = BodySum::Xxh3(0);
+
+    fn version(self) -> u16 {
+        match self {
+            BodySum::Crc32(_) => 1,
+            BodySum::Xxh3(_) => GROUP_VERSION,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupHeader {
     pub journal: u128,
@@ -47,7 +72,7 @@ pub struct GroupHeader {
     pub segment: u32,
     pub entries: u32,
     pub body_bytes: u32,
-    pub body_crc: u32,
+    pub body_sum: BodySum,
     pub index: u64,
     /// Segments of lower generations may be in use anew: what they held is no longer needed.
     pub oldest: u64,
@@ -82,7 +107,7 @@ impl GroupHeader {
         let mut out = [0; GROUP_HEADER_BYTES];
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &GROUP_MAGIC);
-        put(4, &GROUP_VERSION.to_le_bytes());
+        put(4, &self.body_sum.version().to_le_bytes());
         put(6, &self.flags.to_le_bytes());
         put(8, &self.journal.to_le_bytes());
         put(24, &self.generation.to_le_bytes());
@@ -90,7 +115,10 @@ impl GroupHeader {
         put(40, &self.segment.to_le_bytes());
         put(44, &self.entries.to_le_bytes());
         put(48, &self.body_bytes.to_le_bytes());
-        put(52, &self.body_crc.to_le_bytes());
+        match self.body_sum {
+            BodySum::Crc32(sum) => put(52, &sum.to_le_bytes()),
+            BodySum::Xxh3(sum) => put(76, &sum.to_le_bytes()),
+        }
         put(56, &self.index.to_le_bytes());
         put(64, &self.oldest.to_le_bytes());
         put(72, &self.prev_crc.to_le_bytes());
@@ -131,7 +159,7 @@ impl GroupHeader {
             segment: u32_at(40),
             entries: u32_at(44),
             body_bytes: u32_at(48),
-            body_crc: u32_at(52),
+            body_sum: if u16_at(4) < 2 { BodySum::Crc32(u32_at(52)) } else { BodySum::Xxh3(u64_at(76)) },
             index: u64_at(56),
             oldest: u64_at(64),
             prev_crc: u32_at(72),
@@ -153,15 +181,27 @@ impl GroupHeader {
         self.journal == journal && self.segment == segment && self.offset == offset
     }
 
-    /// The body's checksum, seeded with the group's identity and address.
-    pub fn checksum_body(&self, body: &[u8]) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&self.journal.to_le_bytes());
-        hasher.update(&self.generation.to_le_bytes());
-        hasher.update(&self.segment.to_le_bytes());
-        hasher.update(&self.offset.to_le_bytes());
-        hasher.update(body);
-        hasher.finalize()
+    /// The body's checksum, of the kind that this group has, seeded with the group's identity and address.
+    pub fn sum_up(&self, body: &[u8]) -> BodySum {
+        let mut seed = [0; 36];
+        seed[..16].copy_from_slice(&self.journal.to_le_bytes());
+        seed[16..24].copy_from_slice(&self.generation.to_le_bytes());
+        seed[24..28].copy_from_slice(&self.segment.to_le_bytes());
+        seed[28..].copy_from_slice(&self.offset.to_le_bytes());
+        match self.body_sum {
+            BodySum::Crc32(_) => {
+                let mut hasher = crc32fast::Hasher::new();
+                hasher.update(&seed);
+                hasher.update(body);
+                BodySum::Crc32(hasher.finalize())
+            }
+            BodySum::Xxh3(_) => {
+                let mut hasher = Xxh3::new();
+                hasher.update(&seed);
+                hasher.update(body);
+                BodySum::Xxh3(hasher.digest())
+            }
+        }
     }
 
     /// The body within a whole group's bytes, if it is intact.
@@ -172,9 +212,8 @@ impl GroupHeader {
             return Err(DecodeError::Short { what: WHAT, needed: end, left: group.len() });
         }
         let body = group.slice(GROUP_HEADER_BYTES..end);
-        let computed = self.checksum_body(&body);
-        if computed != self.body_crc && !broken(Sabotage::BodyUnchecked) {
-            return Err(DecodeError::Checksum { what: WHAT, found: self.body_crc, computed });
+        if self.sum_up(&body) != self.body_sum && !broken(Sabotage::BodyUnchecked) {
+            return Err(DecodeError::Invalid { what: WHAT, reason: "its checksum is another" });
         }
         Ok(body)
     }
@@ -214,7 +253,7 @@ impl GroupBuilder {
         header.body_bytes = self.body_bytes() as u32;
         header.entries = self.entries;
         assert!(header.padded_len() <= GROUP_BYTES_MAX, "a journal group outgrew its limit");
-        header.body_crc = header.checksum_body(&self.out[self.start + GROUP_HEADER_BYTES..]);
+        header.body_sum = header.sum_up(&self.out[self.start + GROUP_HEADER_BYTES..]);
         self.out.resize(self.start + header.padded_len(), 0);
         self.out[self.start..self.start + GROUP_HEADER_BYTES].copy_from_slice(&header.encode());
         (header, self.out)
@@ -236,7 +275,7 @@ mod tests {
             segment: 2,
             entries: 0,
             body_bytes: 0,
-            body_crc: 0,
+            body_sum: BodySum::NONE,
             index: 99,
             oldest: 1,
             prev_crc: 0xabcd,
@@ -286,13 +325,27 @@ mod tests {
         }
     }
 
+    /// As the sectors of a former life may, under a torn write. The CRC-32 of version 1 did not see it.
+    #[test]
+    fn bytes_with_their_own_crc_are_not_exchanged_unseen() {
+        let own = |bytes: &[u8]| [bytes, &crc32fast::hash(bytes).to_le_bytes()].concat();
+        for (sum, seen) in [(BodySum::NONE, true), (BodySum::Crc32(0), false)] {
+            let mut builder = GroupBuilder::new(Vec::new());
+            let at = builder.entry(4, |out| out.extend(own(b"promised 9")));
+            let (written, mut group) = builder.finish(GroupHeader { body_sum: sum, ..header() });
+            let old = own(b"promised 3");
+            group[at..at + old.len()].copy_from_slice(&old);
+            assert_eq!(written.body(&group.into()).is_err(), seen, "{sum:?}");
+        }
+    }
+
     #[test]
     fn a_newer_version_is_refused_by_name() {
         let (_, mut out) = GroupBuilder::new(Vec::new()).finish(header());
-        out[4] = 2;
+        out[4] = 3;
         let crc = crc32fast::hash(&out[..124]);
         out[124..128].copy_from_slice(&crc.to_le_bytes());
-        assert!(matches!(GroupHeader::decode(&out), Err(DecodeError::Newer { found: 2, known: 1, .. })));
+        assert!(matches!(GroupHeader::decode(&out), Err(DecodeError::Newer { found: 3, known: 2, .. })));
     }
 
     /// As recovery counts on from what it finds.

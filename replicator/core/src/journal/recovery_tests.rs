@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::ids::{Seq, VolumeId};
 use crate::journal::entry::{Entry, LogEnd, RecapItem, decode_items, put_entry, put_head, put_moved, put_recap};
-use crate::journal::group::{FLAG_AFTER_LOSS, FLAG_HEAD, FLAG_HEAD_END, GroupBuilder, GroupHeader};
+use crate::journal::group::{BodySum, FLAG_AFTER_LOSS, FLAG_HEAD, FLAG_HEAD_END, GroupBuilder, GroupHeader};
 use crate::journal::log::tests::record_after;
 use crate::journal::log::{Log, Place};
 use crate::journal::recovery::{Plan, Rule, Step, decide};
@@ -69,7 +69,7 @@ impl Sim {
             segment: self.segment,
             entries: 0,
             body_bytes: 0,
-            body_crc: 0,
+            body_sum: BodySum::NONE,
             index: self.index,
             oldest: self.oldest,
             prev_crc: self.prev_crc.unwrap_or_default(),

@@ -107,9 +107,11 @@ impl Replica {
     pub fn recover(volume: VolumeId, recovered: Recovered, now: Tick, fx: &mut Effects) -> Replica {
         let Recovered { durable: mut d, last, epochs, floor, lost_upto, applied } = recovered;
         let mut history = d.history.clone();
-        // Up to its base the state knows the epochs; the journal may have lost records there, and does not know theirs.
-        history.truncate(d.base.seq);
-        for (epoch, seq) in epochs.into_iter().filter(|(_, seq)| *seq > d.base.seq) {
+        // Up to its base the state knows the epochs; the journal may have lost records there, and does not know theirs. What
+        // the journal has given up was in the state before it went.
+        let known = d.base.seq.max(floor.prev());
+        history.truncate(known);
+        for (epoch, seq) in epochs.into_iter().filter(|(_, seq)| *seq > known) {
             history.note(epoch, seq);
         }
         history.truncate(last.seq);

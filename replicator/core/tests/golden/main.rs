@@ -11,7 +11,7 @@ use farshore_core::ids::{Seq, VolumeId};
 use farshore_core::journal::entry::{
     Entry, Item, LogEnd, RecapItem, VolumeHead, decode_items, put_entry, put_head, put_moved, put_recap,
 };
-use farshore_core::journal::group::{FLAG_HEAD, FLAG_HEAD_END, GroupBuilder, GroupHeader};
+use farshore_core::journal::group::{BodySum, FLAG_HEAD, FLAG_HEAD_END, GroupBuilder, GroupHeader};
 use farshore_core::journal::superblock::Superblock;
 use farshore_core::mark::Mark;
 use farshore_core::message::{Body, Message};
@@ -19,7 +19,7 @@ use farshore_core::record::{Kind, Record, RecordHash};
 use farshore_core::register::Configuration;
 
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 /// Encodings as the file has them, and each decodes to its sample again.
@@ -54,19 +54,19 @@ fn records() {
         record.encode_into(&mut out);
         out.to_vec()
     };
-    hold("record.txt", &records, encode, |mut bytes| {
+    hold("v1/record.txt", &records, encode, |mut bytes| {
         let record = Record::decode(&mut bytes).expect("golden");
         assert!(bytes.is_empty());
         record
     });
     // What the next record names: a part of the format, though no field of the record itself.
     let hashes = [("write", samples::record(3, Kind::Write).hash().0.to_le_bytes().to_vec())];
-    bytes_file::hold(&file("record-hash.txt"), &hashes);
+    bytes_file::hold(&file("v1/record-hash.txt"), &hashes);
 }
 
 #[test]
 fn marks() {
-    hold("mark.txt", &samples::marks(), |mark| mark.encode().to_vec(), |bytes| Mark::decode(bytes).expect("golden"));
+    hold("v1/mark.txt", &samples::marks(), |mark| mark.encode().to_vec(), |bytes| Mark::decode(bytes).expect("golden"));
 }
 
 /// Bodies of one kind have a sample for each form.
@@ -81,7 +81,7 @@ fn name_of(message: &Message) -> &'static str {
 fn messages() {
     let messages: Vec<(&str, Message)> = samples::messages().into_iter().map(|m| (name_of(&m), m)).collect();
     let encode = |message: &Message| message.encode().concat();
-    hold("message.txt", &messages, encode, |bytes| Message::decode(bytes).expect("golden"));
+    hold("v1/message.txt", &messages, encode, |bytes| Message::decode(bytes).expect("golden"));
 }
 
 #[test]
@@ -90,11 +90,11 @@ fn the_configuration_and_the_durable_blob() {
     let bare = Configuration { earlier: Vec::new(), attached: None, ..full.clone() };
     let configs = [("full", full), ("bare", bare.clone())];
     let decode = |bytes| Configuration::decode(bytes).expect("golden");
-    hold("configuration.txt", &configs, |config| config.encode().to_vec(), decode);
+    hold("v1/configuration.txt", &configs, |config| config.encode().to_vec(), decode);
 
     let full = samples::durable();
     let blobs = [("first", Durable::first(full.me, full.incarnation, full.lineage, bare)), ("full", full)];
-    hold("durable.txt", &blobs, |durable| durable.encode().to_vec(), |bytes| Durable::decode(bytes).expect("golden"));
+    hold("v1/durable.txt", &blobs, |durable| durable.encode().to_vec(), |bytes| Durable::decode(bytes).expect("golden"));
 }
 
 fn items() -> Vec<(&'static str, Item)> {
@@ -125,13 +125,13 @@ fn journal_groups() {
         segment: 0x13,
         entries: 0,
         body_bytes: 0,
-        body_crc: 0,
+        body_sum: BodySum::NONE,
         index: 0x1415,
         oldest: 0x1110,
         prev_crc: 0x1617_1819,
         flags: FLAG_HEAD | FLAG_HEAD_END,
     };
-    let encode = |item: &Item| {
+    let encode_as = |item: &Item, header: GroupHeader| {
         let mut builder = GroupBuilder::new(Vec::new());
         match item {
             Item::Entry(entry) => drop(put_entry(&mut builder, entry)),
@@ -141,7 +141,8 @@ fn journal_groups() {
         }
         builder.finish(header).1
     };
-    hold("journal-group.txt", &items(), encode, |bytes| {
+    let encode = |item: &Item| encode_as(item, header);
+    let decode = |bytes: Bytes| {
         let found = GroupHeader::decode(&bytes).expect("golden");
         assert!(found.is_at(header.journal, header.segment, header.offset) && found.padded_len() == bytes.len());
         let (index, oldest, prev_crc, flags) = (header.index, header.oldest, header.prev_crc, header.flags);
@@ -149,7 +150,11 @@ fn journal_groups() {
         let mut items = decode_items(found.body(&bytes).expect("golden"), found.entries).expect("golden");
         assert_eq!(items.len(), 1);
         items.remove(0).0
-    });
+    };
+    hold("v2/journal-group.txt", &items(), encode, decode);
+    // Those of version 1 are read, and not written any more.
+    let old = GroupHeader { body_sum: BodySum::Crc32(0), ..header };
+    hold("v1/journal-group.txt", &items(), |item| encode_as(item, old), decode);
 }
 
 #[test]
@@ -157,7 +162,7 @@ fn journal_superblocks() {
     let fresh = Superblock { journal: 0x0102_0304, segment_bytes: 64 << 20, segments: 2, in_use: false, turn: 1 };
     let slots = [("fresh", fresh), ("in-use", Superblock { in_use: true, segments: 9, turn: 1000, ..fresh })];
     let decode = |bytes: Bytes| Superblock::decode(&bytes).expect("golden");
-    hold("journal-superblock.txt", &slots, |slot| slot.encode().to_vec(), decode);
+    hold("v1/journal-superblock.txt", &slots, |slot| slot.encode().to_vec(), decode);
 }
 
 /// The test of the test: another byte, another sample, a missing one are noticed.
@@ -173,7 +178,7 @@ fn a_change_is_noticed() {
     let mut bad = all.clone();
     bad[2].1 = other;
     for samples in [&bad[..], &all[1..]] {
-        let held = std::panic::catch_unwind(|| bytes_file::hold(&file("message.txt"), samples));
+        let held = std::panic::catch_unwind(|| bytes_file::hold(&file("v1/message.txt"), samples));
         assert!(held.is_err());
     }
 }
