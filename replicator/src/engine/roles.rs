@@ -354,9 +354,8 @@ pub(super) fn refused(handle: &VolumeHandle) -> impl FnOnce(Refusal) -> OpError 
 
 fn of_volume(name: &str, refusal: Refusal) -> OpError {
     let kind = match refusal.rule {
-        "promote-no-quorum" | "change-pending" | "promote-running" | "stopped" | "journal-poisoned" => {
-            OpKind::Unavailable
-        }
+        "promote-no-quorum" | "quorum-unheard" | "change-pending" | "promote-running" | "stopped"
+        | "journal-poisoned" => OpKind::Unavailable,
         "hold-broken" | "hold-running" | "mark-unknown" | "marks-many" => OpKind::Unavailable,
         "promote-overtaken" | "fenced" => OpKind::Conflict,
         "quorum-impossible" | "resize-shrinks" | "member-unknown" | "mark-invalid" => OpKind::Invalid,

@@ -166,7 +166,7 @@ impl World {
         let donor = newest.iter().copied().filter(stores).max_by_key(end)?;
         let state = self.nodes.get(&donor)?.disk.durable_blob();
         let branch = self.oracle.branches.get(state.lineage.uuid)?;
-        if branch.served || branch.parent.is_none() {
+        if branch.served || branch.parent.is_none() || newest.iter().any(|id| self.leads(*id)) {
             return None;
         }
         let voters: Vec<MemberId> = state.config.current.votes.iter().map(|v| v.member).collect();

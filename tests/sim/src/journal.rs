@@ -11,7 +11,8 @@ use farshore_core::journal::entry::{
     Entry, LogEnd, RecapItem, decode_record_at, put_entry, put_head, put_moved, put_recap,
 };
 use farshore_core::journal::group::{
-    BodySum, FLAG_AFTER_LOSS, FLAG_HEAD, FLAG_HEAD_END, GROUP_ALIGN_BYTES, GROUP_HEADER_BYTES, GroupBuilder, GroupHeader,
+    BodySum, FLAG_AFTER_LOSS, FLAG_HEAD, FLAG_HEAD_END, GROUP_ALIGN_BYTES, GROUP_HEADER_BYTES, GroupBuilder,
+    GroupHeader,
 };
 use farshore_core::journal::log::{Log, Place};
 use farshore_core::journal::queue::{GROUP_TARGET_BYTES, NotTaken, Queue, Room, Submission};

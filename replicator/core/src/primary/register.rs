@@ -114,7 +114,8 @@ impl Primary {
                 "try again shortly",
             ))
         } else {
-            match change::propose(&self.config, &self.under(), change) {
+            let next = change::propose(&self.config, &self.under(), change);
+            match next.and_then(|next| self.check_heard(change, next)) {
                 Ok(next) => {
                     self.write_register(next, vec![command], replica, now, fx);
                     None
@@ -125,6 +126,20 @@ impl Primary {
         if let Some(refusal) = refusal {
             fx.push(Effect::Answer { id: command, result: Err(refusal) });
         }
+    }
+
+    /// Terms that those who would remain, and are heard, can't meet would never take effect; and with their primary lost no
+    /// epoch could be won under them any more, since the silent might have acknowledged something by themselves.
+    fn check_heard(&self, change: &Change, next: Configuration) -> Result<Configuration, Refusal> {
+        let leaves_out = matches!(change, Change::Reduce { .. } | Change::Remove { .. });
+        if !leaves_out || next.current.data_quorum(|m| self.counted(m.member, m.incarnation).is_some()) {
+            return Ok(next);
+        }
+        Err(Refusal::new(
+            "quorum-unheard",
+            "those who would remain, and are heard, could not acknowledge a write by themselves",
+            "wait until one more is in sync, or leave others out",
+        ))
     }
 
     /// The terms that the next register value must keep: those in force without what is only proposed.

@@ -94,7 +94,12 @@ fn the_configuration_and_the_durable_blob() {
 
     let full = samples::durable();
     let blobs = [("first", Durable::first(full.me, full.incarnation, full.lineage, bare)), ("full", full)];
-    hold("v1/durable.txt", &blobs, |durable| durable.encode().to_vec(), |bytes| Durable::decode(bytes).expect("golden"));
+    hold(
+        "v1/durable.txt",
+        &blobs,
+        |durable| durable.encode().to_vec(),
+        |bytes| Durable::decode(bytes).expect("golden"),
+    );
 }
 
 fn items() -> Vec<(&'static str, Item)> {
