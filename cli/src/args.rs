@@ -99,13 +99,15 @@ pub enum Verb {
     /// Moments of volumes: create, list, show, delete, restore, clone, diff, export, import, update
     #[command(subcommand)]
     Snapshot(SnapshotVerb),
+    /// Back to a site that was lost: its copies are made whole, then the primary moves there
+    Failback(FailbackArgs),
+    /// Rehearse a failover on a clone of the newest image here; the volume itself goes on untouched
+    ///
+    /// For example: farshore drill orders -- sh -c 'mount -o ro "$FARSHORE_DEVICE" /mnt && check-orders /mnt'
+    Drill(DrillArgs),
     /// Not in this version
     #[command(hide = true)]
-    Failback(Later),
-    #[command(hide = true)]
     Fence(Later),
-    #[command(hide = true)]
-    Drill(Later),
     /// Check this machine, its configuration and its peers, and name remedies
     Doctor {
         /// The replicator's configuration file
@@ -325,6 +327,37 @@ pub struct ResyncArgs {
     /// Wait until it is done, with a progress bar
     #[arg(long)]
     pub wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct FailbackArgs {
+    /// All that have a copy there when left out
+    pub volumes: Vec<String>,
+    /// The site, or site/node, to go back to
+    #[arg(long, value_name = "SITE[/NODE]")]
+    pub to: Place,
+    /// Make a copy anew that has a history of its own; that is kept there, as a volume diverged-…
+    #[arg(long)]
+    pub discard: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DrillArgs {
+    /// As it is now; of a snapshot: as it was then
+    #[arg(value_name = "VOLUME|VOLUME@NAME")]
+    pub volume: String,
+    /// auto takes the best one this machine can do
+    #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
+    pub device: DeviceArg,
+    /// Leave the clone attached, until --end
+    #[arg(long, conflicts_with = "end")]
+    pub keep: bool,
+    /// Remove what a drill that was kept, or cut short, has left
+    #[arg(long, conflicts_with = "command")]
+    pub end: bool,
+    /// Is run with the device's path in FARSHORE_DEVICE; the drill fails if it does
+    #[arg(last = true)]
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use crate::output::View;
 use crate::table::{NONE, Table, bytes, or_none, time_ms, time_us};
 use crate::views::{
-    AttachView, ConditionView, DeletedView, ForcePlanView, LossView, MemberView, PlaceView, ResultsView, ScrubView,
-    SitesView, StatusView, VolumeListView, VolumeView,
+    AttachView, ConditionView, DeletedView, DrillView, FailbackView, FailbacksView, ForcePlanView, LossView,
+    MemberView, PlaceView, ResultsView, ScrubView, SitesView, StatusView, StepView, VolumeListView, VolumeView,
 };
 
 impl std::fmt::Display for PlaceView {
@@ -247,6 +247,52 @@ impl View for ForcePlanView {
         line!(out, "  gives up  {lost} of acknowledged data");
         for warning in &self.warnings {
             line!(out, "  ! {warning}");
+        }
+        out
+    }
+}
+
+fn steps(out: &mut String, steps: &[StepView]) {
+    for step in steps {
+        line!(out, "  {:<12}{:>8.2} s", step.name, step.seconds);
+    }
+}
+
+impl View for DrillView {
+    fn table(&self) -> String {
+        let Self { volume, clone, here, image, device, .. } = self;
+        let mut out = match (image.is_empty(), self.removed) {
+            (true, _) => format!("the drill of {volume} in {here} is ended: {clone} is removed\n"),
+            (false, true) => format!(
+                "drill of {volume} in {here}: {image} was used, and {clone} is removed, {:.2} s\n",
+                self.seconds
+            ),
+            (false, false) => format!("drill of {volume} in {here}: {image} is {clone} on {device}\n"),
+        };
+        if !self.note.is_empty() {
+            line!(out, "  {}", self.note);
+        }
+        steps(&mut out, &self.steps);
+        if let Some(exit) = self.exit {
+            line!(out, "  the command ended with {exit}");
+        }
+        if !self.removed {
+            line!(out, "  end it with: farshore drill {volume} --end");
+        }
+        out
+    }
+}
+
+impl View for FailbacksView {
+    fn table(&self) -> String {
+        let mut out = String::new();
+        for FailbackView { volume, ok, steps: done, error, remedy } in &self.volumes {
+            out += &match (ok, done.is_empty()) {
+                (true, true) => format!("{volume}: its primary is in {} already\n", self.to),
+                (true, false) => format!("{volume}: its primary is in {} again\n", self.to),
+                (false, _) => format!("{volume}: did not go back: {error}\n  {remedy}\n"),
+            };
+            steps(&mut out, done);
         }
         out
     }

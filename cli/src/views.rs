@@ -54,6 +54,46 @@ pub struct ScrubView {
     pub finished_unix_s: i64,
 }
 
+/// One step of a verb that has several.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepView {
+    pub name: &'static str,
+    pub seconds: f64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct DrillView {
+    pub volume: String,
+    pub clone: String,
+    pub here: PlaceView,
+    /// The snapshot that was cloned, as `volume@name`.
+    pub image: String,
+    pub device: String,
+    /// Why the image is not of now; empty where it is.
+    pub note: String,
+    pub steps: Vec<StepView>,
+    pub seconds: f64,
+    /// Of the command, if one was run.
+    pub exit: Option<i32>,
+    pub removed: bool,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct FailbackView {
+    pub volume: String,
+    pub ok: bool,
+    /// What had to be done; empty where the primary was there already.
+    pub steps: Vec<StepView>,
+    pub error: String,
+    pub remedy: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct FailbacksView {
+    pub to: String,
+    pub volumes: Vec<FailbackView>,
+}
+
 #[derive(Debug, Clone, Serialize)]
 pub struct PlaceView {
     pub site: String,

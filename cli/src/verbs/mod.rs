@@ -1,6 +1,8 @@
 //! What each verb does.
 
+mod drill;
 mod exports;
+mod failback;
 mod members;
 mod replication;
 mod run;

@@ -5,7 +5,7 @@ use crate::client::Replicator;
 use crate::failure::{Exit, Failure};
 use crate::{cert, doctor, inspect, output, views};
 
-use super::{members, replication, snapshots, status, volumes};
+use super::{drill, failback, members, replication, snapshots, status, volumes};
 
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { global, verb } = cli;
@@ -14,9 +14,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Cert(verb) => return cert::run(format, verb),
         Verb::Inspect(verb) => return inspect::run(format, verb),
         Verb::Doctor { config } => return doctor::run(&global, &config).await,
-        Verb::Failback(_) => return Err(later("failback", "resync, then: farshore switchover VOLUME --to SITE")),
         Verb::Fence(_) => return Err(later("fence", "a demoted or detached volume takes no writes: farshore demote")),
-        Verb::Drill(_) => return Err(later("drill", "a switchover there and back rehearses the move")),
         _ => {}
     }
     let replicator = Replicator::connect(&global).await?;
@@ -32,6 +30,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             replication::failover(format, &replicator, from, volumes, reduce).await
         }
         Verb::Resync(args) => replication::resync(format, &replicator, args).await,
+        Verb::Failback(args) => failback::failback(format, &replicator, args).await,
+        Verb::Drill(args) => drill::drill(format, &replicator, args).await,
         Verb::Scrub { volume, wait } => replication::scrub(format, &replicator, volume, wait).await,
         Verb::Site(SiteVerb::List) => {
             let peers = replicator.node().peers(farshore_proto::v1::PeersRequest {}).await?.into_inner();
@@ -39,7 +39,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         }
         // Dealt with above.
         Verb::Cert(_) | Verb::Inspect(_) | Verb::Doctor { .. } => Ok(()),
-        Verb::Failback(_) | Verb::Fence(_) | Verb::Drill(_) => Ok(()),
+        Verb::Fence(_) => Ok(()),
     }
 }
 

@@ -91,18 +91,21 @@ fn create_request(args: CreateArgs) -> Result<api::CreateVolumeRequest, Failure>
     })
 }
 
-async fn attach(format: Format, replicator: &Replicator, args: AttachArgs) -> Result<(), Failure> {
-    let device = match args.device {
+pub fn device_kind(argument: DeviceArg) -> api::DeviceKind {
+    match argument {
         DeviceArg::Auto => api::DeviceKind::Unspecified,
         DeviceArg::Ublk => api::DeviceKind::Ublk,
         DeviceArg::Nbd => api::DeviceKind::Nbd,
         DeviceArg::Fuse => api::DeviceKind::Fuse,
-    };
+    }
+}
+
+async fn attach(format: Format, replicator: &Replicator, args: AttachArgs) -> Result<(), Failure> {
     let request = api::AttachVolumeRequest {
         volume: args.volume,
         node: args.node,
         session: args.session,
-        device: device.into(),
+        device: device_kind(args.device).into(),
         read_only: args.read_only,
         publish_only: args.publish_only,
     };

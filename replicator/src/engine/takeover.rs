@@ -14,6 +14,8 @@ use crate::control::OpError;
 
 /// Beyond the old lease: what a take-over needs for its rounds and for the tail of the log.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Until a promotion that is under way here has ended.
+const RUNNING_PAUSE: Duration = Duration::from_millis(50);
 /// Between attempts to leave the lost site out, which is possible once the epoch is won.
 const REDUCE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -46,7 +48,16 @@ impl Node {
     /// A command that is answered when the volume opens. It goes on when our patience ends; whom it waits for is named.
     pub(super) async fn patiently(&self, handle: &VolumeHandle, command: Command) -> Result<(), OpError> {
         let lease = Duration::from_micros(handle.config.borrow().volume.lease_us);
-        match tokio::time::timeout(lease + PATIENCE, self.settled(handle, command)).await {
+        let answered = async {
+            loop {
+                match self.settled(handle, command.clone()).await {
+                    // A daemon that came back tries to take its own device back, and gives up when it may not.
+                    Err(refusal) if refusal.rule == "promote-running" => tokio::time::sleep(RUNNING_PAUSE).await,
+                    other => return other,
+                }
+            }
+        };
+        match tokio::time::timeout(lease + PATIENCE, answered).await {
             Ok(result) => result.map_err(refused(handle)),
             Err(_) => Err(waits_for(handle).await),
         }

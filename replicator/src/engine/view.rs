@@ -12,7 +12,7 @@ use super::diverged_note::DivergedCopy;
 use super::driver::{VolumeHandle, lock};
 use super::marks::{UNFINISHED_LABEL, kept_count};
 use super::node::Node;
-use crate::control::OpError;
+use crate::control::{OpError, states};
 use crate::store::SnapshotRow;
 use crate::transport::PeerName;
 
@@ -23,24 +23,35 @@ impl Node {
     /// As [`Node::view`], with what only the epoch's holder knows: where every member stands, and the cost of losses.
     pub(super) async fn full_view(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<api::VolumeStatus, OpError> {
         let mut view = self.view(handle).await?;
-        if view.role() == api::Role::Primary {
-            return Ok(view);
-        }
-        let Some(holder) = self.holder(handle).await.filter(|holder| *holder != handle.me) else { return Ok(view) };
-        let Ok(peer) = self.peer_of(handle, holder) else { return Ok(view) };
-        if !self.is_connected(&peer) {
-            return Ok(view);
-        }
-        let request = api::GetVolumeRequest { volume: handle.id.to_string() };
-        let answer: Result<api::GetVolumeResponse, _> =
-            self.forward_within(HOLDER_PATIENCE, &peer, "view", &request).await;
-        if let Some(theirs) = answer.ok().and_then(|a| a.volume)
+        if view.role() != api::Role::Primary
+            && let Some(holder) = self.holder(handle).await.filter(|holder| *holder != handle.me)
+            && let Ok(peer) = self.peer_of(handle, holder)
+            && let Some(theirs) = self.view_there(handle, &peer).await
             && theirs.role() == api::Role::Primary
             && theirs.lineage == view.lineage
         {
             merge(&mut view, theirs);
         }
+        // Who is connected and follows nobody may have a history of its own, which only it knows.
+        for member in view.members.iter_mut().filter(|m| m.connected && m.state == states::member::UNREACHABLE) {
+            let Ok(peer) = PeerName::new(&member.site, &member.node) else { continue };
+            if let Some(theirs) = self.view_there(handle, &peer).await
+                && theirs.state == states::volume::DIVERGED
+            {
+                member.state = states::member::DIVERGED.into();
+                member.reason = theirs.reason;
+            }
+        }
         Ok(view)
+    }
+
+    async fn view_there(&self, handle: &VolumeHandle, peer: &PeerName) -> Option<api::VolumeStatus> {
+        if !self.is_connected(peer) {
+            return None;
+        }
+        let request = api::GetVolumeRequest { volume: handle.id.to_string() };
+        let answer = self.forward_within::<api::GetVolumeResponse>(HOLDER_PATIENCE, peer, "view", &request).await;
+        answer.ok()?.volume
     }
 
     pub(super) async fn view(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<api::VolumeStatus, OpError> {
