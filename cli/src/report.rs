@@ -167,15 +167,19 @@ fn losses(losses: &[LossView]) -> String {
     }
     let mut table = Table::new(&["IF LOST", "COST", "THEN", "IF PROMOTED"]).indented("  ");
     for l in losses {
-        let cost = match (amount(l.records, l.bytes, l.ms), l.exact) {
+        let unknown = match l.unknown_ms {
+            u64::MAX => "unknown since before the start".to_string(),
+            ms => format!("unknown for the last {}", time_ms(ms)),
+        };
+        let figure = |amount: Option<String>| match (amount, l.exact) {
             (None, true) => "nothing".into(),
             (Some(cost), true) => cost,
-            (None, false) => format!("unknown for the last {}", time_ms(l.unknown_ms)),
-            (Some(cost), false) => format!("at least {cost}, unknown for the last {}", time_ms(l.unknown_ms)),
+            (None, false) => unknown.clone(),
+            (Some(cost), false) => format!("at least {cost}, {unknown}"),
         };
+        let cost = figure(amount(l.records, l.bytes, l.ms));
         let then = if l.can_continue { "the others can go on" } else { "I/O stops until it is back" };
-        let promote = amount(l.promote_records, l.promote_bytes, l.promote_ms).unwrap_or_else(|| "nothing".into());
-        let promote = if l.exact { promote } else { format!("at least {promote}") };
+        let promote = figure(amount(l.promote_records, l.promote_bytes, l.promote_ms));
         table.row([l.site.clone(), cost, then.into(), promote]);
     }
     table.render()

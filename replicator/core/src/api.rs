@@ -348,6 +348,9 @@ pub struct Status {
     pub applied: Seq,
     pub checkpointed: Seq,
     pub lease_left_us: Option<u64>,
+    /// Of what was acknowledged since, this node may not know: when it last heard the epoch's holder, or when, as holder, a
+    /// data quorum last followed it. `None`: not in this life of the daemon.
+    pub known_us_ago: Option<u64>,
     pub attached_here: bool,
     /// The holder of the epoch that this node follows, if it does.
     pub leader: Option<MemberId>,

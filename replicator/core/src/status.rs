@@ -42,6 +42,10 @@ impl Volume {
             applied: replica.applied,
             checkpointed: replica.d.base.seq,
             lease_left_us: primary.map(|p| p.lease_until().map_or(0, |until| until.since(now))),
+            known_us_ago: match primary {
+                Some(primary) => primary.followed_until().map(|at| now.since(at)),
+                None => replica.holder_heard_us_ago(now),
+            },
             attached_here: primary.is_some_and(Primary::device_open),
             leader: replica.leader().map(|(_, member)| member),
             members,

@@ -32,6 +32,7 @@ impl Node {
         {
             merge(&mut view, theirs);
         }
+        self.narrow_losses(handle, &mut view).await;
         // Who is connected and follows nobody may have a history of its own, which only it knows.
         for member in view.members.iter_mut().filter(|m| m.connected && m.state == states::member::UNREACHABLE) {
             let Ok(peer) = PeerName::new(&member.site, &member.node) else { continue };
@@ -43,6 +44,29 @@ impl Node {
             }
         }
         Ok(view)
+    }
+
+    /// Where no primary can be asked, the members within reach may know more: what is acknowledged, how far each of them has
+    /// it, and who heard the primary last.
+    async fn narrow_losses(&self, handle: &Arc<VolumeHandle>, view: &mut api::VolumeStatus) {
+        if view.loss.iter().all(|loss| loss.exact) {
+            return;
+        }
+        let here = |m: &api::MemberStatus| m.here || m.kind() == api::MemberKind::Witness;
+        let mut known = vec![view.clone()];
+        for member in view.members.iter().filter(|m| m.connected && !here(m)) {
+            let Ok(peer) = PeerName::new(&member.site, &member.node) else { continue };
+            let theirs = self.view_there(handle, &peer).await;
+            known.extend(theirs.filter(|theirs| theirs.lineage == view.lineage));
+        }
+        let acked = known.iter().map(|view| view.acked_seq).max().unwrap_or_default();
+        let unknown = known.iter().flat_map(|view| &view.loss).map(|loss| loss.unknown_ms).min().unwrap_or_default();
+        for loss in view.loss.iter_mut().filter(|loss| !loss.exact) {
+            loss.unknown_ms = loss.unknown_ms.min(unknown);
+            if let Some(there) = known.iter().find(|known| known.reporter_site == loss.site) {
+                loss.promote_records = loss.promote_records.max(acked.saturating_sub(there.durable_seq));
+            }
+        }
     }
 
     async fn view_there(&self, handle: &VolumeHandle, peer: &PeerName) -> Option<api::VolumeStatus> {
@@ -378,7 +402,10 @@ fn site_loss(status: &Status, site: &str, exact: bool) -> api::SiteLoss {
         .filter(|m| config.member(m.id).is_some_and(|c| c.kind != MemberKind::Witness))
         .max_by_key(|m| m.durable);
     let (promote_records, promote_bytes, promote_ms) = match promoted {
-        Some(m) if !m.in_sync_set => (status.acked.since(m.durable), m.lag_bytes, m.lag_us / 1000),
+        // Of others, whoever is not in touch with them knows nothing.
+        Some(m) if (!m.in_sync_set || !exact) && m.state != states::member::UNKNOWN => {
+            (status.acked.since(m.durable), m.lag_bytes, m.lag_us / 1000)
+        }
         _ => (0, 0, 0),
     };
     let lost =
@@ -390,7 +417,11 @@ fn site_loss(status: &Status, site: &str, exact: bool) -> api::SiteLoss {
         bytes,
         ms,
         exact,
-        unknown_ms: 0,
+        unknown_ms: match status.known_us_ago {
+            _ if exact => 0,
+            Some(us) => us / 1000,
+            None => u64::MAX,
+        },
         can_continue,
         text: format!("losing {site}: {lost}, {then}"),
         promote_records,

@@ -229,6 +229,22 @@ impl Families<'_> {
             ("site_loss", seconds, "Acknowledged time that losing the site would cost"),
             each(|l| l.ms as f64 / 1e3),
         )?;
+        self.gauges(
+            ("site_loss_unknown", seconds, "Of what was acknowledged for so long nothing is known here"),
+            each(|l| if l.unknown_ms == u64::MAX { f64::INFINITY } else { l.unknown_ms as f64 / 1e3 }),
+        )?;
+        self.gauges(
+            ("site_promote_records", None, "Acknowledged records that promoting the site would give up"),
+            each(|l| l.promote_records as f64),
+        )?;
+        self.gauges(
+            ("site_promote", bytes, "Acknowledged bytes that promoting the site would give up"),
+            each(|l| l.promote_bytes as f64),
+        )?;
+        self.gauges(
+            ("site_promote", seconds, "Acknowledged time that promoting the site would give up"),
+            each(|l| l.promote_ms as f64 / 1e3),
+        )?;
         self.gauges(("site_loss_exact", None, "0 if the cost is a lower bound"), each(|l| flag(l.exact)))?;
         self.gauges(("site_loss_can_continue", None, "1 if the others could go on"), each(|l| flag(l.can_continue)))
     }

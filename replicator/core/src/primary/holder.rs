@@ -194,7 +194,7 @@ impl Primary {
 
     /// At this time, by our clock, or later, a data quorum under all terms in force still followed this epoch: so until
     /// then no other had begun.
-    pub(super) fn followed_until(&self) -> Option<Tick> {
+    pub fn followed_until(&self) -> Option<Tick> {
         self.in_force
             .iter()
             .filter(|t| **t == self.config.current || !broken(Sabotage::LeaseByNewTerms))

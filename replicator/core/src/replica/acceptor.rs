@@ -84,6 +84,8 @@ pub struct Replica {
     pub(super) reorder_bytes: usize,
     pub(super) undurable_bytes: u64,
     pub(super) owed_until: Tick,
+    /// When a holder of the epoch was last heard, in this life of the daemon.
+    pub(super) holder_heard: Option<Tick>,
     pub(super) owed_to: Epoch,
     /// Another fork of the same generation was heard of: neither may win by itself.
     pub rival: Option<LineageId>,
@@ -139,6 +141,7 @@ impl Replica {
             undurable_bytes: 0,
             // A restart has forgotten what was owed: owe a full lease.
             owed_until: if ever_led && !broken(Sabotage::OwedForgotten) { now.plus(lease_us) } else { now },
+            holder_heard: None,
             owed_to: d.promised,
             rival: None,
             released: d.ended,
@@ -194,6 +197,10 @@ impl Replica {
 
     pub fn whole(&self) -> bool {
         self.d.installing.is_none() && self.d.holed.is_none()
+    }
+
+    pub fn holder_heard_us_ago(&self, now: Tick) -> Option<u64> {
+        self.holder_heard.map(|at| now.since(at))
     }
 
     pub fn lease_owed_us(&self, now: Tick) -> u64 {

@@ -12,6 +12,7 @@ impl Replica {
     /// Renews what is owed to the epoch's holder: every message accepted from it does.
     pub(super) fn owe(&mut self, epoch: Epoch, now: Tick) {
         self.owed_to = epoch;
+        self.holder_heard = Some(now);
         self.owed_until = self.owed_until.max(now.plus(self.d.config.volume.lease_us));
     }
 

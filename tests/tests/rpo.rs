@@ -1,0 +1,80 @@
+//! What status says that a loss would cost: exact beside the primary, elsewhere never less than it turns out to be.
+
+use std::time::{Duration, Instant};
+
+use farshore_tests::cluster::{Cluster, Ledger, Site, Writers};
+use serde_json::Value;
+
+const SITES: [&str; 3] = ["east", "west", "north"];
+const BLOCKS: usize = 512;
+/// So long west hears nothing, at least.
+const AWAY: Duration = Duration::from_secs(2);
+
+fn figure<'a>(volume: &'a Value, site: &str) -> &'a Value {
+    let figures = volume["loss"].as_array().into_iter().flatten();
+    figures.into_iter().find(|loss| loss["site"] == site).unwrap_or_else(|| panic!("no figure of {site}: {volume:#}"))
+}
+
+fn number(volume: &Value, site: &str, field: &str) -> u64 {
+    figure(volume, site)[field].as_u64().unwrap_or_else(|| panic!("{field} of {site}: {volume:#}"))
+}
+
+fn is_exact(site: &Site, volume: &str) -> Value {
+    site.wait_volume(volume, "exact figures", |v| SITES.iter().all(|s| figure(v, s)["exact"] == true))
+}
+
+#[test]
+fn a_site_that_was_cut_off_says_what_it_can_not_know_and_others_in_reach_narrow_it() {
+    let cluster = Cluster::start(&SITES);
+    let [east, west, north] = SITES.map(|s| cluster.site(s));
+    east.run(&["volume", "create", "pg", "--size=2MiB", "--members=east,west,north", "--lease=1s"]);
+    let ledger = Ledger::of_new(BLOCKS);
+    ledger.fill(&mut east.attach("pg"));
+    cluster.wait_in_sync("east", "pg");
+    for site in [east, west] {
+        let all = is_exact(site, "pg");
+        assert!(SITES.iter().all(|s| number(&all, s, "promote_records") == 0), "{all:#}");
+    }
+    // West misses what the others acknowledge; then the primary is lost.
+    west.pause();
+    let away = Instant::now();
+    let writers = Writers::start(&ledger, east.nbd_socket(), "pg", 2);
+    writers.wait_for(100);
+    std::thread::sleep(AWAY);
+    writers.wait_for(100);
+    let missed = writers.acked();
+    east.kill();
+    writers.stop();
+    north.pause();
+    west.resume();
+    let alone = west.wait_volume("pg", "the loss of the others to be noticed", |v| figure(v, "west")["exact"] == false);
+    let unknown = number(&alone, "west", "unknown_ms");
+    assert!(
+        unknown as u128 + 1 >= AWAY.as_millis() && unknown as u128 <= away.elapsed().as_millis() + 60_000,
+        "{alone:#}"
+    );
+    // North has all of it: asked, it tells how much west lacks.
+    north.resume();
+    let narrowed = west.wait_volume("pg", "north's word", |v| number(v, "west", "promote_records") >= missed);
+    assert_eq!(number(&narrowed, "north", "promote_records"), 0, "{narrowed:#}");
+    // With north nothing is lost, whatever west lacks.
+    west.run(&["failover", "--from", "east"]);
+    let after = is_exact(west, "pg");
+    assert!(SITES.iter().all(|s| number(&after, s, "unknown_ms") == 0), "figures of the old role are gone: {after:#}");
+    ledger.check_all(&mut west.attach("pg"));
+}
+
+#[test]
+fn a_restarted_replica_without_its_primary_knows_that_it_knows_nothing() {
+    let cluster = Cluster::start(&SITES);
+    let [east, west, north] = SITES.map(|s| cluster.site(s));
+    east.run(&["volume", "create", "pg", "--size=2MiB", "--members=east,west,north", "--lease=1s"]);
+    Ledger::of_new(BLOCKS).fill(&mut east.attach("pg"));
+    for site in [east, north, west] {
+        site.kill();
+    }
+    west.start();
+    let blind = west.volume("pg");
+    assert_eq!(number(&blind, "west", "unknown_ms"), u64::MAX, "{blind:#}");
+    assert!(SITES.iter().all(|s| figure(&blind, s)["exact"] == false), "{blind:#}");
+}
