@@ -36,16 +36,18 @@ pub(super) struct Difference {
     sorted: BTreeMap<u64, ChangedExtent>,
     /// Extents from here on were left out of `sorted` for their number. None: all are in it.
     beyond: Option<u64>,
-    /// Without a base the store lists by offset by itself.
-    cursor: Option<Cursor>,
     begun: bool,
+    /// The store lists by offset by itself: without a base, or where much changed. Where it goes on.
+    in_order: bool,
+    next_extent: Option<u64>,
 }
 
 impl Difference {
     /// Of `pin` against the seq `base`, from the extent `from` on.
     pub fn new(shared: &Arc<Shared>, volume: VolumeId, pin: String, base: Option<Seq>, from: u64) -> Difference {
         let (shared, sorted) = (shared.clone(), BTreeMap::new());
-        Difference { shared, volume, pin, base, from, sorted, beyond: None, cursor: None, begun: false }
+        let (begun, in_order, next_extent) = (false, base.is_none(), Some(from));
+        Difference { shared, volume, pin, base, from, sorted, beyond: None, begun, in_order, next_extent }
     }
 
     /// The next changed extent. Blocks; a page of the index at a time.
@@ -55,27 +57,25 @@ impl Difference {
                 self.from = extent + 1;
                 return Ok(Some(found));
             }
+            if let (false, Some(base)) = (self.begun, self.base) {
+                self.in_order = self.shared.store.changed_is_much(self.volume, base, &self.pin)?;
+            }
             let more = match self.base {
-                None => self.next_page()?,
-                Some(base) => self.next_pass(base)?,
+                Some(base) if !self.in_order => self.next_pass(base)?,
+                base => self.next_page(base)?,
             };
+            self.begun = true;
             if !more {
                 return Ok(None);
             }
         }
     }
 
-    fn next_page(&mut self) -> Result<bool, StoreError> {
-        let cursor = match (self.begun, self.cursor) {
-            (false, _) => Cursor { seq: Seq::ZERO, extent: self.from },
-            (true, Some(cursor)) => cursor,
-            (true, None) => return Ok(false),
-        };
-        let page = self.shared.store.changed_since(self.volume, None, &self.pin, cursor, PAGE_EXTENTS_MAX)?;
-        self.begun = true;
-        self.cursor = page.next;
-        let from = self.from;
-        self.sorted.extend(page.extents.into_iter().filter(|e| e.extent >= from).map(|e| (e.extent, e)));
+    fn next_page(&mut self, base: Option<Seq>) -> Result<bool, StoreError> {
+        let Some(from) = self.next_extent else { return Ok(false) };
+        let page = self.shared.store.changed_by_extent(self.volume, base, &self.pin, from, PAGE_EXTENTS_MAX)?;
+        self.next_extent = page.next.map(|next| next.extent);
+        self.sorted.extend(page.extents.into_iter().map(|found| (found.extent, found)));
         Ok(true)
     }
 
@@ -86,7 +86,6 @@ impl Difference {
                 None => return Ok(false),
             }
         }
-        self.begun = true;
         let mut cursor = Cursor::default();
         loop {
             let page = self.shared.store.changed_since(self.volume, Some(base), &self.pin, cursor, PAGE_EXTENTS_MAX)?;

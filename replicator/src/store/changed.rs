@@ -13,10 +13,12 @@ use super::volume::{State, Volume};
 pub const PAGE_EXTENTS_MAX: usize = 4096;
 /// Extents looked at for one page of a scan, changed or not.
 const SCAN_EXTENTS: usize = 4096;
-/// A scan is worth it for at least so many changes, if they are more than one in so many of what is stored: finding one by
-/// its key costs as much as passing by this many.
-const SCAN_CHANGES_MIN: u64 = 100_000;
-const SCAN_SHARE: u64 = 4;
+/// A scan is worth it for more changes than one page has, if they are more than one in so many of what is stored: finding
+/// one by its key costs as much as passing by this many.
+const SCAN_CHANGES_MIN: usize = PAGE_EXTENTS_MAX;
+const SCAN_SHARE: u64 = 8;
+/// Changes that are counted one by one to decide that; how many more there are is told by the size of their files.
+const COUNTED_CHANGES: usize = 128 * 1024;
 
 impl Store {
     /// Blocks changed after `base`, to data or to a hole, as of the pin `upto`; every block that holds data if there
@@ -33,20 +35,43 @@ impl Store {
         let volume = self.held_volume(id)?;
         self.settle(&volume, upto)?;
         let state = volume.state();
-        let pin = *state.pins.get(upto).ok_or_else(|| StoreError::NoPin { volume: id, name: upto.to_owned() })?;
+        let pin = pinned(&state, id, upto)?;
         let max = max.clamp(1, PAGE_EXTENTS_MAX);
-        match base {
-            None => self.stored(&volume, &state, &pin, cursor, max),
-            Some(base) if base < state.floor => Err(StoreError::BelowFloor { volume: id, base, floor: state.floor }),
-            Some(base) if base > pin.view.at.seq => {
-                let reason = format!("the base {base} is newer than {upto} at {}", pin.view.at.seq);
-                Err(StoreError::Invalid { op: "compare", volume: id, reason })
-            }
-            Some(base) if self.scans(&volume, base, cursor) => {
+        match comparable(&state, id, base, upto, &pin)? {
+            None => self.stored(&volume, &state, &pin, cursor.extent, max),
+            Some(base) if self.scans(&volume, base, pin.view.at.seq, cursor)? => {
                 self.scan_changed(&volume, &state, &pin, base, cursor.extent, max)
             }
             Some(base) => self.changed(&volume, &state, &pin, base, cursor, max),
         }
+    }
+
+    /// The same in the order of the extents, from one on, whatever that costs: every extent that is stored is looked at.
+    pub fn changed_by_extent(
+        &self,
+        id: VolumeId,
+        base: Option<Seq>,
+        upto: &str,
+        from: u64,
+        max: usize,
+    ) -> Result<ChangedPage, StoreError> {
+        let volume = self.held_volume(id)?;
+        self.settle(&volume, upto)?;
+        let state = volume.state();
+        let pin = pinned(&state, id, upto)?;
+        let max = max.clamp(1, PAGE_EXTENTS_MAX);
+        match comparable(&state, id, base, upto, &pin)? {
+            None => self.stored(&volume, &state, &pin, from, max),
+            Some(base) => self.scan_changed(&volume, &state, &pin, base, from, max),
+        }
+    }
+
+    /// So much changed since `base` that `changed_by_extent` costs less than looking for each change.
+    pub fn changed_is_much(&self, id: VolumeId, base: Seq, upto: &str) -> Result<bool, StoreError> {
+        let volume = self.held_volume(id)?;
+        self.settle(&volume, upto)?;
+        let pin = pinned(&volume.state(), id, upto)?;
+        self.is_much(&volume, base, pin.view.at.seq)
     }
 
     /// Sees to it that all that a pin sees is in the index: a snapshot's mark does not wait for that.
@@ -64,24 +89,37 @@ impl Store {
     pub fn extent_at(&self, id: VolumeId, pin: &str, extent: u64) -> Result<ChangedExtent, StoreError> {
         let volume = self.held_volume(id)?;
         let state = volume.state();
-        let pin = *state.pins.get(pin).ok_or_else(|| StoreError::NoPin { volume: id, name: pin.to_owned() })?;
+        let pin = pinned(&state, id, pin)?;
         let seen = self.seen(&volume, &state, &pin.view, extent..=extent)?;
         let data = seen.get(&extent).map_or(0, |seen| seen.entry.data);
         Ok(ChangedExtent { extent, changed: u16::MAX, holes: !data })
     }
 
-    /// Much changed, so that looking at every extent in turn costs less than looking each changed one up. Decided for
-    /// the first page; the cursors of a scan have no seq.
-    fn scans(&self, volume: &Volume, base: Seq, cursor: Cursor) -> bool {
+    /// Decided for the first page; the cursors of a scan have no seq.
+    fn scans(&self, volume: &Volume, base: Seq, upto: Seq, cursor: Cursor) -> Result<bool, StoreError> {
         if cursor != Cursor::default() {
-            return cursor.seq == Seq::ZERO;
+            return Ok(cursor.seq == Seq::ZERO);
         }
-        let (extents, changes) = self.index.weigh(volume.id, Cursor { seq: base, extent: 0 });
-        changes > SCAN_CHANGES_MIN && changes.saturating_mul(SCAN_SHARE) > extents
+        self.is_much(volume, base, upto)
+    }
+
+    fn is_much(&self, volume: &Volume, base: Seq, upto: Seq) -> Result<bool, StoreError> {
+        let from = Cursor { seq: base.next(), extent: 0 };
+        let mut counted = 0;
+        self.index.changes(volume.id, from, upto, |_, _| {
+            counted += 1;
+            Ok(counted < COUNTED_CHANGES)
+        })?;
+        if counted <= SCAN_CHANGES_MIN {
+            return Ok(false);
+        }
+        let (extents, more) = self.index.weigh(volume.id, from);
+        let changes = if counted < COUNTED_CHANGES { counted as u64 } else { more.max(counted as u64) };
+        Ok(changes.saturating_mul(SCAN_SHARE) > extents)
     }
 
     /// What changed, in the order of the extents.
-    pub(super) fn scan_changed(
+    fn scan_changed(
         &self,
         volume: &Volume,
         state: &State,
@@ -112,10 +150,10 @@ impl Store {
         volume: &Volume,
         state: &State,
         pin: &PinRow,
-        cursor: Cursor,
+        from: u64,
         max: usize,
     ) -> Result<ChangedPage, StoreError> {
-        let (page, next) = self.seen_page(volume, state, &pin.view, cursor.extent, max)?;
+        let (page, next) = self.seen_page(volume, state, &pin.view, from, max)?;
         let extents = page
             .into_iter()
             .filter(|(_, seen)| seen.entry.data != 0)
@@ -166,4 +204,27 @@ impl Store {
         }
         Ok(out)
     }
+}
+
+fn pinned(state: &State, volume: VolumeId, pin: &str) -> Result<PinRow, StoreError> {
+    state.pins.get(pin).copied().ok_or_else(|| StoreError::NoPin { volume, name: pin.to_owned() })
+}
+
+/// Is it known what changed between the base and the pin?
+fn comparable(
+    state: &State,
+    volume: VolumeId,
+    base: Option<Seq>,
+    upto: &str,
+    pin: &PinRow,
+) -> Result<Option<Seq>, StoreError> {
+    let Some(seq) = base else { return Ok(None) };
+    if seq < state.floor {
+        return Err(StoreError::BelowFloor { volume, base: seq, floor: state.floor });
+    }
+    if seq > pin.view.at.seq {
+        let reason = format!("the base {seq} is newer than {upto} at {}", pin.view.at.seq);
+        return Err(StoreError::Invalid { op: "compare", volume, reason });
+    }
+    Ok(base)
 }

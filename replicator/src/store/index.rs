@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use farshore_core::codec::DecodeError;
 use farshore_core::ids::{Seq, VolumeId};
+use rocksdb::properties::NUM_ENTRIES_ACTIVE_MEM_TABLE;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, LogLevel,
     Options, ReadOptions, WriteBatch, WriteOptions,
@@ -33,6 +34,9 @@ const OPEN_FILES: i32 = 512;
 /// What a row takes on disk, about: neighbours' keys share most of their bytes.
 const EXTENT_ROW_BYTES: u64 = 240;
 const CHANGE_ROW_BYTES: u64 = 30;
+/// A walk over more extents than this is no look-up: it reads ahead, and leaves the cache to those.
+const LOOKED_UP_EXTENTS: u64 = 4096;
+const READ_AHEAD_BYTES: usize = 512 << 10;
 
 pub(super) struct Index {
     db: DB,
@@ -177,6 +181,10 @@ impl Index {
         if let Some(upper) = upper {
             options.set_iterate_upper_bound(upper);
         }
+        if span.end() - span.start() > LOOKED_UP_EXTENTS {
+            options.set_readahead_size(READ_AHEAD_BYTES);
+            options.fill_cache(false);
+        }
         let mut cursor = self.db.raw_iterator_cf_opt(self.column(EXTENTS), options);
         cursor.seek(extent_key(volume, *span.start(), at));
         // The extent that has been answered, if its older versions may be next.
@@ -237,8 +245,8 @@ impl Index {
         })
     }
 
-    /// About how many rows the index has for a volume's extents, and for what changed from `from` on. What is still in
-    /// memory is not counted.
+    /// About how many rows the index has for a volume's extents, and for what changed from `from` on. Of those that are
+    /// in memory only, extents of all volumes are counted, and no changes.
     pub fn weigh(&self, volume: VolumeId, from: Cursor) -> (u64, u64) {
         let end = |bytes: usize| match volume.0.checked_add(1) {
             Some(next) => next.to_be_bytes().to_vec(),
@@ -248,7 +256,9 @@ impl Index {
             let sizes = self.db.get_approximate_sizes_cf(self.column(column), &[rocksdb::Range::new(first, end)]);
             sizes.first().map_or(0, |bytes| bytes / row_bytes)
         };
+        let in_memory = self.db.property_int_value_cf(self.column(EXTENTS), NUM_ENTRIES_ACTIVE_MEM_TABLE);
         let extents = weigh(EXTENTS, &extent_prefix(volume, 0), &end(EXTENT_KEY_BYTES), EXTENT_ROW_BYTES);
+        let extents = extents + in_memory.ok().flatten().unwrap_or(0);
         let changes = weigh(CHANGES, &change_key(volume, from, 0), &end(CHANGE_KEY_BYTES), CHANGE_ROW_BYTES);
         (extents, changes)
     }

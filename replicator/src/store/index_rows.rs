@@ -34,6 +34,10 @@ pub(super) const VALUE_VERSION: u8 = 2;
 const FIRST: u8 = 1;
 pub(super) const EXTENT_KEY_BYTES: usize = 36;
 pub(super) const CHANGE_KEY_BYTES: usize = 36;
+/// Of an entry, without version and checksum.
+const ENTRY_HEAD_BYTES: usize = 2 + 8;
+const ENTRY_BLOCK_BYTES: usize = 4 + 8;
+const ENTRY_BYTES: usize = ENTRY_HEAD_BYTES + BLOCKS_PER_EXTENT * ENTRY_BLOCK_BYTES;
 
 /// Where a page of a listing, or a shipment, goes on. Ordered as the listing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -162,10 +166,15 @@ fn value(version: u8, put: impl FnOnce(&mut Writer)) -> Vec<u8> {
 
 /// Checks version and checksum; what is left are the fields.
 fn fields(what: &'static str, value: &[u8]) -> Result<(u8, Reader), DecodeError> {
+    let (version, body) = checked(what, value)?;
+    Ok((version, Reader::new(what, Bytes::copy_from_slice(body))))
+}
+
+fn checked<'v>(what: &'static str, value: &'v [u8]) -> Result<(u8, &'v [u8]), DecodeError> {
     let Some((body, crc)) = value.split_last_chunk::<4>() else {
         return Err(DecodeError::Short { what, needed: 5, left: value.len() });
     };
-    let Some((&version, _)) = body.split_first() else {
+    let Some((&version, fields)) = body.split_first() else {
         return Err(DecodeError::Short { what, needed: 5, left: value.len() });
     };
     if version > VALUE_VERSION {
@@ -175,7 +184,7 @@ fn fields(what: &'static str, value: &[u8]) -> Result<(u8, Reader), DecodeError>
     if found != computed {
         return Err(DecodeError::Checksum { what, found, computed });
     }
-    Ok((version, Reader::new(what, Bytes::copy_from_slice(&body[1..]))))
+    Ok((version, fields))
 }
 
 fn check_version(what: &'static str, found: u8, known: u8) -> Result<(), DecodeError> {
@@ -197,16 +206,28 @@ pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
     })
 }
 
+/// Without a copy: whoever lists a volume decodes one for each extent.
 pub(super) fn decode_entry(value: &[u8]) -> Result<Entry, DecodeError> {
     const WHAT: &str = "extent entry";
-    let (version, mut fields) = fields(WHAT, value)?;
+    let (version, fields) = checked(WHAT, value)?;
     let borrowed = version > FIRST;
-    let mut entry = Entry { data: fields.u16()?, place: Place(fields.u64()?), borrowed, ..Entry::EMPTY };
-    for block in 0..BLOCKS_PER_EXTENT {
-        entry.crc[block] = fields.u32()?;
-        entry.change[block] = fields.seq()?;
+    let fields: &[u8; ENTRY_BYTES] = fields.try_into().map_err(|_| match fields.len() < ENTRY_BYTES {
+        true => DecodeError::Short { what: WHAT, needed: ENTRY_BYTES, left: fields.len() },
+        false => DecodeError::Invalid { what: WHAT, reason: "bytes are left over at the end" },
+    })?;
+    let [d0, d1, p0, p1, p2, p3, p4, p5, p6, p7, blocks @ ..] = fields;
+    let place = [p0, p1, p2, p3, p4, p5, p6, p7].map(|byte| *byte);
+    let mut entry = Entry {
+        data: u16::from_le_bytes([*d0, *d1]),
+        place: Place(u64::from_le_bytes(place)),
+        borrowed,
+        ..Entry::EMPTY
+    };
+    for (at, block) in blocks.as_chunks::<ENTRY_BLOCK_BYTES>().0.iter().enumerate() {
+        let [c0, c1, c2, c3, change @ ..] = *block;
+        entry.crc[at] = u32::from_le_bytes([c0, c1, c2, c3]);
+        entry.change[at] = Seq(u64::from_le_bytes(change));
     }
-    fields.end()?;
     if entry.place.is_some() != (entry.data != 0) || (borrowed && entry.data == 0) {
         return Err(DecodeError::Invalid { what: WHAT, reason: "has data without a place, or a place without data" });
     }

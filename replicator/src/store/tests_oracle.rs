@@ -401,13 +401,11 @@ impl World {
         let expected: BTreeMap<usize, bool> = changed.map(|block| (block, !image.stored[block])).collect();
         assert_eq!(listed(Some(Seq(base))).unwrap(), expected, "changed since {base}");
         // The other way to find them.
-        let held = self.rig.live(id).unwrap();
-        let state = held.state();
         let (mut scanned, mut from) = (BTreeMap::new(), Some(0));
         while let Some(extent) = from {
-            let pinned = state.pins.get(&name).unwrap();
-            let page = self.rig.scan_changed(&held, &state, pinned, Seq(base), extent, 2).unwrap();
+            let page = self.rig.changed_by_extent(id, Some(Seq(base)), &name, extent, 2).unwrap();
             for found in page.extents {
+                assert!(scanned.range(found.extent as usize * 16..).next().is_none(), "out of order");
                 for block in (0..16).filter(|block| found.changed & (1 << block) != 0) {
                     scanned.insert(found.extent as usize * 16 + block, found.holes & (1 << block) != 0);
                 }

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use farshore_core::ids::{Seq, VolumeId};
 use farshore_core::record::Kind;
 
+use super::extent::{Entry, Place, Version};
+use super::index::IndexBatch;
 use super::tests_fixture::{BLOCK, EXTENT, Rig, VOL, delete_snapshot, discard, naive_digest, record, write};
 use super::*;
 
@@ -233,6 +235,41 @@ fn changed_since_names_data_and_holes_and_refuses_below_the_floor() {
     assert_eq!(list(Some(Seq(4)), 9), [extent(0, 0b10, 0)]);
     assert!(rig.raise_floor(VOL, Seq(99)).is_err());
     assert!(rig.changed_since(VOL, Some(Seq(7)), "p", Cursor::default(), 9).is_err());
+}
+
+#[test]
+fn much_that_changed_is_listed_by_extent_and_is_the_same() {
+    let rig = Rig::with_volume(16, 100_000 * EXTENT);
+    let noop = |seq| record(VOL, seq, Kind::Noop, 0, 0, Bytes::new());
+    rig.apply(VOL, &(1..=20_000).map(noop).collect::<Vec<_>>()).unwrap();
+    // Straight into the index: the places are never read.
+    let mut batch = IndexBatch::default();
+    for at in 0..9_000_u64 {
+        let (extent, seq) = (at * 7_919 % 100_000, Seq(10_000 + at));
+        let mut entry = Entry { place: Place(at + 1), ..Entry::EMPTY };
+        entry.set_data(3, 1, seq);
+        batch.extent(VOL, extent, Version { image: 0, seq }, Some(entry));
+    }
+    rig.index.commit(&batch).unwrap();
+    rig.pin(VOL, "p").unwrap();
+    for (base, much) in [(9_000, true), (18_000, false)] {
+        assert_eq!(rig.changed_is_much(VOL, Seq(base), "p").unwrap(), much, "since {base}");
+        let (mut by_extent, mut from) = (Vec::new(), Some(0));
+        while let Some(extent) = from {
+            let page = rig.changed_by_extent(VOL, Some(Seq(base)), "p", extent, 1000).unwrap();
+            by_extent.extend(page.extents);
+            from = page.next.map(|next| next.extent);
+        }
+        let (mut listed, mut cursor) = (Vec::new(), Some(Cursor::default()));
+        while let Some(at) = cursor {
+            let page = rig.changed_since(VOL, Some(Seq(base)), "p", at, 1000).unwrap();
+            listed.extend(page.extents);
+            cursor = page.next;
+        }
+        listed.sort_unstable_by_key(|found| found.extent);
+        assert_eq!(by_extent.len() as u64, if much { 9_000 } else { 999 });
+        assert!(by_extent == listed, "since {base}");
+    }
 }
 
 #[test]
