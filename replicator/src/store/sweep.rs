@@ -76,8 +76,11 @@ impl Store {
         let mut more = false;
         for volume in self.all_volumes() {
             if volume.state().flattens().is_some() {
-                let _mutating = volume.mutating();
+                let mutating = volume.mutating();
                 more |= self.flatten_page(&volume)?;
+                drop(mutating);
+                // A page of each of a thousand clones is more than memory is for.
+                self.checkpoint_if_crowded()?;
             }
         }
         Ok(more)

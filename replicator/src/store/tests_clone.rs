@@ -1,5 +1,7 @@
 //! Clones: what they read, what they write, and whose space it is.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use farshore_core::ids::{Seq, VolumeId};
 use farshore_core::mark::SnapshotId;
@@ -242,6 +244,20 @@ fn a_flattened_clone_copies_on_write_hides_and_leaves_its_ancestors_places_alone
     assert_eq!(firsts(&rig, B, 4), [1, 1, 1, 5]);
     rig.remove(B).unwrap();
     assert_eq!(used(&rig), 0);
+}
+
+#[test]
+fn flattening_many_clones_at_once_keeps_to_the_memory_for_changes() {
+    let mut rig = with_snapshot();
+    clone(&rig, A, VOL, 7).unwrap();
+    rig.apply_all(A, &[snapshot(A, 2, 8, SIZE)]).unwrap();
+    let clones: Vec<VolumeId> = (0..8).map(|at| VolumeId(200 + at)).collect();
+    clones.iter().for_each(|id| clone(&rig, *id, A, 8).unwrap());
+    rig.limit_dirty(4);
+    rig.flatten_step().unwrap();
+    assert!(rig.dirty.load(Ordering::Relaxed) <= 4);
+    rig.checkpoint().unwrap();
+    clones.iter().for_each(|id| assert_eq!(firsts(&rig, *id, 32), [1; 32]));
 }
 
 #[test]
