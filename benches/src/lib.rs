@@ -6,7 +6,8 @@
 //!           ├─ fio, procfs ── what a row is made of                  │
 //!           └─ limits ── append + fdatasync, echo, relay, raw disk ──┤
 //!          wan ── throughput and company on a lossy long link ───────┤
-//!          allocations ── three sites inside, calls per request ────┘
+//!          allocations ── three sites inside, calls per request ────┤
+//!          snapshots ── pause, many of them, chains, differences ───┘
 //! ```
 
 pub mod allocations;
@@ -28,6 +29,7 @@ pub mod reference;
 pub mod report;
 pub mod results;
 pub mod run;
+pub mod snapshots;
 pub mod stage;
 pub mod table;
 pub mod targets;

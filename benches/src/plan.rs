@@ -45,7 +45,7 @@ pub struct Options {
     /// A folder on the disk that is measured
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub dir: PathBuf,
-    /// Write latest.json, details.json, REPORT.md and the plots there
+    /// Write latest.json, details.json, snapshots.json, REPORT.md and the plots there; --section snapshots renews its part alone
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Renew the table in this README
@@ -71,6 +71,8 @@ pub enum Section {
     Wan,
     /// Calls of the allocator per request
     Allocations,
+    /// The pause of a snapshot, the cost of many and of chains of clones, and what changed between two
+    Snapshots,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +92,9 @@ pub struct Plan {
     pub quick: bool,
 }
 
+const FULL_SECTIONS: [Section; 5] =
+    [Section::Matrix, Section::Reads, Section::Wan, Section::Allocations, Section::Snapshots];
+const QUICK_SECTIONS: [Section; 4] = [Section::Matrix, Section::Reads, Section::Wan, Section::Snapshots];
 const FULL: [&str; 10] = [
     "randwrite-4k-qd1",
     "randwrite-4k-qd16",
@@ -123,8 +128,8 @@ impl Plan {
         let small = options.quick || named;
         let sections = match (&options.section[..], named) {
             ([], true) => vec![Section::Matrix],
-            ([], false) if options.quick => vec![Section::Matrix, Section::Reads, Section::Wan],
-            ([], false) => vec![Section::Matrix, Section::Reads, Section::Wan, Section::Allocations],
+            ([], false) if options.quick => QUICK_SECTIONS.to_vec(),
+            ([], false) => FULL_SECTIONS.to_vec(),
             (wanted, _) => wanted.to_vec(),
         };
         let has_matrix = sections.contains(&Section::Matrix);
@@ -224,7 +229,7 @@ mod tests {
             (at(0, Device::Nbd), at(0, Device::Fuse), at(80, Device::Nbd), at(80, Device::Fuse)),
             (14, 14, 14, 0)
         );
-        assert_eq!(plan.sections.len(), 4);
+        assert_eq!(plan.sections, FULL_SECTIONS);
         // Setting up, limits and what each row needs beside its own time leave two thirds of 45 minutes for the rows.
         let rows_s = plan.cases.len() as u64 * plan.seconds;
         assert!(rows_s < 30 * 60, "{rows_s} s of rows");

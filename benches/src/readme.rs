@@ -7,21 +7,26 @@ use crate::stage::{Device, Durability};
 use crate::table::{markdown, number};
 
 const BEGIN: &str = "<!-- begin: make bench writes what stands here -->\n";
-const END: &str = "<!-- end -->";
+pub const END: &str = "<!-- end -->";
 
 /// Puts the rows' table between the marks of a README.
 pub fn update(path: &Path, rows: &[Row]) -> Result<(), String> {
+    renew(path, BEGIN, &table(rows))
+}
+
+/// Puts a text between the marks of a file.
+pub fn renew(path: &Path, begin: &str, text: &str) -> Result<(), String> {
     let named = |e: std::io::Error| format!("{}: {e}", path.display());
-    let text = std::fs::read_to_string(path).map_err(named)?;
-    let renewed =
-        between_marks(&text, &table(rows)).ok_or_else(|| format!("{} has no {}", path.display(), BEGIN.trim()))?;
+    let found = std::fs::read_to_string(path).map_err(named)?;
+    let renewed = between_marks(&found, begin, text);
+    let renewed = renewed.ok_or_else(|| format!("{} has no {}", path.display(), begin.trim()))?;
     std::fs::write(path, renewed).map_err(named)
 }
 
-fn between_marks(text: &str, table: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
+fn between_marks(found: &str, begin: &str, text: &str) -> Option<String> {
+    let (before, rest) = found.split_once(begin)?;
     let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}{table}{END}{after}"))
+    Some(format!("{before}{begin}{text}{END}{after}"))
 }
 
 /// One line for each distance that was measured over NBD.
@@ -66,8 +71,8 @@ mod tests {
     #[test]
     fn only_what_is_between_the_marks_is_renewed() {
         let text = format!("a\n{BEGIN}old\n{END}\nz\n");
-        assert_eq!(between_marks(&text, "new\n"), Some(format!("a\n{BEGIN}new\n{END}\nz\n")));
-        assert_eq!(between_marks("no marks", "new"), None);
+        assert_eq!(between_marks(&text, BEGIN, "new\n"), Some(format!("a\n{BEGIN}new\n{END}\nz\n")));
+        assert_eq!(between_marks("no marks", BEGIN, "new"), None);
     }
 
     #[test]

@@ -1,39 +1,58 @@
-//! The files of a run: latest.json, details.json, REPORT.md, and the plots beside it.
+//! The files of a run: latest.json, details.json, snapshots.json, REPORT.md, and the plots beside it.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::allocations;
 use crate::plots;
+use crate::readme::{self, END};
 use crate::results::{Details, Row, Written};
+use crate::snapshots::figures::SnapshotFigures;
+use crate::snapshots::part;
 use crate::stage::word;
 use crate::table::{self, markdown, number};
-use crate::targets::Target;
+use crate::targets;
 
 /// Written by hand, kept beside the report: where the microseconds go.
 const PROFILE: &str = "PROFILE.md";
+const REPORT: &str = "REPORT.md";
+const SNAPSHOTS: &str = "snapshots.json";
+const SNAPSHOTS_BEGIN: &str = "<!-- begin: snapshots -->\n";
 
 /// Writes all files; what could not be drawn is noted in the report.
-pub fn write(dir: &Path, rows: &[Row], mut details: Details) -> Result<(), String> {
+pub fn write(
+    dir: &Path,
+    rows: &[Row],
+    mut details: Details,
+    snapshots: Option<&SnapshotFigures>,
+) -> Result<(), String> {
     std::fs::create_dir_all(dir).map_err(|e| format!("making {}: {e}", dir.display()))?;
+    let json = |value: Result<String, serde_json::Error>| value.map_err(|e| format!("writing JSON: {e}"));
+    if let Some(figures) = snapshots {
+        put(&dir.join(SNAPSHOTS), &json(serde_json::to_string_pretty(figures))?)?;
+    }
+    // Alone it leaves the others as they are.
+    if rows.is_empty() && details.wan.is_empty() && details.allocations.is_empty() {
+        let report = dir.join(REPORT);
+        let renewed = |figures| readme::renew(&report, SNAPSHOTS_BEGIN, &part::text(figures));
+        return snapshots.filter(|_| report.is_file()).map_or(Ok(()), renewed);
+    }
     let mut plots = plots::all(rows);
     if let Err(why) = plots::draw(&plots, dir) {
         details.skipped.push(format!("SKIP plots: {why}"));
         plots.clear();
     }
-    let json = |value: Result<String, serde_json::Error>| value.map_err(|e| format!("writing JSON: {e}"));
     let pictures: Vec<(&str, &str)> = plots.iter().map(|plot| (plot.file, plot.title)).collect();
     let files = [
         ("latest.json", json(serde_json::to_string_pretty(&rounded(rows)))?),
         ("details.json", json(serde_json::to_string_pretty(&details))?),
-        ("REPORT.md", text(rows, &details, &pictures, dir.join(PROFILE).is_file())),
+        (REPORT, text(rows, &details, snapshots, &pictures, dir.join(PROFILE).is_file())),
     ];
-    for (name, text) in files {
-        let path = dir.join(name);
-        std::fs::write(&path, text.trim_end().to_string() + "\n")
-            .map_err(|e| format!("writing {}: {e}", path.display()))?;
-    }
-    Ok(())
+    files.iter().try_for_each(|(name, text)| put(&dir.join(name), text))
+}
+
+fn put(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text.trim_end().to_string() + "\n").map_err(|e| format!("writing {}: {e}", path.display()))
 }
 
 /// More digits than were measured would only make the file's history longer.
@@ -53,22 +72,20 @@ fn rounded(rows: &[Row]) -> Vec<Row> {
     rows.iter().map(row).collect()
 }
 
-pub fn targets(targets: &[Target]) -> String {
-    let rows: Vec<Vec<String>> = targets
-        .iter()
-        .map(|t| vec![t.what.clone(), t.aim.clone(), t.reached.clone(), if t.met { "yes" } else { "**no**" }.into()])
-        .collect();
-    markdown(&["what", "aim", "reached", "met"], 4, &rows)
-}
-
-fn text(rows: &[Row], details: &Details, plots: &[(&str, &str)], has_profile: bool) -> String {
+fn text(
+    rows: &[Row],
+    details: &Details,
+    snapshots: Option<&SnapshotFigures>,
+    plots: &[(&str, &str)],
+    has_profile: bool,
+) -> String {
     let mut out = String::from("# Benchmark\n\n");
     out += &header(details);
     if has_profile {
         let _ = write!(out, "\nWhere the microseconds go: [{PROFILE}]({PROFILE}).\n");
     }
     if !details.targets.is_empty() {
-        let _ = write!(out, "\n## Aims\n\n{}", targets(&details.targets));
+        let _ = write!(out, "\n## Aims\n\n{}", targets::table(&details.targets));
     }
     for (file, title) in plots {
         let _ = write!(out, "\n![{title}]({file})\n");
@@ -81,6 +98,7 @@ fn text(rows: &[Row], details: &Details, plots: &[(&str, &str)], has_profile: bo
     out += &limits(details);
     out += &wan(details);
     out += &allocations::text(&details.allocations);
+    let _ = write!(out, "\n{SNAPSHOTS_BEGIN}{}{END}\n", snapshots.map(part::text).unwrap_or_default());
     if !details.skipped.is_empty() {
         out += "\n## Not measured\n\n";
         details.skipped.iter().for_each(|why| _ = writeln!(out, "- {why}"));

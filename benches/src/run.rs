@@ -16,6 +16,8 @@ use crate::readme;
 use crate::reference::{self, ReadReference};
 use crate::report;
 use crate::results::Details;
+use crate::snapshots::figures::SnapshotFigures;
+use crate::snapshots::{self, part};
 use crate::stage::{Device, Durability, Journal, Stage};
 use crate::targets;
 use crate::wan::{self, Scale, Scenario, WanFigures};
@@ -37,6 +39,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     let (Matrix { rows, written, skipped }, reads) = run.measure_devices()?;
     let wan = run.measure_wan()?;
     let allocations = run.count_allocations()?;
+    let snapshots = run.measure_snapshots()?;
     let Run { plan, limits, .. } = run;
     let targets = targets::judge(&rows, &written, &limits, reads.as_ref(), &wan);
     let command = std::env::args().skip(1).fold("farshore-bench".to_string(), |all, word| all + " " + &word);
@@ -54,10 +57,11 @@ pub fn run(options: &Options) -> Result<(), String> {
         targets,
         skipped,
     };
-    println!("\n{}", report::targets(&details.targets));
+    let of_snapshots = snapshots.as_ref().map(part::judge).unwrap_or_default();
+    println!("\n{}", targets::table(&[&details.targets[..], &of_snapshots].concat()));
     let took_s = details.took_s;
     if let Some(dir) = &options.out {
-        report::write(dir, &rows, details)?;
+        report::write(dir, &rows, details, snapshots.as_ref())?;
         println!("written: {}", dir.join("REPORT.md").display());
     }
     if let Some(readme) = &options.readme {
@@ -134,6 +138,14 @@ impl Run<'_> {
         let counted = allocations::measure(&self.options.dir, self.plan.seconds.min(4))?;
         println!("{}", allocations::text(&counted));
         Ok(counted)
+    }
+
+    fn measure_snapshots(&self) -> Result<Option<SnapshotFigures>, String> {
+        if !self.plan.sections.contains(&Section::Snapshots) {
+            return Ok(None);
+        }
+        let scale = if self.plan.quick { snapshots::measure::QUICK } else { snapshots::measure::FULL };
+        snapshots::measure::measure(&self.options.dir, scale, |line| println!("{line}")).map(Some)
     }
 
     fn measure_wan(&self) -> Result<Vec<WanFigures>, String> {

@@ -54,6 +54,8 @@ impl Journal {
     const SMALL: Journal = Journal { budget: "256MiB", segment: "16MiB" };
     /// Holds less than the volumes: a member that joins needs a shipment.
     pub const SHORT: Journal = Journal { budget: "192MiB", segment: "16MiB" };
+    /// Half of it is enough for each of a hundred volumes and some.
+    pub const MANY_VOLUMES: Journal = Journal { budget: "640MiB", segment: "16MiB" };
 
     /// One that has grown to its budget once a volume of this size was filled: a journal that grows writes every new
     /// segment once, for the user's bytes to come, and a row would pay for that.

@@ -6,7 +6,7 @@ use crate::limits::Limits;
 use crate::reference::ReadReference;
 use crate::results::{Row, Written};
 use crate::stage::{Device, Durability};
-use crate::table::number;
+use crate::table::{markdown, number};
 use crate::wan::WanFigures;
 
 const NEAR_RATIO_MAX: f64 = 1.5;
@@ -29,9 +29,17 @@ pub struct Target {
 }
 
 impl Target {
-    fn new(what: &str, aim: String, reached: String, met: bool) -> Target {
+    pub fn new(what: &str, aim: String, reached: String, met: bool) -> Target {
         Target { what: what.into(), aim, reached, met }
     }
+}
+
+/// As Markdown.
+pub fn table(targets: &[Target]) -> String {
+    let met = |target: &Target| if target.met { "yes" } else { "**no**" };
+    let row = |t: &Target| vec![t.what.clone(), t.aim.clone(), t.reached.clone(), met(t).into()];
+    let rows: Vec<Vec<String>> = targets.iter().map(row).collect();
+    markdown(&["what", "aim", "reached", "met"], 4, &rows)
 }
 
 /// Those of the aims that this run has figures for.
