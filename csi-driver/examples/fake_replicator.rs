@@ -15,6 +15,6 @@ async fn main() {
     };
     let replicator = fake::Fake::default();
     replicator.world().devices = Some(folder);
-    replicator.serve(&socket, true).await;
+    replicator.serve(&socket).await;
     let _ = tokio::signal::ctrl_c().await;
 }

@@ -32,10 +32,11 @@ impl Identity for Who {
     ) -> Result<Response<csi::GetPluginCapabilitiesResponse>, Status> {
         let mut services = vec![service::Type::VolumeAccessibilityConstraints];
         if self.mode.controller() {
-            services.push(service::Type::ControllerService);
-            if self.replicator.serves_snapshots().await? {
-                services.extend([service::Type::GroupControllerService, service::Type::SnapshotMetadataService]);
-            }
+            services.extend([
+                service::Type::ControllerService,
+                service::Type::GroupControllerService,
+                service::Type::SnapshotMetadataService,
+            ]);
         }
         let services = services.into_iter().map(|kind| Type::Service(Service { r#type: kind.into() }));
         let online = Type::VolumeExpansion(VolumeExpansion { r#type: volume_expansion::Type::Online.into() });

@@ -26,11 +26,6 @@ pub fn of_replicator(status: Status) -> Status {
     Status::new(code, message)
 }
 
-/// The replicator said that it does not serve this yet.
-pub fn is_unserved(status: &Status) -> bool {
-    status.code() == Code::Unimplemented
-}
-
 /// A field that the specification wants filled in.
 pub fn given<'a>(field: &str, value: &'a str) -> Result<&'a str, Status> {
     if value.is_empty() { Err(missing(field)) } else { Ok(value) }

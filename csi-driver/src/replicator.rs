@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use crate::names::LABEL_VOLUME_DELETED;
 use crate::places::NodeId;
-use crate::refusal::{is_unserved, no_volume, of_replicator};
+use crate::refusal::{no_volume, of_replicator};
 
 /// Room for the status of some ten thousand volumes.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -206,17 +206,6 @@ impl Replicator {
         let (site, node) = (here.site.clone(), here.node.clone());
         let request = api::ResyncRequest { volume: id.into(), site, node, discard: true };
         self.replication().resync(request).await.map_err(of_replicator).map(drop)
-    }
-
-    /// Whether it serves snapshots at all: older ones don't.
-    pub async fn serves_snapshots(&self) -> Result<bool, Status> {
-        // A volume that there can't be: nobody's list is made for this.
-        let request = api::ListSnapshotsRequest { volumes: vec!["0".repeat(32)] };
-        match self.snapshots().list(request).await.map_err(of_replicator) {
-            Err(status) if is_unserved(&status) => Ok(false),
-            Err(status) if status.code() == Code::Unavailable => Err(status),
-            _ => Ok(true),
-        }
     }
 
     /// By id; `None` where there is none.

@@ -134,12 +134,6 @@ impl Cluster {
         source: Option<&csi::VolumeContentSource>,
     ) -> Result<(u64, api::CreateVolumeRequest), Status> {
         let mut request = api::CreateVolumeRequest::default();
-        // One that does not know of sources would make an empty volume and say that it is done.
-        if source.is_some() && !self.replicator.serves_snapshots().await? {
-            return Err(Status::unimplemented(
-                "the replicator of this node can't make a volume from another one: upgrade it, or make an empty one and copy",
-            ));
-        }
         let bytes = match source.and_then(|source| source.r#type.as_ref()) {
             None => 0,
             Some(source::Type::Snapshot(of)) => {

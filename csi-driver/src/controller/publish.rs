@@ -11,7 +11,7 @@ use super::cluster::Cluster;
 use crate::capability;
 use crate::names::{READ_ONLY, SESSION};
 use crate::places::NodeId;
-use crate::refusal::{given, is_unserved, no_volume};
+use crate::refusal::{given, no_volume};
 use crate::replicator::is_id;
 
 /// Sessions drawn here begin so ("csi."); the last byte says whether the node may write. So a repeated call is known
@@ -102,13 +102,7 @@ impl Cluster {
             publish_only: true,
             ..Default::default()
         };
-        match self.replicator.attach(request.clone()).await {
-            // Older replicators name the session only together with a device; the node finds it open then.
-            Err(status) if is_unserved(&status) => {
-                self.replicator.attach(api::AttachVolumeRequest { publish_only: false, ..request }).await?
-            }
-            other => other?,
-        };
+        self.replicator.attach(request).await?;
         tracing::info!(volume = %volume.name, node = %wish.node, "published");
         Ok(session)
     }

@@ -14,8 +14,7 @@ use super::metadata::Ranges;
 
 type Reply<T> = Result<Response<T>, Status>;
 
-/// What every replicator can do.
-const ALWAYS: [Can; 10] = [
+const CAPABILITIES: [Can; 14] = [
     Can::CreateDeleteVolume,
     Can::PublishUnpublishVolume,
     Can::PublishReadonly,
@@ -26,9 +25,11 @@ const ALWAYS: [Can; 10] = [
     Can::SingleNodeMultiWriter,
     Can::GetVolume,
     Can::VolumeCondition,
+    Can::CreateDeleteSnapshot,
+    Can::ListSnapshots,
+    Can::GetSnapshot,
+    Can::CloneVolume,
 ];
-/// What one that serves snapshots can do.
-const WITH_SNAPSHOTS: [Can; 4] = [Can::CreateDeleteSnapshot, Can::ListSnapshots, Can::GetSnapshot, Can::CloneVolume];
 
 #[tonic::async_trait]
 impl Controller for Cluster {
@@ -73,12 +74,10 @@ impl Controller for Cluster {
         &self,
         _: Request<csi::ControllerGetCapabilitiesRequest>,
     ) -> Reply<csi::ControllerGetCapabilitiesResponse> {
-        let snapshots = self.replicator.serves_snapshots().await?;
-        let more: &[Can] = if snapshots { &WITH_SNAPSHOTS } else { &[] };
         let capability = |can: &Can| csi::ControllerServiceCapability {
             r#type: Some(capability::Type::Rpc(capability::Rpc { r#type: (*can).into() })),
         };
-        let capabilities = ALWAYS.iter().chain(more).map(capability).collect();
+        let capabilities = CAPABILITIES.iter().map(capability).collect();
         Ok(Response::new(csi::ControllerGetCapabilitiesResponse { capabilities }))
     }
 
@@ -135,8 +134,7 @@ impl GroupController for Cluster {
         use group_capability::{Rpc, Type, rpc};
         let can = rpc::Type::CreateDeleteGetVolumeGroupSnapshot.into();
         let can = csi::GroupControllerServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: can })) };
-        let capabilities = if self.replicator.serves_snapshots().await? { vec![can] } else { Vec::new() };
-        Ok(Response::new(csi::GroupControllerGetCapabilitiesResponse { capabilities }))
+        Ok(Response::new(csi::GroupControllerGetCapabilitiesResponse { capabilities: vec![can] }))
     }
 
     async fn create_volume_group_snapshot(

@@ -12,7 +12,7 @@ use super::mounts;
 use super::program::succeed;
 use crate::capability::{self, Access, Usage};
 use crate::names::{READ_ONLY, SESSION};
-use crate::refusal::{given, is_unserved, missing, no_volume};
+use crate::refusal::{given, missing, no_volume};
 use crate::replicator::is_id;
 
 /// The major and minor number of a block device, as the table of mounts writes them; `None` for anything else.
@@ -151,10 +151,6 @@ impl Machine {
         };
         let session = attached.session;
         let request = api::DetachVolumeRequest { volume: id.into(), session, keep_published: true, force: false };
-        match self.replicator.detach(request).await {
-            // Older replicators close the device together with the session: unpublishing does it.
-            Err(status) if is_unserved(&status) => Ok(()),
-            other => other,
-        }
+        self.replicator.detach(request).await
     }
 }

@@ -23,8 +23,6 @@ pub struct World {
     pub asked: Vec<String>,
     /// Site, node, connected. The first is the own one.
     pub nodes: Vec<(String, String, bool)>,
-    /// As a replicator that names a session only together with a device.
-    pub publish_only: bool,
     pub free_bytes: u64,
     /// The next call that changes something fails so.
     pub fail: Option<(Code, &'static str)>,
@@ -67,7 +65,6 @@ impl Default for Fake {
             snapshots: BTreeMap::new(),
             asked: Vec::new(),
             nodes: nodes.map(|(site, node)| (site.into(), node.into(), true)).into(),
-            publish_only: true,
             free_bytes: 1 << 40,
             fail: None,
             gate: None,
@@ -162,15 +159,15 @@ impl Fake {
         }
     }
 
-    /// Serves on a socket until the process ends. Without snapshots it is as an older one.
-    pub async fn serve(&self, socket: &Path, snapshots: bool) {
+    /// Serves on a socket until the process ends.
+    pub async fn serve(&self, socket: &Path) {
         let _ = std::fs::remove_file(socket);
         let listener = UnixListener::bind(socket).expect("a socket can be bound");
         let router = Server::builder()
             .add_service(VolumesServer::new(self.clone()))
             .add_service(NodeServer::new(self.clone()))
             .add_service(ReplicationServer::new(self.clone()))
-            .add_optional_service(snapshots.then(|| SnapshotsServer::new(self.clone())));
+            .add_service(SnapshotsServer::new(self.clone()));
         let served = router.serve_with_incoming(UnixListenerStream::new(listener));
         tokio::spawn(async move { served.await.expect("the fake serves") });
     }

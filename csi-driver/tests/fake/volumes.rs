@@ -81,9 +81,6 @@ impl Volumes for Fake {
         self.enter(format!("attach {} {}", request.node, if request.publish_only { "published" } else { "opened" }))
             .await?;
         let mut world = self.world();
-        if request.publish_only && !world.publish_only {
-            return Err(refusal(Code::Unimplemented, "unsupported", "publishing without a device"));
-        }
         let volume = world.find(&request.volume)?;
         let mut attached = match volume.attached.clone() {
             Some(there) if there.session == request.session && there.node == request.node => there,
@@ -115,9 +112,6 @@ impl Volumes for Fake {
         };
         self.enter(format!("detach {how}")).await?;
         let mut world = self.world();
-        if request.keep_published && !world.publish_only {
-            return Err(refusal(Code::Unimplemented, "unsupported", "keeping the session published"));
-        }
         let volume = world.find(&request.volume)?;
         let Some(attached) = volume.attached else {
             if world.unheard && request.force {

@@ -38,7 +38,7 @@ impl Driver {
     pub async fn start() -> Driver {
         let fake = Fake::default();
         let driver = Driver::before(fake, &[]).await;
-        driver.serve_replicator(true).await;
+        driver.serve_replicator().await;
         driver
     }
 
@@ -49,8 +49,8 @@ impl Driver {
         Driver { fake, dir, channel, process: Some(process) }
     }
 
-    pub async fn serve_replicator(&self, snapshots: bool) {
-        self.fake.serve(&self.dir.path().join("replicator.sock"), snapshots).await;
+    pub async fn serve_replicator(&self) {
+        self.fake.serve(&self.dir.path().join("replicator.sock")).await;
     }
 
     /// The process ends and another one takes its place; whatever was under way breaks off.

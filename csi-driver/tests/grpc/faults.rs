@@ -91,7 +91,7 @@ async fn without_a_replicator_it_says_so_and_then_goes_on() {
     // What it is called does not depend on anybody.
     let info = driver.identity().get_plugin_info(csi::GetPluginInfoRequest {}).await.unwrap().into_inner();
     assert_eq!(info.name, "csi.farshore.io");
-    driver.serve_replicator(true).await;
+    driver.serve_replicator().await;
     assert_eq!(probe().await, Some(true));
     driver.create(wish("pvc-1")).await.unwrap();
 }
@@ -99,7 +99,7 @@ async fn without_a_replicator_it_says_so_and_then_goes_on() {
 #[tokio::test]
 async fn a_name_that_is_not_the_replicators_is_refused() {
     let driver = Driver::before(Fake::default(), &["--node-id", "east/n7"]).await;
-    driver.serve_replicator(true).await;
+    driver.serve_replicator().await;
     let status = driver.node().node_get_info(csi::NodeGetInfoRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("east/n7") && status.message().contains("east/n1"), "{status}");

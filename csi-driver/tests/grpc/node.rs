@@ -33,7 +33,7 @@ impl Bench {
         let driver = Driver::before(Fake::default(), &[]).await;
         fs::create_dir(driver.path("devices")).unwrap();
         driver.fake.world().devices = Some(driver.path("devices").into());
-        driver.serve_replicator(true).await;
+        driver.serve_replicator().await;
         Some(Bench { driver })
     }
 

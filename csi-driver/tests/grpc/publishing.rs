@@ -144,23 +144,9 @@ async fn strangers_are_not_found() {
 }
 
 #[tokio::test]
-async fn an_older_replicator_opens_the_device_at_once() {
-    let driver = Driver::start().await;
-    driver.fake.world().publish_only = false;
-    let id = driver.volume("pvc-1").await;
-    publish(&driver, &id, "east/n1", false).await.unwrap();
-    assert_eq!(driver.fake.world().asked[1..], ["attach n1 published", "attach n1 opened"]);
-    let request = csi::NodeUnstageVolumeRequest { volume_id: id.clone(), staging_target_path: driver.path("stage") };
-    driver.node().node_unstage_volume(request).await.unwrap();
-    assert!(session(&driver, &id).is_some());
-    unpublish(&driver, &id, "east/n1").await.unwrap();
-    assert_eq!(session(&driver, &id), None);
-}
-
-#[tokio::test]
 async fn a_full_node_takes_no_more() {
     let driver = Driver::before(Fake::default(), &["--max-volumes-per-node", "1"]).await;
-    driver.serve_replicator(true).await;
+    driver.serve_replicator().await;
     let (one, two) = (driver.volume("a").await, driver.volume("b").await);
     publish(&driver, &one, "east/n1", false).await.unwrap();
     assert_eq!(publish(&driver, &two, "east/n1", false).await.unwrap_err().code(), Code::ResourceExhausted);

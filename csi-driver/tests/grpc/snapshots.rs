@@ -1,14 +1,11 @@
 //! Snapshots, copies, groups, and what changed between two.
 
 use farshore_proto::csi;
-use farshore_proto::csi::controller_service_capability::Type::Rpc;
-use farshore_proto::csi::controller_service_capability::rpc::Type as Can;
 use farshore_proto::csi::volume_content_source::{SnapshotSource, Type as From, VolumeSource};
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
 
 use crate::driver::{Driver, MIB, parameters, wish};
-use crate::fake::Fake;
 
 async fn take(driver: &Driver, volume: &str, name: &str) -> Result<csi::Snapshot, Status> {
     let (source_volume_id, name) = (volume.into(), name.into());
@@ -197,33 +194,4 @@ async fn changes_come_in_messages_of_the_size_asked_for() {
     // A copy that is younger than the base can't tell.
     driver.fake.world().snapshots.get_mut(&base).unwrap().state = "missing".into();
     assert_eq!(delta(&base, &target, 0, 0).await.unwrap_err().code(), Code::FailedPrecondition);
-}
-
-#[tokio::test]
-async fn an_older_replicator_has_none_and_says_so() {
-    let can = |driver: &Driver| {
-        let mut controller = driver.controller();
-        async move {
-            let answer =
-                controller.controller_get_capabilities(csi::ControllerGetCapabilitiesRequest {}).await.unwrap();
-            let kinds = answer.into_inner().capabilities.into_iter().map(|can| match can.r#type {
-                Some(Rpc(rpc)) => rpc.r#type(),
-                None => Can::Unknown,
-            });
-            kinds.collect::<Vec<Can>>()
-        }
-    };
-    let old = Driver::before(Fake::default(), &[]).await;
-    old.serve_replicator(false).await;
-    let id = old.volume("a").await;
-    assert_eq!(take(&old, &id, "s").await.unwrap_err().code(), Code::Unimplemented);
-    // An empty volume in place of a copy would be the worst answer.
-    let cloned = copy("c", From::Volume(VolumeSource { volume_id: id }), 0);
-    assert_eq!(old.create(cloned).await.unwrap_err().code(), Code::Unimplemented);
-    assert_eq!(old.fake.world().volumes.len(), 1);
-    let (of_old, of_new) = (can(&old).await, can(&Driver::start().await).await);
-    for kind in [Can::CreateDeleteSnapshot, Can::ListSnapshots, Can::GetSnapshot, Can::CloneVolume] {
-        assert!(!of_old.contains(&kind) && of_new.contains(&kind), "{kind:?}");
-    }
-    assert!(of_old.iter().all(|kind| of_new.contains(kind)));
 }
