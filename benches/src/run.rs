@@ -62,7 +62,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     let took_s = details.took_s;
     if let Some(dir) = &options.out {
         report::write(dir, &rows, details, snapshots.as_ref())?;
-        println!("written: {}", dir.join("REPORT.md").display());
+        println!("written: {}", dir.display());
     }
     if let Some(readme) = &options.readme {
         readme::update(readme, &rows)?;
