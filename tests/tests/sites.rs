@@ -176,3 +176,26 @@ fn each_policy_goes_on_without_whom_it_says_and_no_further() {
         ledger.check_all(&mut west.attach("pg"));
     }
 }
+
+#[test]
+fn what_is_told_of_other_nodes_is_what_they_say_and_how_long_they_are_away() {
+    let cluster = Cluster::start(&["east", "west"]);
+    let [east, west] = ["east", "west"].map(|s| cluster.site(s));
+    let of_west = || east.run(&["site", "list"])["peers"][0].clone();
+    let found = of_west();
+    assert_eq!((found["connected"].as_bool(), found["silent_ms"].as_u64()), (Some(true), Some(0)), "{found:#}");
+    assert!(found["version"].as_str().is_some_and(|version| !version.is_empty()), "{found:#}");
+    // One machine, one clock: what is told beside zero is what asking takes.
+    assert!(found["clock_skew_ms"].as_i64().is_some_and(|ms| ms.abs() < 5_000), "{found:#}");
+    west.kill();
+    let away = eventually("west to be missed", || {
+        let found = of_west();
+        if found["connected"] == false && found["silent_ms"].as_u64() > Some(0) { Ok(found) } else { Err(found) }
+    });
+    assert_eq!((&away["version"], &away["clock_skew_ms"]), (&"".into(), &0.into()), "nobody was asked: {away:#}");
+    let longer = eventually("the time to go on", || {
+        let found = of_west();
+        if found["silent_ms"].as_u64() > away["silent_ms"].as_u64() { Ok(found) } else { Err(found) }
+    });
+    assert!(east.metric("farshore_peer_silent_seconds") * 1e3 >= longer["silent_ms"].as_u64().unwrap_or(0) as f64);
+}

@@ -90,17 +90,14 @@ impl Node {
         let mut asked = tokio::task::JoinSet::new();
         for member in config.members.iter().filter(|m| m.id != handle.me) {
             let (node, peer, id) = (self.clone(), self.peer_of(handle, member.id)?, member.id);
-            let request = api::GetVolumeRequest { volume: handle.id.to_string() };
-            asked.spawn(async move {
-                let view = node.forward_within::<api::GetVolumeResponse>(VIEW_PATIENCE, &peer, "view", &request).await;
-                (id, view)
-            });
+            let handle = handle.clone();
+            asked.spawn(async move { (id, node.view_at(&handle, &peer, VIEW_PATIENCE).await) });
         }
         let mut heard = vec![handle.me];
         for (id, view) in asked.join_all().await {
-            let Ok(view) = view else { continue };
+            let Ok(Some(view)) = view else { continue };
             heard.push(id);
-            if let Some(found) = view.volume.unwrap_or_default().attached {
+            if let Some(found) = view.attached {
                 let member = find_member(&config, &found.site, &found.node)?.id;
                 return Ok(Some(Attachment { member, session: parse_session(&found.session)? }));
             }

@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::cut::{self, CutStep};
 use super::node::{Node, is_member};
+use super::peer_view::OwnWords;
 use crate::control::{OpError, Operations, SnapshotOperations};
 use crate::transport::PeerName;
 
@@ -120,6 +121,12 @@ async fn serve_snapshots(
             node.settle_here(&handle).await?;
             api::GetVolumeResponse { volume: Some(node.view(&handle).await?) }.encode_to_vec()
         }
+        "snapshot-order" => {
+            let request: api::GetVolumeRequest = decode(node, peer, request)?;
+            let handle = node.find(&request.volume)?;
+            drop(node.turn_to_mark(&handle).await?);
+            api::GetVolumeResponse { volume: Some(node.view(&handle).await?) }.encode_to_vec()
+        }
         "snapshot-list" if neighbour => {
             let request = api::ListSnapshotsRequest::decode(request).map_err(undecodable)?;
             api::ListSnapshotsResponse { snapshots: node.snapshots_of(&request.volumes).await? }.encode_to_vec()
@@ -146,6 +153,8 @@ pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, reque
             let handle = node.find(&request.volume)?;
             api::GetVolumeResponse { volume: Some(node.view(&handle).await?) }.encode_to_vec()
         }
+        // Of itself, for whoever shows it.
+        "own-words" => OwnWords::now().encode_to_vec(),
         // For nodes of this site, about what they do not hold themselves.
         "volumes" if neighbour => api::ListVolumesResponse { volumes: node.full_views().await }.encode_to_vec(),
         "failover" if neighbour => {

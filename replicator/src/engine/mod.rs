@@ -29,6 +29,7 @@ mod metrics;
 mod neighbours;
 mod node;
 mod operations;
+mod peer_view;
 mod readmit;
 mod rebirth;
 mod recovery;

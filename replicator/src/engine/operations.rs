@@ -359,14 +359,14 @@ impl Operations for Node {
 
     fn peers(&self) -> OpFuture<'_, api::PeersResponse> {
         verb!(self, node, async move {
-            let peers = node.peer_views();
+            let peers = node.peers_in_full().await;
             let me = &node.shared.me;
             Ok(api::PeersResponse { site: me.site.clone(), node: me.node.clone(), peers })
         })
     }
 
     fn doctor(&self) -> OpFuture<'_, api::DoctorResponse> {
-        verb!(self, node, async move { Ok(node.doctor_facts()) })
+        verb!(self, node, async move { Ok(node.doctor_facts().await) })
     }
 }
 

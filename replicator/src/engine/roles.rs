@@ -288,11 +288,10 @@ impl Node {
         // All are asked before anything is deleted: this node may not know yet that it is attached somewhere.
         for member in config.members.iter().filter(|m| m.id != handle.me) {
             let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
-            let request = api::GetVolumeRequest { volume: volume.to_string() };
-            let view = match self.forward::<api::GetVolumeResponse>(&peer, "view", &request).await {
-                Ok(answer) => answer.volume.unwrap_or_default(),
+            let view = match self.view_at(handle, &peer, FORWARD_PATIENCE).await {
+                Ok(Some(view)) => view,
                 // It is gone there already: an earlier deletion was cut short.
-                Err(error) if error.kind == OpKind::NotFound => continue,
+                Ok(None) => continue,
                 Err(error) => {
                     return Err(OpError::unavailable(
                         format!("volume {} was not deleted: {peer} could not be asked", config.volume.name),

@@ -1,6 +1,7 @@
 //! What the control plane shows: the core's status in the words of the API, and what the loss of each site would cost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use farshore_core::api::{MemberStatus, Status};
 use farshore_core::ids::{MemberId, Seq};
@@ -12,12 +13,12 @@ use super::diverged_note::DivergedCopy;
 use super::driver::{VolumeHandle, lock};
 use super::marks::{UNFINISHED_LABEL, kept_count};
 use super::node::Node;
-use crate::control::{OpError, states};
+use crate::control::{OpError, OpKind, states};
 use crate::store::SnapshotRow;
 use crate::transport::PeerName;
 
 /// A status is for people who look now: what the holder does not say at once is left out.
-const HOLDER_PATIENCE: std::time::Duration = std::time::Duration::from_millis(700);
+const HOLDER_PATIENCE: Duration = Duration::from_millis(700);
 
 impl Node {
     /// As [`Node::view`], with what only the epoch's holder knows: where every member stands, and the cost of losses.
@@ -73,9 +74,22 @@ impl Node {
         if !self.is_connected(peer) {
             return None;
         }
+        self.view_at(handle, peer, HOLDER_PATIENCE).await.ok()?
+    }
+
+    /// Another node's view of a volume. None: it holds no such volume.
+    pub(super) async fn view_at(
+        &self,
+        handle: &VolumeHandle,
+        peer: &PeerName,
+        patience: Duration,
+    ) -> Result<Option<api::VolumeStatus>, OpError> {
         let request = api::GetVolumeRequest { volume: handle.id.to_string() };
-        let answer = self.forward_within::<api::GetVolumeResponse>(HOLDER_PATIENCE, peer, "view", &request).await;
-        answer.ok()?.volume
+        match self.forward_within::<api::GetVolumeResponse>(patience, peer, "view", &request).await {
+            Ok(answer) => Ok(Some(answer.volume.unwrap_or_default())),
+            Err(error) if error.kind == OpKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) async fn view(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<api::VolumeStatus, OpError> {
@@ -147,32 +161,7 @@ impl Node {
         }
     }
 
-    pub(super) fn peer_views(&self) -> Vec<api::Peer> {
-        self.shared
-            .transport
-            .status()
-            .into_iter()
-            .map(|s| api::Peer {
-                site: s.name.site,
-                node: s.name.node,
-                address: s.address.map(|a| a.to_string()).unwrap_or_default(),
-                connected: s.connected,
-                reason: s.last_error.map(|(_, text)| text).unwrap_or_default(),
-                rtt_us: s.rtt_us.unwrap_or(0),
-                sent_bytes: s.sent_bytes,
-                received_bytes: s.received_bytes,
-                lost_packets: s.lost_packets,
-                sent_packets: s.sent_packets,
-                mtu_bytes: s.mtu_bytes.unwrap_or(0).into(),
-                window_bytes: s.window_bytes.unwrap_or(0),
-                protocol: s.protocol_version.unwrap_or(0).into(),
-                certificate_expires_unix_s: s.certificate_not_after.map_or(0, |at| at.unix_timestamp()),
-                ..api::Peer::default()
-            })
-            .collect()
-    }
-
-    pub(super) fn doctor_facts(&self) -> api::DoctorResponse {
+    pub(super) async fn doctor_facts(self: &Arc<Self>) -> api::DoctorResponse {
         let space = self.shared.store.space();
         api::DoctorResponse {
             info: Some(self.describe()),
@@ -181,7 +170,7 @@ impl Node {
             disk_free_bytes: space.free_bytes,
             certificate_path: self.config.transport.cert.display().to_string(),
             ca_path: self.config.transport.ca.display().to_string(),
-            peers: self.peer_views(),
+            peers: self.peers_in_full().await,
             conditions: self.node_conditions(),
             open_files: std::fs::read_dir("/proc/self/fd").map_or(0, |d| d.count() as u64),
             ..api::DoctorResponse::default()

@@ -273,7 +273,7 @@ impl Families<'_> {
         self.gauges(("peer_connected", None, "1 while it is connected"), each(|p| flag(p.connected)))?;
         self.gauges(("peer_rtt", seconds, "Round trip to it"), each(|p| p.rtt_us as f64 / 1e6))?;
         self.gauges(
-            ("peer_silent", seconds, "Since when nothing was heard of it"),
+            ("peer_silent", seconds, "For how long it has not been connected; 0 while it is"),
             each(|p| p.silent_ms as f64 / 1e3),
         )?;
         let expires = each(|p| p.certificate_expires_unix_s as f64);
