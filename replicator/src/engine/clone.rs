@@ -37,6 +37,9 @@ pub(super) const SOURCE_LABEL: &str = "farshore.source";
 /// Of a clone: the id of that snapshot, or, of a volume's clone, the id of that volume.
 pub(super) const SOURCE_ID_LABEL: &str = "farshore.source-id";
 
+/// Of a snapshot that was taken for a clone alone: the clone's name.
+pub(super) const MOMENT_LABEL: &str = "farshore.for-clone";
+
 /// What a clone begins with.
 pub(super) struct Source {
     pub parent: Arc<VolumeHandle>,
@@ -111,37 +114,43 @@ impl Node {
     /// A snapshot of a volume as it is now, for one clone.
     async fn moment_for(self: &Arc<Self>, parent: &Arc<VolumeHandle>, clone: &str) -> Result<SnapshotRow, OpError> {
         let name = format!("clone-{clone:.40}-{:08x}", super::clock::random_u128() as u32);
-        let request =
-            api::CreateSnapshotRequest { volumes: vec![parent.id.to_string()], name, labels: BTreeMap::new() };
+        let labels = BTreeMap::from([(MOMENT_LABEL.to_string(), clone.to_string())]);
+        let request = api::CreateSnapshotRequest { volumes: vec![parent.id.to_string()], name, labels };
         let made = self.take_one(&request).await?.snapshots.into_iter().next();
         let id = made.and_then(|made| parse_id(&made.id)).map(SnapshotId);
         let id = id.ok_or_else(|| OpError::internal("a snapshot was made without an id"))?;
-        self.until_here(parent.id, id).await
+        let row = self.until_here(parent.id, id).await?;
+        // Attempts whose node died have left theirs.
+        let of_before = |found: &SnapshotRow| found.labels.get(MOMENT_LABEL).is_some_and(|of| of == clone);
+        for before in self.rows(parent)?.iter().filter(|found| found.id != id && of_before(found)) {
+            self.drop_moment(parent, before).await;
+        }
+        Ok(row)
     }
 
     /// The clones hold the image by themselves.
     pub(super) async fn drop_source(self: &Arc<Self>, source: &Source) {
-        if !source.temporary {
-            return;
+        if source.temporary {
+            self.drop_moment(&source.parent, &source.row).await;
         }
-        let snapshot = format!("{}@{}", source.parent.id, source.row.name);
-        let request = api::DeleteSnapshotRequest { snapshot };
-        let deleted = match self.marker(&source.parent).await {
-            Ok(Marker::Here) => self.delete_snapshot_here(&source.parent, source.row.id).await,
+    }
+
+    async fn drop_moment(self: &Arc<Self>, parent: &Arc<VolumeHandle>, row: &SnapshotRow) {
+        let request = api::DeleteSnapshotRequest { snapshot: format!("{}@{}", parent.id, row.name) };
+        let deleted = match self.marker(parent).await {
+            Ok(Marker::Here) => self.delete_snapshot_here(parent, row.id).await,
             Ok(Marker::There(peer)) => {
                 self.forward::<api::DeleteSnapshotResponse>(&peer, "snapshot-delete", &request).await.map(drop)
             }
             Err(error) => Err(error),
         };
         if let Err(error) = deleted {
-            tracing::warn!(snapshot = source.row.name, %error, "the snapshot that a clone was made of stays");
+            tracing::warn!(snapshot = row.name, %error, "the snapshot that a clone was made of stays");
         }
     }
 
     /// A clone that is there: is it the one that is asked for?
-    pub(super) fn is_clone_of(&self, existing: &VolumeHandle, request: &api::CreateVolumeRequest) -> bool {
-        let config = existing.config.borrow().clone();
-        let known = config.volume.labels.get(SOURCE_ID_LABEL);
+    pub(super) fn is_clone_of(&self, known: Option<&String>, request: &api::CreateVolumeRequest) -> bool {
         let wanted = match (request.source_snapshot.as_str(), request.source_volume.as_str()) {
             ("", "") => None,
             ("", volume) => self.catalog.find(volume).map(|handle| handle.id.to_string()),
@@ -174,21 +183,30 @@ impl Node {
     ) -> Result<(), OpError> {
         let (parent, snapshot) = (source.parent.id, source.row.id);
         if *peer == self.shared.me {
-            return self.install_clone(volume, durable.clone(), parent, snapshot).await;
+            return self.install_clone(&self.shared.me, volume, durable.clone(), parent, snapshot).await;
         }
         let call = Call::JoinClone { volume, durable: durable.encode(), parent, snapshot };
         self.shared.calls.call(&self.shared.transport, peer, &call, JOIN_PATIENCE).await.map(drop)
     }
 
-    /// Begins to hold a member of a clone, of the image that this node has.
+    /// Begins to hold a member of a clone, of the image that this node has, for the node that makes it.
     pub(super) async fn install_clone(
         self: &Arc<Self>,
+        maker: &PeerName,
         volume: VolumeId,
         durable: Durable,
         parent: VolumeId,
         snapshot: SnapshotId,
     ) -> Result<(), OpError> {
+        let session = self.session_with(maker);
         let row = self.until_here(parent, snapshot).await?;
+        if self.session_with(maker) != session {
+            // It may have died while we waited, and what it had begun been deleted: nobody would know of this one.
+            return Err(OpError::unavailable(
+                format!("the connection with {maker}, which makes the clone, broke off"),
+                "run it again",
+            ));
+        }
         if row.state == SnapshotState::Missing {
             return Err(OpError::failed_precondition(
                 format!("the copy on {} is younger than snapshot {}", self.shared.me, row.name),
@@ -196,6 +214,12 @@ impl Node {
             ));
         }
         self.install_as(volume, durable, Some((parent, snapshot))).await
+    }
+
+    /// Another one each time the peer comes up; `None` while it is away, or for this node itself.
+    fn session_with(&self, peer: &PeerName) -> Option<u64> {
+        let status = self.shared.transport.status().into_iter().find(|status| status.name == *peer);
+        status.filter(|status| status.connected).map(|status| status.sessions)
     }
 
     async fn until_here(&self, parent: VolumeId, snapshot: SnapshotId) -> Result<SnapshotRow, OpError> {

@@ -14,7 +14,7 @@ use farshore_core::replica::Recovered;
 use farshore_proto::v1 as api;
 
 use super::clock::random_u128;
-use super::clone::{Source, clone_in_store, first_of_clone};
+use super::clone::{SOURCE_ID_LABEL, Source, clone_in_store, first_of_clone};
 use super::driver::{VolumeHandle, lock};
 use super::node::Node;
 use super::recovery;
@@ -22,6 +22,14 @@ use super::rpc::Call;
 use crate::control::{OpError, OpKind};
 use crate::journal::{Entry, LogEnd, budget_for};
 use crate::transport::PeerName;
+
+/// What was found under the name of a volume that is to be made.
+enum Namesake {
+    /// What is asked for, at all its members.
+    Whole(VolumeId),
+    /// Half of it, which is forgotten now.
+    Gone,
+}
 
 /// Of a register that nobody has written since the volume was created.
 const FIRST_VERSION: ConfigVersion = ConfigVersion { epoch: Epoch::ZERO, k: 1 };
@@ -58,7 +66,17 @@ impl Node {
             ));
         }
         let source = self.source_of(&mut request).await?;
-        let made = self.create_on_all(&request, source.as_ref()).await;
+        let mut made = self.create_on_all(&request, source.as_ref()).await;
+        if let Err(error) = &made
+            && error.kind == OpKind::AlreadyExists
+        {
+            // An earlier attempt, of a node that died or of another one.
+            match self.namesake(&request).await {
+                Some(Namesake::Whole(volume)) => made = Ok(volume),
+                Some(Namesake::Gone) => made = self.create_on_all(&request, source.as_ref()).await,
+                None => {}
+            }
+        }
         if let Some(source) = &source {
             self.drop_source(source).await;
         }
@@ -103,6 +121,63 @@ impl Node {
         Ok(volume)
     }
 
+    /// What the members hold under the name of a volume that this node does not know, if it is what is asked for now. What
+    /// is half, and never had a primary, is forgotten everywhere.
+    async fn namesake(self: &std::sync::Arc<Self>, request: &api::CreateVolumeRequest) -> Option<Namesake> {
+        let members = self.choose_members(&request.members).ok()?;
+        let by_name = api::GetVolumeRequest { volume: request.name.clone() };
+        let mut found = None;
+        for (member, _) in &members {
+            let peer = PeerName::new(&member.site, &member.node).ok()?;
+            let view = self.forward_within::<api::GetVolumeResponse>(JOIN_PATIENCE, &peer, "view", &by_name);
+            if peer != self.shared.me
+                && let Ok(answer) = view.await
+            {
+                found = answer.volume;
+                break;
+            }
+        }
+        let view = found.filter(|view| self.is_asked_for(view, request))?;
+        let volume = VolumeId(crate::control::validate_snapshots::parse_id(&view.id)?);
+        let mut held = Vec::new();
+        for member in &view.members {
+            let peer = PeerName::new(&member.site, &member.node).ok()?;
+            held.push((self.holds(&peer, volume).await.ok()?, peer));
+        }
+        if held.iter().all(|(holds, _)| *holds) {
+            return Some(Namesake::Whole(volume));
+        }
+        if view.config_version != FIRST_VERSION.to_string() {
+            return None;
+        }
+        tracing::info!(volume = %request.name, id = %volume, "a creation that was cut short is undone");
+        for (_, peer) in held.iter().filter(|(holds, _)| *holds) {
+            self.ask_forget(peer, volume).await.ok()?;
+        }
+        Some(Namesake::Gone)
+    }
+
+    fn is_asked_for(&self, view: &api::VolumeStatus, request: &api::CreateVolumeRequest) -> bool {
+        let asked = request.members.iter().map(|m| m.site.as_str());
+        let policy = |policy: Option<&api::Policy>| policy.map_or("majority", |p| p.quorum.as_str()).to_string();
+        asked.eq(view.members.iter().map(|m| m.site.as_str()))
+            && (view.size_bytes == request.size_bytes || request.size_bytes == 0)
+            && policy(view.policy.as_ref()) == policy(request.policy.as_ref())
+            && self.is_clone_of(view.labels.get(SOURCE_ID_LABEL), request)
+    }
+
+    async fn holds(self: &std::sync::Arc<Self>, peer: &PeerName, volume: VolumeId) -> Result<bool, OpError> {
+        if *peer == self.shared.me {
+            return Ok(self.catalog.get(volume).is_some());
+        }
+        let call = Call::Holding { volume };
+        match self.shared.calls.call(&self.shared.transport, peer, &call, JOIN_PATIENCE).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == OpKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn same_as(
         self: &std::sync::Arc<Self>,
         existing: &VolumeHandle,
@@ -114,7 +189,11 @@ impl Node {
         let policy = request.policy.as_ref().map_or("majority", |p| p.quorum.as_str());
         let clone = !request.source_snapshot.is_empty() || !request.source_volume.is_empty();
         let sized = config.volume.size_bytes == request.size_bytes || (clone && request.size_bytes == 0);
-        if sized && asked == held && config.volume.policy == policy && self.is_clone_of(existing, request) {
+        if sized
+            && asked == held
+            && config.volume.policy == policy
+            && self.is_clone_of(config.volume.labels.get(SOURCE_ID_LABEL), request)
+        {
             if !clone {
                 self.join_again(existing, &config).await?;
             }
@@ -134,11 +213,8 @@ impl Node {
         }
         for member in config.members.iter().filter(|m| m.id != existing.me) {
             let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
-            let call = Call::Holding { volume: existing.id };
-            match self.shared.calls.call(&self.shared.transport, &peer, &call, JOIN_PATIENCE).await {
-                Err(error) if error.kind == OpKind::NotFound => return Ok(false),
-                Err(error) => return Err(error),
-                Ok(_) => {}
+            if !self.holds(&peer, existing.id).await? {
+                return Ok(false);
             }
         }
         Ok(true)

@@ -324,7 +324,7 @@ impl Node {
                 if peer.site != self.shared.me.site && self.held_for(peer, parent).is_err() {
                     return Err(no_member(peer, parent));
                 }
-                self.install_clone(volume, durable, parent, snapshot).await?;
+                self.install_clone(peer, volume, durable, parent, snapshot).await?;
                 Ok(Bytes::new())
             }
             Call::Forget { volume } => {
