@@ -23,6 +23,9 @@ pub struct SnapshotView {
     pub created_unix_ms: i64,
     pub labels: BTreeMap<String, String>,
     pub state: String,
+    /// What to make of a state that is not `ready`, for people.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub note: String,
     pub unique_bytes: u64,
     pub shared_bytes: u64,
     pub held_by: Vec<String>,
@@ -32,6 +35,7 @@ pub struct SnapshotView {
 impl From<api::Snapshot> for SnapshotView {
     fn from(s: api::Snapshot) -> Self {
         SnapshotView {
+            note: note(&s),
             name: s.name,
             id: s.id,
             volume: s.volume,
@@ -47,6 +51,20 @@ impl From<api::Snapshot> for SnapshotView {
             held_by: s.held_by,
             clones: s.clones,
         }
+    }
+}
+
+fn note(snapshot: &api::Snapshot) -> String {
+    match (snapshot.state.as_str(), snapshot.labels.get("farshore.unfinished")) {
+        ("unconfirmed", _) => {
+            "one of a cut over several volumes that did not come to its end, and no snapshot: cut them \
+                               again under this name, or delete it"
+                .into()
+        }
+        ("missing", _) => "the copy in this site was made after it; other sites of the volume have it".into(),
+        ("applying", _) => "the copy in this site has not come to it yet".into(),
+        (_, Some(what)) => format!("what the volume held before {what}, which is not finished: run that again"),
+        _ => String::new(),
     }
 }
 
@@ -167,6 +185,9 @@ impl View for TakenView {
 impl View for SnapshotView {
     fn table(&self) -> String {
         let mut out = format!("{}  {}\n", self.title(), self.state);
+        if !self.note.is_empty() {
+            let _ = writeln!(out, "  {}", self.note);
+        }
         let mut line = |what: &str, text: String| {
             let _ = writeln!(out, "  {what:<9} {text}");
         };

@@ -74,7 +74,12 @@ fn unless_yes(yes: bool, message: String, verb: &str) -> Result<(), Failure> {
 async fn delete(format: Format, replicator: &Replicator, named: Vec<String>, yes: bool) -> Result<(), Failure> {
     let mut found = Vec::new();
     for snapshot in &named {
-        found.push(SnapshotView::from(get(replicator, snapshot).await?).title());
+        match get(replicator, snapshot).await {
+            Ok(snapshot) => found.push(SnapshotView::from(snapshot).title()),
+            // To be sure of that is the deletion's.
+            Err(failure) if yes && failure.exit == Exit::NotFound => found.push(snapshot.clone()),
+            Err(failure) => return Err(failure),
+        }
     }
     unless_yes(yes, format!("{} would be deleted", found.join(", ")), &format!("delete {}", named.join(" ")))?;
     for snapshot in named {

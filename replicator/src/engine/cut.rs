@@ -8,8 +8,12 @@
 //! confirm   all were: the label goes.     delete   one was not: the marks go
 //! ```
 //! A step is over everywhere before the next one begins. If the node that leads the cut dies on the way, parts stay
-//! unconfirmed; they are no snapshots to anybody, and the same request again finishes or replaces them: where one part
-//! is confirmed all were good.
+//! unconfirmed; they are no snapshots to anybody, and the same request again finishes or replaces them.
+//!
+//! Only the leader knows that all were good, and anybody may give a cut up that has no leader any more. The *first part*,
+//! that of the volume with the least id, decides between them: it is confirmed before any other part, and deleted before
+//! any other; one that is confirmed is not deleted as a part. So where it is confirmed all were good and the others are
+//! finished, and where it is not, no other is.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -31,9 +35,10 @@ use super::node::Node;
 use super::roles::refused;
 use crate::control::validate_snapshots::parse_id;
 use crate::control::{OpError, OpKind};
+use crate::store::SnapshotRow;
 
-/// A cut whose leader is not heard of any more no longer keeps its name from others.
-const RESERVED_FOR: Duration = Duration::from_secs(60);
+/// A cut whose leader is not heard of any more no longer keeps its volumes from others.
+const RESERVED_FOR: Duration = Duration::from_secs(10);
 /// Longer than a hold lasts.
 const STEP_PATIENCE: Duration = Duration::from_secs(5);
 /// For marks that confirm or delete, where the epoch may have to be won first.
@@ -68,6 +73,9 @@ pub(super) struct CutAnswer {
     pub snapshot: Option<api::Snapshot>,
     #[prost(uint64, tag = "3")]
     pub held_us: u64,
+    /// Of the volume (prepare), 32 hex digits.
+    #[prost(string, tag = "4")]
+    pub volume_id: String,
 }
 
 /// What this node keeps for cuts that others lead.
@@ -130,12 +138,13 @@ impl Node {
         };
         let result = async {
             let ready = |_, volume| self.cut_step("cut-prepare", step(volume), FINISH_PATIENCE);
-            let there: Vec<Option<api::Snapshot>> =
-                all(each(volumes, ready).await)?.into_iter().map(|answer| answer.snapshot).collect();
-            if let Some(done) = self.repeated(&request, &there).await? {
+            let ready = all(each(volumes, ready).await)?;
+            let first = first_part(&ready);
+            let there: Vec<Option<api::Snapshot>> = ready.into_iter().map(|answer| answer.snapshot).collect();
+            if let Some(done) = self.repeated(&request, &there, first).await? {
                 return Ok(api::CreateSnapshotResponse { snapshots: done, held_us: 0 });
             }
-            self.cut_now(&request, &step).await
+            self.cut_now(&request, &step, first).await
         }
         .await;
         // Whatever came of it: the name is free again, or taken by what was made.
@@ -147,6 +156,7 @@ impl Node {
         self: &Arc<Self>,
         request: &api::CreateSnapshotRequest,
         step: &impl Fn(&String) -> CutStep,
+        first: usize,
     ) -> Result<api::CreateSnapshotResponse, OpError> {
         let volumes = &request.volumes;
         let held = each(volumes, |_, volume| self.cut_step("cut-hold", step(volume), STEP_PATIENCE)).await;
@@ -174,11 +184,11 @@ impl Node {
                     .unwrap_or_default()
             })
             .collect();
-        let finish = |at: usize, volume: &String| CutStep { snapshot: made[at].clone(), ..step(volume) };
+        let finish = |at: usize| CutStep { snapshot: made[at].clone(), ..step(&volumes[at]) };
         let good = held.map(drop).and_then(|()| all(marked).map(drop)).and_then(|()| all(released).map(drop));
         if let Err(error) = good {
             // Also those whose answer was lost: they are found by the group.
-            let gone = each(volumes, |at, v| self.cut_step("cut-delete", finish(at, v), FINISH_PATIENCE)).await;
+            let gone = self.on_first_then_others("cut-delete", volumes, first, finish).await;
             let left = gone.iter().filter(|result| result.is_err()).count();
             let left = match left {
                 0 => "nothing was made".into(),
@@ -192,8 +202,12 @@ impl Node {
             )
             .because(error.why));
         }
-        let confirmed = each(volumes, |at, v| self.cut_step("cut-confirm", finish(at, v), FINISH_PATIENCE)).await;
-        let snapshots = all(confirmed).map_err(|error| {
+        let decided = self.cut_step("cut-confirm", finish(first), FINISH_PATIENCE).await;
+        let confirmed = match decided {
+            Ok(_) => all(each(volumes, |at, _| self.cut_step("cut-confirm", finish(at), FINISH_PATIENCE)).await),
+            Err(error) => Err(error),
+        };
+        let snapshots = confirmed.map_err(|error| {
             OpError::unavailable(
                 format!("the cut of {} is good, and not confirmed in all of them", volumes.join(", ")),
                 "run it again, with the same name",
@@ -207,16 +221,40 @@ impl Node {
         })
     }
 
+    /// Each answer in its place.
+    async fn on_first_then_others(
+        self: &Arc<Self>,
+        method: &'static str,
+        volumes: &[String],
+        first: usize,
+        step: impl Fn(usize) -> CutStep,
+    ) -> Vec<Result<CutAnswer, OpError>> {
+        let decided = self.cut_step(method, step(first), FINISH_PATIENCE).await;
+        let others = each(volumes, |at, _| {
+            let other = (at != first).then(|| self.cut_step(method, step(at), FINISH_PATIENCE));
+            async move {
+                match other {
+                    Some(other) => other.await,
+                    None => Ok(CutAnswer::default()),
+                }
+            }
+        });
+        let mut all = others.await;
+        all[first] = decided;
+        all
+    }
+
     /// The request was made before: what came of it, finished where it was not. None: nothing of it is there any more.
     async fn repeated(
         self: &Arc<Self>,
         request: &api::CreateSnapshotRequest,
         there: &[Option<api::Snapshot>],
+        first: usize,
     ) -> Result<Option<Vec<api::Snapshot>>, OpError> {
         let found: Vec<&api::Snapshot> = there.iter().flatten().collect();
-        let Some(first) = found.first() else { return Ok(None) };
-        let unconfirmed = |s: &&api::Snapshot| s.labels.contains_key(CUT_LABEL);
-        let other = |s: &&&api::Snapshot| s.group_id != first.group_id || s.group_id.is_empty();
+        let Some(any) = found.first() else { return Ok(None) };
+        let unconfirmed = |s: &api::Snapshot| s.labels.contains_key(CUT_LABEL);
+        let other = |s: &&&api::Snapshot| s.group_id != any.group_id || s.group_id.is_empty();
         let step = |s: &api::Snapshot| CutStep {
             volume: s.volume_id.clone(),
             name: s.name.clone(),
@@ -224,21 +262,24 @@ impl Node {
             snapshot: s.id.clone(),
             ..CutStep::default()
         };
-        if found.iter().all(unconfirmed) {
-            for snapshot in &found {
+        let decided = there[first].as_ref();
+        if found.iter().all(|s| unconfirmed(s)) {
+            // The first part first: who finds it confirmed meanwhile leaves the others.
+            let others = found.iter().copied().filter(|s| decided.is_none_or(|first| first.id != s.id));
+            for snapshot in decided.into_iter().chain(others) {
                 self.cut_step("cut-delete", step(snapshot), FINISH_PATIENCE).await?;
             }
             return Ok(None);
         }
-        if found.len() < there.len() || found.iter().find(other).is_some() {
+        if found.len() < there.len() || found.iter().find(other).is_some() || decided.is_some_and(unconfirmed) {
             return Err(OpError::already_exists(
-                format!("snapshot {}@{} exists, and is not of this cut", first.volume, first.name),
+                format!("snapshot {}@{} exists, and is not of this cut", any.volume, any.name),
                 "choose another name, or delete it first",
             ));
         }
         let mut done = Vec::new();
         for snapshot in found.iter().copied() {
-            done.push(match unconfirmed(&snapshot) {
+            done.push(match unconfirmed(snapshot) {
                 true => {
                     self.cut_step("cut-confirm", step(snapshot), FINISH_PATIENCE).await?.snapshot.unwrap_or_default()
                 }
@@ -247,7 +288,7 @@ impl Node {
         }
         if done.iter().any(|s| s.labels != request.labels) {
             return Err(OpError::already_exists(
-                format!("snapshot {}@{} exists, with other labels", first.volume, first.name),
+                format!("snapshot {}@{} exists, with other labels", any.volume, any.name),
                 "choose another name, or delete it first",
             ));
         }
@@ -295,10 +336,11 @@ impl Node {
                     return Err(name_taken(handle, row));
                 }
                 self.reserve(handle, group)?;
-                Ok(CutAnswer { snapshot: row.map(|row| self.shown(handle, &row)), ..CutAnswer::default() })
+                let snapshot = row.map(|row| self.shown(handle, &row));
+                Ok(CutAnswer { snapshot, volume_id: handle.id.to_string(), ..CutAnswer::default() })
             }
             "cut-hold" => {
-                self.reserve(handle, group)?;
+                self.still_reserved(handle, group)?;
                 match handle.ask(Command::Hold).await.map_err(refused(handle))? {
                     Answer::Held { hold } => {
                         lock(&self.cuts).held_since.insert(handle.id, Instant::now());
@@ -308,7 +350,7 @@ impl Node {
                 }
             }
             "cut-mark" => {
-                self.reserve(handle, group)?;
+                self.still_reserved(handle, group)?;
                 let mut creation = creation(&step.name, &step.labels, Some(group));
                 creation.labels.insert(CUT_LABEL.into(), CUT_UNCONFIRMED.into());
                 let id = creation.id.to_string();
@@ -334,7 +376,7 @@ impl Node {
             }
             "cut-delete" => {
                 if let Some(id) = self.part(handle, &step, group).await? {
-                    self.delete_snapshot_here(handle, id).await?;
+                    self.delete_snapshot_if(handle, id, |row| unconfirmed_part(handle, row)).await?;
                 }
                 Ok(CutAnswer::default())
             }
@@ -378,6 +420,21 @@ impl Node {
         Ok(())
     }
 
+    /// Since it was prepared: the name is still free, and whoever holds the epoch now knows of it.
+    fn still_reserved(&self, handle: &VolumeHandle, group: GroupId) -> Result<(), OpError> {
+        let mut cuts = lock(&self.cuts);
+        match cuts.reserved.get_mut(&handle.id) {
+            Some((by, since)) if *by == group && since.elapsed() < RESERVED_FOR => {
+                *since = Instant::now();
+                Ok(())
+            }
+            _ => Err(OpError::unavailable(
+                format!("volume {} was prepared for the cut too long ago, or at another node", handle.name()),
+                "try again",
+            )),
+        }
+    }
+
     /// Refuses while a cut has the volume.
     pub(super) fn refuse_being_cut(&self, handle: &VolumeHandle) -> Result<(), OpError> {
         let cuts = lock(&self.cuts);
@@ -386,6 +443,22 @@ impl Node {
             _ => Ok(()),
         }
     }
+}
+
+/// The part that decides: of the volume with the least id, wherever it stands in the request.
+fn first_part(ready: &[CutAnswer]) -> usize {
+    (0..ready.len()).min_by_key(|at| ready[*at].volume_id.as_str()).unwrap_or_default()
+}
+
+/// Whoever gives a cut up finds out here that it was good after all.
+fn unconfirmed_part(handle: &VolumeHandle, row: &SnapshotRow) -> Result<(), OpError> {
+    if row.labels.contains_key(CUT_LABEL) {
+        return Ok(());
+    }
+    Err(OpError::unavailable(
+        format!("snapshot {}@{} was confirmed meanwhile", handle.name(), row.name),
+        "run the same again: it finishes the others",
+    ))
 }
 
 fn being_cut(handle: &VolumeHandle) -> OpError {

@@ -15,6 +15,7 @@ use farshore_proto::v1 as api;
 use tokio::sync::OwnedMutexGuard;
 
 use super::clock::random_u128;
+use super::clone::MOMENT_LABEL;
 use super::driver::{VolumeHandle, lock};
 use super::node::Node;
 use super::roles::refused;
@@ -166,14 +167,30 @@ impl Node {
         })
     }
 
+    /// Waits a moment for this node's copy to come to a deletion that another node has marked.
+    pub(super) async fn until_gone(&self, handle: &VolumeHandle, id: SnapshotId) {
+        reached(handle, APPLIED_PATIENCE, |_| self.row(handle, id).is_err()).await;
+    }
+
     /// Waits a moment for this node's copy to come to an acknowledged seq, so that whoever asks next sees it.
     pub(super) async fn applied_upto(&self, handle: &VolumeHandle, seq: Seq) -> bool {
         reached(handle, APPLIED_PATIENCE, |applied| applied >= seq).await
     }
 
     pub(super) async fn delete_snapshot_here(&self, handle: &Arc<VolumeHandle>, id: SnapshotId) -> Result<(), OpError> {
+        self.delete_snapshot_if(handle, id, |_| Ok(())).await
+    }
+
+    /// If it is, as of the moment of the deletion, as the caller thinks.
+    pub(super) async fn delete_snapshot_if(
+        &self,
+        handle: &Arc<VolumeHandle>,
+        id: SnapshotId,
+        check: impl FnOnce(&SnapshotRow) -> Result<(), OpError>,
+    ) -> Result<(), OpError> {
         let turn = self.turn_to_mark(handle).await?;
         let row = self.row(handle, id)?;
+        check(&row)?;
         refuse_held(handle, &row)?;
         let seq = self.mark(handle, Mark::Delete { id }, turn).await?;
         self.applied_upto(handle, seq).await;
@@ -266,9 +283,11 @@ pub(super) fn creation(name: &str, labels: &BTreeMap<String, String>, group: Opt
     }
 }
 
-/// Those that somebody asked for: parts of a cut that failed and guards of work that is not finished are not.
+/// Those that somebody asked for: parts of a cut that failed, guards of work that is not finished, and what was taken for
+/// a clone are not.
 pub(super) fn kept_count(rows: &[SnapshotRow]) -> u32 {
-    let own = |row: &&SnapshotRow| row.labels.contains_key(CUT_LABEL) || row.labels.contains_key(UNFINISHED_LABEL);
+    const OWN: [&str; 3] = [CUT_LABEL, UNFINISHED_LABEL, MOMENT_LABEL];
+    let own = |row: &&SnapshotRow| OWN.iter().any(|label| row.labels.contains_key(*label));
     rows.iter().filter(|row| !own(row)).count() as u32
 }
 

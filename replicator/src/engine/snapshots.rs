@@ -20,9 +20,23 @@ pub(super) enum Found {
     Neighbour(crate::transport::PeerName),
 }
 
+/// That there is no such snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sure {
+    /// By what this node and the one that leads the volume, if any, have heard.
+    AsFarAsKnown,
+    /// A mark that nobody has acknowledged may be in other members' logs, and come to be in the order. For whoever would
+    /// say that it is deleted: the epoch is won where nobody holds it.
+    Certainly,
+}
+
 impl Node {
     /// By `volume@name` or id.
     pub(super) async fn find_snapshot(self: &Arc<Self>, snapshot: &str) -> Result<Found, OpError> {
+        self.find_within(snapshot, Sure::AsFarAsKnown).await
+    }
+
+    async fn find_within(self: &Arc<Self>, snapshot: &str, sure: Sure) -> Result<Found, OpError> {
         let Some((volume, name)) = split(snapshot) else { return self.snapshot_by_id(snapshot).await };
         if let Some(peer) = self.neighbour_with(volume).await {
             return Ok(Found::Neighbour(peer));
@@ -30,8 +44,12 @@ impl Node {
         let handle = self.find(volume)?;
         let mut row = self.named(&handle, name)?;
         if row.is_none() {
-            if let Err(error) = self.settle(&handle).await {
-                tracing::debug!(volume = %handle.name(), %error, "the catalogue may lack what was acknowledged last");
+            match self.settle_as(&handle, sure).await {
+                Err(error) if sure == Sure::Certainly => return Err(error),
+                Err(error) => {
+                    tracing::debug!(volume = %handle.name(), %error, "the catalogue may lack what was acknowledged last");
+                }
+                Ok(()) => {}
             }
             row = self.named(&handle, name)?;
         }
@@ -63,11 +81,17 @@ impl Node {
     /// Brings this node's catalogue to what was acknowledged before now. Without a primary a copy does not know what that
     /// is: then the node that would be one wins the epoch, without a device.
     pub(super) async fn settle(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<(), OpError> {
+        self.settle_as(handle, Sure::AsFarAsKnown).await
+    }
+
+    async fn settle_as(self: &Arc<Self>, handle: &Arc<VolumeHandle>, sure: Sure) -> Result<(), OpError> {
         match self.marker(handle).await? {
+            Marker::Here if sure == Sure::Certainly => self.turn_to_mark(handle).await.map(drop),
             Marker::Here => self.settle_here(handle).await,
             Marker::There(peer) => {
                 let request = api::GetVolumeRequest { volume: handle.id.to_string() };
-                let answer: api::GetVolumeResponse = self.forward(&peer, "snapshot-settle", &request).await?;
+                let method = if sure == Sure::Certainly { "snapshot-order" } else { "snapshot-settle" };
+                let answer: api::GetVolumeResponse = self.forward(&peer, method, &request).await?;
                 let acked = answer.volume.map(|volume| volume.acked_seq).unwrap_or_default();
                 self.applied_upto(handle, farshore_core::ids::Seq(acked)).await;
                 Ok(())
@@ -215,7 +239,7 @@ impl Node {
 
     async fn delete_one(self: &Arc<Self>, snapshot: String) -> Result<(), OpError> {
         let request = api::DeleteSnapshotRequest { snapshot: snapshot.clone() };
-        let (handle, row) = match self.find_snapshot(&snapshot).await? {
+        let (handle, row) = match self.find_within(&snapshot, Sure::Certainly).await? {
             Found::Here(handle, row) => (handle, row),
             Found::Neighbour(peer) => {
                 return self.forward::<api::DeleteSnapshotResponse>(&peer, "snapshot-delete", &request).await.map(drop);
@@ -235,15 +259,6 @@ impl Node {
                 self.until_gone(&handle, row.id).await;
                 Ok(())
             }
-        }
-    }
-
-    async fn until_gone(&self, handle: &VolumeHandle, id: SnapshotId) {
-        for _ in 0..200 {
-            if self.row(handle, id).is_err() {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     }
 
