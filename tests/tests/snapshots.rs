@@ -2,18 +2,14 @@
 //! when a daemon dies in it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 
 use farshore_tests::cluster::{
-    Cluster, Image, Ledger, NbdClient, Options, Site, Writers, eventually, farshore, program,
+    Cluster, IN_ORDER_BLOCKS as BLOCKS, Image, InOrder, Ledger, Options, Site, Writers, eventually, farshore, writes_in,
 };
 
 const SITES: [&str; 3] = ["east", "west", "north"];
 const MEMBERS: &str = "--members=east,west,north";
-const BLOCKS: u64 = 256;
 const BLOCK: u64 = 4096;
 
 fn start() -> Cluster {
@@ -23,77 +19,6 @@ fn start() -> Cluster {
 
 fn create(site: &Site, name: &str) {
     site.run(&["volume", "create", name, "--size=1MiB", MEMBERS, "--lease=1s"]);
-}
-
-/// Writes the blocks of a volume in order, round after round, one at a time: after so many writes there is but one image
-/// that the volume can have.
-struct InOrder {
-    begun: Arc<AtomicU64>,
-    acked: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// What block holds after `writes` writes in order over `blocks` blocks.
-fn image_after(writes: u64, block: u64) -> Image {
-    let rounds = writes / BLOCKS + u64::from(block < writes % BLOCKS);
-    if rounds == 0 { Image::Zeroes } else { Image::Stamp((rounds - 1) * BLOCKS + block + 1) }
-}
-
-impl InOrder {
-    /// Each write goes to every one of these volumes in turn, before the next write.
-    fn start(targets: Vec<(PathBuf, String)>) -> InOrder {
-        let (begun, acked, stop) =
-            (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
-        let (b, a, s) = (begun.clone(), acked.clone(), stop.clone());
-        let thread = std::thread::spawn(move || {
-            let connect =
-                |(socket, name): &(PathBuf, String)| eventually("to connect", || NbdClient::connect(socket, name));
-            let mut clients: Vec<NbdClient> = targets.iter().map(connect).collect();
-            for write in 0_u64.. {
-                let block = write % BLOCKS;
-                for (client, target) in clients.iter_mut().zip(&targets) {
-                    b.fetch_add(1, Ordering::SeqCst);
-                    // A device whose daemon died is tried again: the same write, so the image is the same.
-                    while client.write(block * BLOCK, &Image::Stamp(write + 1).bytes(block)).is_err() {
-                        if s.load(Ordering::SeqCst) {
-                            return;
-                        }
-                        *client = connect(target);
-                    }
-                    a.fetch_add(1, Ordering::SeqCst);
-                }
-                if s.load(Ordering::SeqCst) {
-                    return;
-                }
-            }
-        });
-        InOrder { begun, acked, stop, thread: Some(thread) }
-    }
-
-    fn begun(&self) -> u64 {
-        self.begun.load(Ordering::SeqCst)
-    }
-
-    fn acked(&self) -> u64 {
-        self.acked.load(Ordering::SeqCst)
-    }
-
-    fn wait_for(&self, more: u64) {
-        let goal = self.acked() + more;
-        eventually("more writes", || if self.acked() >= goal { Ok(()) } else { Err(self.acked()) });
-    }
-
-    fn stop(mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        self.thread.take().expect("it runs").join().expect("the writer ends");
-    }
-}
-
-impl Drop for InOrder {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-    }
 }
 
 fn text(path: &Path) -> &str {
@@ -129,28 +54,10 @@ fn blocks_of(cluster: &Cluster, site: &str, snapshot: &str, copy: &str) -> Vec<I
     blocks
 }
 
-/// After how many writes in order the volume was so; panics where it never was.
-fn writes_in(blocks: &[Image], snapshot: &str) -> u64 {
-    let writes = blocks.iter().map(|image| image.stamp()).max().unwrap_or(0);
-    for (block, found) in (0..).zip(blocks) {
-        let expected = image_after(writes, block);
-        assert!(
-            *found == expected,
-            "{snapshot}: block {block} holds {found:?}, not {expected:?} as after {writes} writes"
-        );
-    }
-    writes
-}
-
 fn names(site: &Site, volume: &str) -> Vec<String> {
     let listed = site.run(&["snapshot", "list", volume]);
     let listed = listed["snapshots"].as_array().expect("a list");
     listed.iter().map(|s| s["name"].as_str().expect("a name").to_string()).collect()
-}
-
-/// Runs a verb again until it is done: what a caller does whose daemon died under it.
-fn until_done(site: &Site, arguments: &[&str]) -> serde_json::Value {
-    eventually(&format!("{arguments:?} to be done"), || site.try_run(arguments))
 }
 
 #[test]
@@ -217,7 +124,7 @@ fn a_cut_over_volumes_of_two_sites_is_closed_under_what_was_acknowledged_before(
         load.wait_for(40);
         let name = format!("cut{round}");
         let at = cluster.site(SITES[round % 3]);
-        let cut = until_done(at, &["snapshot", "create", "pg", "wal", "--name", &name]);
+        let cut = at.until_done(&["snapshot", "create", "pg", "wal", "--name", &name]);
         held_us = held_us.max(cut["held_us"].as_u64().expect("a number"));
         let group = cut["snapshots"][0]["group_id"].clone();
         assert!(group != "" && group == cut["snapshots"][1]["group_id"], "{cut:#}");
@@ -282,17 +189,17 @@ fn a_daemon_that_dies_while_snapshots_come_and_go_makes_none_twice_and_keeps_non
     for round in 0..6 {
         load.wait_for(60);
         let name = format!("s{round}");
-        let mut creating = verb(east, &["snapshot", "create", "pg", "--name", &name]);
+        let mut creating = east.begin(&["snapshot", "create", "pg", "--name", &name]);
         wait_a_moment(round);
         east.kill();
         let _ = creating.wait();
         east.start();
-        until_done(east, &["snapshot", "create", "pg", "--name", &name]);
+        east.until_done(&["snapshot", "create", "pg", "--name", &name]);
         kept.push(name);
         assert_eq!(names(east, "pg"), kept, "each name once");
         if round % 2 == 1 {
             let gone = kept.remove(0);
-            let mut deleting = verb(east, &["snapshot", "delete", &format!("pg@{gone}"), "--yes"]);
+            let mut deleting = east.begin(&["snapshot", "delete", &format!("pg@{gone}"), "--yes"]);
             wait_a_moment(round);
             east.kill();
             let _ = deleting.wait();
@@ -331,33 +238,6 @@ fn refused_as_unfinished(site: &Site, volume: &str, words: &[&str]) {
     refusal.says(4, words);
 }
 
-/// A verb that runs beside the test; ended with it.
-struct Running(Child);
-
-impl Running {
-    fn wait(&mut self) -> bool {
-        self.0.wait().is_ok_and(|status| status.success())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn verb(site: &Site, arguments: &[&str]) -> Running {
-    let child = Command::new(program("farshore"))
-        .arg("--socket")
-        .arg(site.control_socket())
-        .args(arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    Running(child.expect("the command line starts"))
-}
-
 /// Another one each time: where the verb is by then is left to chance.
 fn wait_a_moment(round: usize) {
     std::thread::sleep(std::time::Duration::from_millis(7 * round as u64));
@@ -383,12 +263,12 @@ fn an_export_goes_on_after_its_daemon_died_and_an_import_is_whole_or_refused() {
     let path = cluster.dir().join("cut.fsx");
     let mut cuts = 0;
     for round in 0..4 {
-        let mut exporting = verb(east, &["snapshot", "export", "pg@s", "--to", text(&path), "--resume"]);
+        let mut exporting = east.begin(&["snapshot", "export", "pg@s", "--to", text(&path), "--resume"]);
         wait_a_moment(round * 3);
         east.kill();
         cuts += usize::from(!exporting.wait());
         east.start();
-        let held = until_done(east, &["snapshot", "show", "pg@s"]);
+        let held = east.until_done(&["snapshot", "show", "pg@s"]);
         assert!(held["held_by"].as_array().expect("a list").len() <= 1, "one hold for one file: {held:#}");
         if std::fs::read(&path).is_ok_and(|found| found.len() == whole.len()) {
             break;
@@ -405,7 +285,7 @@ fn an_export_goes_on_after_its_daemon_died_and_an_import_is_whole_or_refused() {
 
     let mut deaths = 0;
     for round in 0..3 {
-        let mut importing = verb(east, &["snapshot", "import", "copy", "--from", text(&path), MEMBERS]);
+        let mut importing = east.begin(&["snapshot", "import", "copy", "--from", text(&path), MEMBERS]);
         wait_a_moment(8 + round * 20);
         east.kill();
         let done = importing.wait();
@@ -444,7 +324,7 @@ fn a_restore_that_is_cut_short_is_finished_before_anybody_can_attach() {
     let now = ledger.fork();
     let mut deaths = 0;
     for round in 0..4 {
-        let mut restoring = verb(east, &["snapshot", "restore", "pg@good", "--yes"]);
+        let mut restoring = east.begin(&["snapshot", "restore", "pg@good", "--yes"]);
         wait_a_moment(4 + round * 12);
         east.kill();
         let done = restoring.wait();
@@ -453,18 +333,18 @@ fn a_restore_that_is_cut_short_is_finished_before_anybody_can_attach() {
             break;
         }
         deaths += 1;
-        let begun = until_done(east, &["snapshot", "list", "pg"]);
+        let begun = east.until_done(&["snapshot", "list", "pg"]);
         if begun["snapshots"].as_array().expect("a list").len() > 1 {
             refused_as_unfinished(east, "pg", &["pg", "the restore of good", "before-restore-"]);
         }
     }
-    until_done(east, &["snapshot", "restore", "pg@good", "--yes"]);
+    east.until_done(&["snapshot", "restore", "pg@good", "--yes"]);
     then.check_all(&mut east.attach("pg"));
     east.run(&["volume", "detach", "pg"]);
     // What was before is a snapshot, and can be had back; led from another site this time.
     east.run(&["switchover", "pg", "--to", "west"]);
     let before = names(west, "pg").into_iter().find(|name| name.starts_with("before-restore")).expect("it is kept");
-    until_done(east, &["snapshot", "restore", &format!("pg@{before}"), "--yes"]);
+    east.until_done(&["snapshot", "restore", &format!("pg@{before}"), "--yes"]);
     now.check_all(&mut west.attach("pg"));
     println!(
         "kill -9 during a restore, {deaths} times: no attach until it was run again; then back to what was before"
@@ -500,7 +380,7 @@ fn what_can_not_be_is_refused_by_name() {
     let refusal = east.refused(&["snapshot", "create", "pg", "--name", "late", "--timeout", "30s"]);
     assert_eq!(refusal.exit, 5, "{refusal:?}");
     cluster.site("west").start();
-    until_done(east, &["snapshot", "create", "pg", "--name", "late"]);
+    east.until_done(&["snapshot", "create", "pg", "--name", "late"]);
     assert_eq!(names(east, "pg"), ["b", "late"]);
     farshore(&["snapshot", "import", "x", "--from", "/nonexistent"]).expect_err("there is no daemon and no file");
 }
