@@ -53,6 +53,14 @@ pub struct Loss {
     pub bytes: u64,
     pub exact: bool,
     pub text: String,
+    pub promote_records: u64,
+    pub promote_ms: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Drill {
+    pub clone: String,
+    pub device: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]

@@ -16,6 +16,7 @@ pub mod neighbour;
 pub mod postgres;
 pub mod process;
 pub mod proof;
+pub mod rehearsal;
 pub mod report;
 pub mod sites;
 pub mod story;

@@ -1,4 +1,4 @@
-//! The three sites: one replicator each, on loopback, with a certificate, a configuration and a data directory of its
+//! The sites: one replicator each, on loopback, with a certificate, a configuration and a data directory of its
 //! own.
 
 use std::fmt::Write as _;
@@ -17,7 +17,11 @@ use crate::wait;
 pub const EAST: usize = 0;
 pub const WEST: usize = 1;
 pub const NORTH: usize = 2;
-pub const NAMES: [&str; 3] = ["east", "west", "north"];
+/// Holds a copy that nobody waits for.
+pub const FAR: usize = 3;
+pub const NAMES: [&str; 4] = ["east", "west", "north", "far"];
+/// Those that acknowledge writes.
+pub const VOTERS: [&str; 3] = [NAMES[EAST], NAMES[WEST], NAMES[NORTH]];
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(15);

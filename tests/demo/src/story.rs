@@ -19,11 +19,12 @@ use crate::neighbour::Neighbour;
 use crate::postgres::{Postgres, Server};
 use crate::process::Daemon;
 use crate::proof::{Verdict, judge};
+use crate::rehearsal;
 use crate::report::{Report, bytes};
-use crate::sites::{self, EAST, NAMES, NORTH, Site, WEST};
+use crate::sites::{self, EAST, FAR, NAMES, NORTH, Site, VOTERS, WEST};
 use crate::wait;
 
-const VOLUME: &str = "orders";
+pub const VOLUME: &str = "orders";
 const VOLUME_SIZE: &str = "2GiB";
 /// Two more users, with their primaries in the sites that stay: (volume, site).
 const NEIGHBOURS: [(&str, usize); 2] = [("billing", WEST), ("metrics", NORTH)];
@@ -57,7 +58,7 @@ pub struct Stage {
     load: Option<Daemon>,
     neighbours: Vec<Neighbour>,
     /// Every process that was ever started.
-    pids: Vec<u32>,
+    pub pids: Vec<u32>,
     /// Every loop device that a volume was, with the volume's name.
     devices: Vec<(String, String)>,
 }
@@ -67,6 +68,8 @@ pub struct Outcome {
     pub verified: usize,
     pub lost: usize,
     pub failover: Duration,
+    /// The oldest write that the far site lacked, while west worked.
+    pub observer_rpo: Duration,
 }
 
 impl Stage {
@@ -82,7 +85,7 @@ impl Stage {
         }
     }
 
-    fn note_device(&mut self, device: &Path, volume: &str) -> Result<()> {
+    pub fn note_device(&mut self, device: &Path, volume: &str) -> Result<()> {
         let device = device.display().to_string();
         cleanup::record(&self.dir, &device, volume)?;
         self.devices.push((device, volume.into()));
@@ -147,15 +150,16 @@ pub fn tell(stage: &mut Stage, farshore: &Farshore, options: &Options, report: &
     clear_east(stage);
 
     run_load(stage, options, 1_000, report)?;
-    outage(stage, options, &mut ledger, report)?;
+    rehearsal::drill(stage, &postgres, &mut ledger, report)?;
+    let observer_rpo = outage(stage, options, &mut ledger, report)?;
     bring_east_back(stage, &before, report)?;
     switch_back(stage, &postgres, report)?;
     let verdict = verify(stage, &mut ledger, report)?;
     end(stage, report)?;
-    Ok(Outcome { verified: verdict.verified, lost: verdict.lost.len(), failover: failed.total })
+    Ok(Outcome { verified: verdict.verified, lost: verdict.lost.len(), failover: failed.total, observer_rpo })
 }
 
-/// Three sites and three volumes.
+/// Three sites that acknowledge, a far one that follows, and three volumes.
 fn build(stage: &mut Stage, farshore: &Farshore, options: &Options, report: &Report) -> Result<()> {
     stage.sites = sites::set_up(&stage.dir, farshore)?;
     for site in &mut stage.sites {
@@ -166,17 +170,22 @@ fn build(stage: &mut Stage, farshore: &Farshore, options: &Options, report: &Rep
         site.wait_connected()?;
     }
     let pids: Vec<String> = stage.sites.iter().filter_map(|s| Some(format!("{} {}", s.name, s.pid()?))).collect();
-    report.step(format!("three sites are up and know each other by certificate: {}", pids.join(", ")));
+    report.step(format!("the sites are up and know each other by certificate: {}", pids.join(", ")));
     let lease = format!("{}ms", options.lease.as_millis());
     let all = [(VOLUME, EAST, VOLUME_SIZE)].into_iter().chain(NEIGHBOURS.map(|(name, at)| (name, at, NEIGHBOUR_SIZE)));
     for (name, at, size) in all {
         // The first member's site is the first primary's.
-        let mut members = NAMES.to_vec();
+        let mut members = VOTERS.to_vec();
         members.swap(0, at);
-        let site = &stage.sites[at];
-        let wanted = ["volume", "create", name, "--size", size, "--members", &members.join(","), "--lease", &lease];
+        let (site, members) = (&stage.sites[at], members.join(","));
+        let mut wanted = vec!["volume", "create", name, "--size", size, "--members", &members, "--lease", &lease];
+        let mut follows = "";
+        if name == VOLUME {
+            wanted.extend(["--observer", NAMES[FAR]]);
+            follows = ", one that follows in far";
+        }
         site.tell(&wanted)?;
-        report.step(format!("volume {name}: {size}, a copy in each site, primary in {}", site.name));
+        report.step(format!("volume {name}: {size}, a copy in each of three sites{follows}, primary in {}", site.name));
     }
     Ok(())
 }
@@ -353,10 +362,10 @@ fn check_neighbours(stage: &Stage, killed: Instant, report: &Report) -> Result<(
     Ok(())
 }
 
-/// West works while east is away.
-fn outage(stage: &mut Stage, options: &Options, ledger: &mut Ledger, report: &Report) -> Result<()> {
+/// West works while east is away. Answers how far behind the far site was, at most.
+fn outage(stage: &mut Stage, options: &Options, ledger: &mut Ledger, report: &Report) -> Result<Duration> {
     let before = ledger.refresh()?;
-    wait::pause(options.outage)?;
+    let rpo = rehearsal::watch_observer(stage, options.outage, report)?;
     check_all(stage)?;
     let load = stage.load.as_mut().ok_or_else(|| DemoError::Broken("the clients do not run".into()))?;
     if !load.stop(Signal::TERM, STOP_LIMIT) {
@@ -368,7 +377,7 @@ fn outage(stage: &mut Stage, options: &Options, ledger: &mut Ledger, report: &Re
         return Err(DemoError::Broken("no commit was confirmed at west".into()));
     }
     report.step(format!("{made} commits at west while east was away"));
-    Ok(())
+    Ok(rpo)
 }
 
 /// East returns with what it had.
@@ -410,13 +419,13 @@ fn switch_back(stage: &mut Stage, postgres: &Postgres, report: &Report) -> Resul
         server.stop()?;
     }
     filesystem::unmount(&mount_point(stage, WEST))?;
-    report.step("the database is stopped at west; switching back over");
+    report.step("the database is stopped at west; going back");
     let began = Instant::now();
-    stage.sites[WEST].tell(&["switchover", VOLUME, "--to", NAMES[EAST]])?;
-    report.part("switchover", began.elapsed(), "");
+    stage.sites[WEST].tell(&["failback", VOLUME, "--to", NAMES[EAST]])?;
+    report.part("failback", began.elapsed(), "");
     let device = attach(stage, EAST, VOLUME)?;
     filesystem::touch(&device)?;
-    report.part("switchover to first write", began.elapsed(), format!("at east, {}", device.display()));
+    report.part("failback to first write", began.elapsed(), format!("at east, {}", device.display()));
     resume_database(stage, postgres, &device, EAST, report)
 }
 
