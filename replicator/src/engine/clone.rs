@@ -216,12 +216,6 @@ impl Node {
         self.install_as(volume, durable, Some((parent, snapshot))).await
     }
 
-    /// Another one each time the peer comes up; `None` while it is away, or for this node itself.
-    fn session_with(&self, peer: &PeerName) -> Option<u64> {
-        let status = self.shared.transport.status().into_iter().find(|status| status.name == *peer);
-        status.filter(|status| status.connected).map(|status| status.sessions)
-    }
-
     async fn until_here(&self, parent: VolumeId, snapshot: SnapshotId) -> Result<SnapshotRow, OpError> {
         let found = tokio::time::timeout(APPLY_PATIENCE, async {
             loop {

@@ -15,6 +15,7 @@ use farshore_proto::v1 as api;
 
 use super::clock::random_u128;
 use super::clone::{SOURCE_ID_LABEL, Source, clone_in_store, first_of_clone};
+use super::cut_short::Namesake;
 use super::driver::{VolumeHandle, lock};
 use super::node::Node;
 use super::recovery;
@@ -23,17 +24,9 @@ use crate::control::{OpError, OpKind};
 use crate::journal::{Entry, LogEnd, budget_for};
 use crate::transport::PeerName;
 
-/// What was found under the name of a volume that is to be made.
-enum Namesake {
-    /// What is asked for, at all its members.
-    Whole(VolumeId),
-    /// Half of it, which is forgotten now.
-    Gone,
-}
-
 /// Of a register that nobody has written since the volume was created.
-const FIRST_VERSION: ConfigVersion = ConfigVersion { epoch: Epoch::ZERO, k: 1 };
-const JOIN_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const FIRST_VERSION: ConfigVersion = ConfigVersion { epoch: Epoch::ZERO, k: 1 };
+pub(super) const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 /// The tail of a journal is applied meanwhile.
 const SET_ASIDE_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -51,7 +44,7 @@ impl Node {
             if !clone || self.is_whole(&existing).await? {
                 return Ok(same);
             }
-            self.forget_everywhere(&existing).await?;
+            self.undo_everywhere(&existing).await?;
         }
         if let Some(peer) = self.neighbour_with(&request.name).await {
             return Err(OpError::already_exists(
@@ -93,6 +86,7 @@ impl Node {
         let members = self.choose_members(&request.members)?;
         let config = first_configuration(request, &members)?;
         let volume = VolumeId(random_u128());
+        let _making = self.making(volume);
         let lineage = LineageId { generation: 1, uuid: random_u128() };
         let mut joined: Vec<PeerName> = Vec::new();
         for (member, incarnation) in &members {
@@ -119,63 +113,6 @@ impl Node {
             }
         }
         Ok(volume)
-    }
-
-    /// What the members hold under the name of a volume that this node does not know, if it is what is asked for now. What
-    /// is half, and never had a primary, is forgotten everywhere.
-    async fn namesake(self: &std::sync::Arc<Self>, request: &api::CreateVolumeRequest) -> Option<Namesake> {
-        let members = self.choose_members(&request.members).ok()?;
-        let by_name = api::GetVolumeRequest { volume: request.name.clone() };
-        let mut found = None;
-        for (member, _) in &members {
-            let peer = PeerName::new(&member.site, &member.node).ok()?;
-            let view = self.forward_within::<api::GetVolumeResponse>(JOIN_PATIENCE, &peer, "view", &by_name);
-            if peer != self.shared.me
-                && let Ok(answer) = view.await
-            {
-                found = answer.volume;
-                break;
-            }
-        }
-        let view = found.filter(|view| self.is_asked_for(view, request))?;
-        let volume = VolumeId(crate::control::validate_snapshots::parse_id(&view.id)?);
-        let mut held = Vec::new();
-        for member in &view.members {
-            let peer = PeerName::new(&member.site, &member.node).ok()?;
-            held.push((self.holds(&peer, volume).await.ok()?, peer));
-        }
-        if held.iter().all(|(holds, _)| *holds) {
-            return Some(Namesake::Whole(volume));
-        }
-        if view.config_version != FIRST_VERSION.to_string() {
-            return None;
-        }
-        tracing::info!(volume = %request.name, id = %volume, "a creation that was cut short is undone");
-        for (_, peer) in held.iter().filter(|(holds, _)| *holds) {
-            self.ask_forget(peer, volume).await.ok()?;
-        }
-        Some(Namesake::Gone)
-    }
-
-    fn is_asked_for(&self, view: &api::VolumeStatus, request: &api::CreateVolumeRequest) -> bool {
-        let asked = request.members.iter().map(|m| m.site.as_str());
-        let policy = |policy: Option<&api::Policy>| policy.map_or("majority", |p| p.quorum.as_str()).to_string();
-        asked.eq(view.members.iter().map(|m| m.site.as_str()))
-            && (view.size_bytes == request.size_bytes || request.size_bytes == 0)
-            && policy(view.policy.as_ref()) == policy(request.policy.as_ref())
-            && self.is_clone_of(view.labels.get(SOURCE_ID_LABEL), request)
-    }
-
-    async fn holds(self: &std::sync::Arc<Self>, peer: &PeerName, volume: VolumeId) -> Result<bool, OpError> {
-        if *peer == self.shared.me {
-            return Ok(self.catalog.get(volume).is_some());
-        }
-        let call = Call::Holding { volume };
-        match self.shared.calls.call(&self.shared.transport, peer, &call, JOIN_PATIENCE).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind == OpKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     async fn same_as(
@@ -218,15 +155,6 @@ impl Node {
             }
         }
         Ok(true)
-    }
-
-    async fn forget_everywhere(self: &std::sync::Arc<Self>, existing: &VolumeHandle) -> Result<(), OpError> {
-        let config = existing.config.borrow().clone();
-        for member in config.members.iter().filter(|m| m.id != existing.me) {
-            let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
-            self.ask_forget(&peer, existing.id).await?;
-        }
-        self.forget(existing).await
     }
 
     /// A creation that was cut short: the register is still the first one, and members may have never heard of it.
@@ -404,6 +332,7 @@ impl Node {
         }
         self.attachments.close(handle.id, true).await?;
         self.catalog.remove(handle.id);
+        lock(&self.makers).remove(&handle.id);
         handle.stop().await;
         self.persist(Entry::Forget { volume: handle.id }).await?;
         let (shared, volume) = (self.shared.clone(), handle.id);
@@ -451,7 +380,7 @@ impl Node {
     }
 
     /// Fills in nodes and ids. The first data member's site is the first primary's.
-    fn choose_members(&self, specs: &[api::MemberSpec]) -> Result<Vec<(Member, Incarnation)>, OpError> {
+    pub(super) fn choose_members(&self, specs: &[api::MemberSpec]) -> Result<Vec<(Member, Incarnation)>, OpError> {
         let mut members: Vec<(Member, Incarnation)> = Vec::new();
         for (index, spec) in specs.iter().enumerate() {
             let node = self.choose_node(&spec.site, &spec.node)?;

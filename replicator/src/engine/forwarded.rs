@@ -170,6 +170,12 @@ pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, reque
             verbs.delete_volume(request.volume).await?;
             api::DeleteVolumeResponse {}.encode_to_vec()
         }
+        "undo-creation" => {
+            let request: api::DeleteVolumeRequest = decode(node, peer, request)?;
+            let handle = node.find(&request.volume)?;
+            node.undo_here(&handle, peer).await?;
+            api::DeleteVolumeResponse {}.encode_to_vec()
+        }
         "promote" if neighbour => verbs.promote(decode(node, peer, request)?).await?.encode_to_vec(),
         "demote" if neighbour => {
             let request: api::DemoteRequest = decode(node, peer, request)?;

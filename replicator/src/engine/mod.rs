@@ -13,6 +13,7 @@ mod clock;
 mod clone;
 mod create;
 mod cut;
+mod cut_short;
 mod detach;
 mod diverged;
 mod diverged_note;

@@ -17,6 +17,7 @@ use super::calls::Calls;
 use super::catalog::Catalog;
 use super::clock;
 use super::cut::Cuts;
+use super::cut_short::Maker;
 use super::diverged::DivergedCopies;
 use super::driver::{VolumeHandle, lock};
 use super::repair::Repairs;
@@ -93,6 +94,7 @@ pub struct Node {
     /// One mark of a volume at a time.
     pub(super) marking: Mutex<BTreeMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) cuts: Mutex<Cuts>,
+    pub(super) makers: Mutex<BTreeMap<VolumeId, Maker>>,
     /// One clone at a time is made from here.
     pub(super) cloning: tokio::sync::Mutex<()>,
     /// For verbs, which run in tasks of their own.
@@ -150,6 +152,7 @@ impl Node {
             unheard: Mutex::default(),
             marking: Mutex::default(),
             cuts: Mutex::default(),
+            makers: Mutex::default(),
             cloning: tokio::sync::Mutex::default(),
         });
         let stored = shared.store.volumes();
@@ -315,6 +318,7 @@ impl Node {
         match call {
             Call::Join { volume, durable } => {
                 let durable = described(peer, volume, durable)?;
+                self.note_maker(peer, volume);
                 self.install(volume, durable).await?;
                 Ok(Bytes::new())
             }
@@ -324,6 +328,7 @@ impl Node {
                 if peer.site != self.shared.me.site && self.held_for(peer, parent).is_err() {
                     return Err(no_member(peer, parent));
                 }
+                self.note_maker(peer, volume);
                 self.install_clone(peer, volume, durable, parent, snapshot).await?;
                 Ok(Bytes::new())
             }
