@@ -10,7 +10,7 @@ use super::driver::lock;
 use super::inbox::Inbox;
 use super::node::Shared;
 use crate::journal::ReadError;
-use crate::store::StoreError;
+use crate::store::{ErrorClass, StoreError};
 
 /// Record bytes applied in one go.
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -135,19 +135,46 @@ impl Applier {
         records.retain(|r| r.seq <= upto);
         let Some(last) = records.last() else { return Err(Stop::Retry(format!("record {from} is not readable yet"))) };
         let last_seq = last.seq;
-        let applied = self.shared.store.apply(self.volume, &records).map_err(|error| match error {
-            StoreError::Full { .. } | StoreError::Staging { .. } => Stop::Retry(error.to_string()),
-            other => Stop::For(other.to_string()),
-        })?;
+        let applied = self.shared.store.apply(self.volume, &records).map_err(stop_of)?;
         let mut state = lock(&self.state);
         state.applied = applied.min(last_seq).max(state.applied);
         Ok(state.applied)
     }
 }
 
+#[derive(Debug)]
 enum Stop {
     /// The same batch may succeed later.
     Retry(String),
     /// This incarnation is over.
     For(String),
+}
+
+/// A mark of a newer version waits for the upgrade of this node: given up for it, the copy would have to be made anew.
+fn stop_of(error: StoreError) -> Stop {
+    match error.class() {
+        ErrorClass::Retry => Stop::Retry(error.to_string()),
+        ErrorClass::Reject | ErrorClass::Repair | ErrorClass::Fatal => Stop::For(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farshore_core::codec::DecodeError;
+
+    use super::*;
+
+    #[test]
+    fn what_an_upgrade_mends_is_waited_for_and_what_nothing_mends_is_not() {
+        let volume = VolumeId(1);
+        let mark = |source| StoreError::Mark { volume, seq: Seq(7), source };
+        let newer = stop_of(mark(DecodeError::Newer { what: "snapshot mark", found: 2, known: 1 }));
+        assert!(matches!(&newer, Stop::Retry(reason) if reason.contains("record 7")), "{newer:?}");
+        let full = StoreError::Full { needed_bytes: 1, free_bytes: 0, capacity_bytes: 1 };
+        assert!(matches!(stop_of(full), Stop::Retry(_)));
+        assert!(matches!(stop_of(StoreError::Staging { volume, ship_id: 1 }), Stop::Retry(_)));
+        let damaged = mark(DecodeError::Invalid { what: "snapshot mark", reason: "its reserved byte is not zero" });
+        assert!(matches!(stop_of(damaged), Stop::For(_)));
+        assert!(matches!(stop_of(StoreError::NoVolume { volume }), Stop::For(_)));
+    }
 }
