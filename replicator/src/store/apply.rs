@@ -104,6 +104,8 @@ impl BlockWrite {
 #[derive(Default)]
 pub(super) struct Plan {
     puts: Vec<(u64, Version, Entry, bool)>,
+    /// Extents of the current view: was its place the volume's own, and is it?
+    shown: Vec<(u64, bool, bool)>,
     deletes: Vec<(u64, Version)>,
     freed: Vec<Place>,
     allocated: Vec<Place>,
@@ -238,6 +240,8 @@ impl Store {
             } else if !in_place {
                 moves.push((plan.puts.len(), plan.writes.len()..plan.writes.len() + writes.len()));
             }
+            let had = old.is_some_and(|old| old.own && old.entry.own_place().is_some());
+            plan.shown.push((extent, had, after.data != 0));
             if let (Some(old), false) = (old, keep_old) {
                 plan.deletes.push((extent, old.version));
                 plan.freed.extend(before.own_place().filter(|place| *place != after.place));
@@ -370,6 +374,9 @@ impl Store {
             if state.view.at.image == version.image {
                 volume.remember(extent, Some(Seen { version, entry, own: true }));
             }
+        }
+        for (extent, had, has) in plan.shown {
+            state.shown.change(extent, had, has);
         }
         state.used_places += plan.allocated.len() as u64;
         state.used_places -= plan.freed.len() as u64;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use farshore_core::ids::{Seq, VolumeId};
 use farshore_core::mark::SnapshotId;
 
-use super::catalogue_row::SnapshotState;
+use super::catalogue_row::{SnapshotRow, SnapshotState};
 use super::error::StoreError;
 use super::extent::{Version, View};
 use super::index::IndexBatch;
@@ -117,6 +117,29 @@ impl Store {
         state.snapshots.remove(&snapshot);
         state.pins.remove(&name);
         state.sweep = Some(0);
+        Ok(())
+    }
+
+    /// Gives a snapshot of a removed volume other labels and holds; durable when it returns. A living volume's are changed
+    /// by a mark.
+    pub fn rewrite_kept_snapshot(&self, id: VolumeId, row: SnapshotRow) -> Result<(), StoreError> {
+        let volume = self.held_volume(id)?;
+        let _mutating = volume.mutating();
+        let _one = self.checkpointing();
+        let (removing, known) = {
+            let state = volume.state();
+            (state.removing, state.snapshots.get(&row.id).cloned())
+        };
+        if !removing {
+            let reason = "it is not removed; its snapshots are changed by marks in its log".into();
+            return Err(StoreError::Invalid { op: "change a snapshot of", volume: id, reason });
+        }
+        let known = known.ok_or(StoreError::NoSnapshot { volume: id, snapshot: row.id })?;
+        let row = SnapshotRow { labels: row.labels, holds: row.holds, ..known };
+        let mut batch = IndexBatch::default();
+        batch.put(&Row::Snapshot(id, row.clone()));
+        self.commit(&batch)?;
+        volume.state_mut().snapshots.insert(row.id, row);
         Ok(())
     }
 

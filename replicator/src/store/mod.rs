@@ -26,6 +26,7 @@ mod clone;
 mod error;
 mod extent;
 mod flatten;
+mod held;
 mod image;
 mod index;
 mod index_rows;

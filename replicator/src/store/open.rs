@@ -154,7 +154,7 @@ fn load(index: &Index) -> Result<Loaded, StoreError> {
     index.all_extents(|Found { volume, extent, version, entry }| {
         let entry = entry.map_err(index::unreadable)?;
         if group != Some((volume, extent)) {
-            note_garbage(&mut states, &views, group, &versions);
+            note_extent(&mut states, &views, group, &versions);
             versions.clear();
             group = Some((volume, extent));
         }
@@ -172,7 +172,7 @@ fn load(index: &Index) -> Result<Loaded, StoreError> {
         }
         Ok(())
     })?;
-    note_garbage(&mut states, &views, group, &versions);
+    note_extent(&mut states, &views, group, &versions);
     Ok(Loaded { states, places, borrowed })
 }
 
@@ -216,8 +216,8 @@ fn load_rows(index: &Index) -> Result<BTreeMap<VolumeId, State>, StoreError> {
     Ok(states)
 }
 
-/// A crash may come between giving a version up and sweeping it away.
-fn note_garbage(
+/// What is shown of an extent, and what of it is garbage: a crash may come between giving a version up and sweeping it away.
+fn note_extent(
     states: &mut BTreeMap<VolumeId, State>,
     views: &BTreeMap<VolumeId, Views>,
     group: Option<(VolumeId, u64)>,
@@ -225,6 +225,7 @@ fn note_garbage(
 ) {
     let Some((volume, extent)) = group else { return };
     let (Some(state), Some(views)) = (states.get_mut(&volume), views.get(&volume)) else { return };
+    state.shown.add(state.shows_own(versions).into());
     let floor = if state.hides(extent) { Seq::ZERO } else { state.floor };
     if state.sweep.is_none() && unseen(versions, views, floor).next().is_some() {
         state.sweep = Some(0);

@@ -10,6 +10,7 @@ use super::catalogue_row::SnapshotState;
 use super::checkpoint::DIRTY_VERSIONS_MAX;
 use super::error::{StoreError, is_no_space};
 use super::extent::{EXTENT_BYTES, Place, Version, View};
+use super::held::Shown;
 use super::index::{Index, IndexBatch};
 use super::index_rows::{PositionRow, Row, VolumeRow, pin_key, position_key, snapshot_key, stage_key, staged_key};
 use super::pin::{CLONE_PIN_PREFIX, is_reserved};
@@ -150,6 +151,7 @@ impl Store {
         let _changing = ghost.changing_all();
         let mut state = ghost.state_mut();
         (state.view, state.size_bytes, state.floor, state.checkpointed) = (view, size_bytes, Seq::ZERO, Seq::ZERO);
+        state.shown = Shown::NOTHING;
         state.removing = false;
         ghost.forget_all();
         Ok(())
@@ -216,6 +218,7 @@ impl Store {
         let _changing = volume.changing_all();
         let mut state = volume.state_mut();
         state.removing = true;
+        state.shown = Shown::NOTHING;
         state.pins.retain(keep);
         state.snapshots.retain(|_, row| keep_snapshots && row.state == SnapshotState::Ready);
         state.stage = None;

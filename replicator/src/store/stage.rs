@@ -19,6 +19,7 @@ use super::apply::{Content, Touch};
 use super::catalogue_row::SnapshotRow;
 use super::error::StoreError;
 use super::extent::{BLOCK_LEN, Version, View, split_range};
+use super::held::Shown;
 use super::index_rows::{Cursor, Row, StageRow, stage_key, staged_key};
 use super::root::{Store, check_range};
 use super::snapshot::Catalogue;
@@ -214,6 +215,8 @@ impl Store {
             // A full copy does not say what changed when; one from a base adds to what was known. Never lowered, for
             // pins of the image before rely on it too.
             state.floor = if full { state.floor.max(stage.target) } else { state.floor };
+            // The sweep counts what is shown now.
+            state.shown = Shown::UNKNOWN;
             let catalogue = state.end_stage(id);
             if stage.catalogue {
                 state.take_over(id, catalogue);
@@ -274,6 +277,7 @@ impl Store {
                 return Err(StoreError::Invalid { op: "empty", volume: volume.id, reason });
             };
             state.view = View { barrier: image, at: Version { image, seq: Seq::ZERO } };
+            state.shown = Shown::NOTHING;
             state.position_dirty = true;
             state.gaps.clear();
             state.sweep = Some(0);

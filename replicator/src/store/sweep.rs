@@ -92,16 +92,18 @@ impl Store {
 
     /// The caller holds `mutating`.
     pub(super) fn sweep_page(&self, volume: &Volume) -> Result<bool, StoreError> {
-        let (found, next) = {
+        let (found, next, shown) = {
             let state = volume.state();
             let Some(from) = state.sweep else {
                 drop(state);
                 return self.sweep_gap(volume);
             };
             let (page, next) = state.page(&self.index, volume.id, from, STEP_VERSIONS)?;
-            (garbage(&state, &page), next)
+            let mut shown = state.shown;
+            shown.swept(from, next, |from| page.range(from..).filter(|(_, v)| state.shows_own(v)).count() as u64);
+            (garbage(&state, &page), next, shown)
         };
-        self.sweep_out(volume, &found, |state| state.sweep = next);
+        self.sweep_out(volume, &found, |state| (state.sweep, state.shown) = (next, shown));
         Ok(volume.state().has_garbage())
     }
 

@@ -264,6 +264,8 @@ impl World {
             self.check(*id);
             assert_eq!(self.rig.digest(*id).unwrap().digest, naive_digest(&bytes(&model.blocks)));
             assert_eq!(self.rig.snapshots(*id).unwrap().len(), model.snapshots.len());
+            let held = self.rig.held_bytes(*id);
+            assert!(held.is_none() || held == self.rig.held_bytes_counted(*id), "{id}: {held:?}");
             assert!(self.rig.scrub(*id, ScrubCursor::default(), 1 << 30).unwrap().damaged.is_empty());
         }
         assert!(self.rig.kept().iter().eq(self.kept.keys()));

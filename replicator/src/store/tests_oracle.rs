@@ -267,6 +267,7 @@ impl World {
         for (volume, model) in self.models.iter().enumerate() {
             let id = VOLUMES[volume];
             let mut places = model.image.places();
+            let shown = places.len();
             assert_eq!(self.rig.digest(id).unwrap().digest, naive_digest(&model.image.bytes));
             for (name, image) in model.held() {
                 let found = self.rig.read_at(id, name, 0, image.bytes.len()).unwrap();
@@ -281,6 +282,8 @@ impl World {
             let expected = model.snapshots.iter().map(|(name, image)| (name.clone(), Seq(image.seq)));
             assert_eq!(listed.collect::<BTreeMap<_, _>>(), expected.collect::<BTreeMap<_, _>>());
             assert_eq!(self.rig.volume(id).used_bytes, places.len() as u64 * EXTENT_BYTES, "volume {volume}");
+            let held = (places.len() - shown) as u64 * EXTENT_BYTES;
+            assert_eq!(self.rig.held_bytes(id), Some(held), "beside what volume {volume} shows");
             assert!(self.rig.scrub(id, ScrubCursor::default(), 1 << 30).unwrap().damaged.is_empty());
             used += places.len() as u64;
         }

@@ -21,6 +21,7 @@ use farshore_core::ids::{Seq, VolumeId};
 
 use super::error::StoreError;
 use super::extent::{EXTENT_BYTES, Entry, Place, Version, Versions, View};
+use super::held::Shown;
 use super::image::Seen;
 use super::index::{Index, Walk};
 use super::index_rows::{Cursor, Row, StageRow};
@@ -76,6 +77,8 @@ pub(super) struct State {
     pub freed: Vec<Place>,
     /// Places that this volume holds, freed ones not counted.
     pub used_places: u64,
+    /// Those of them that the current view sees.
+    pub shown: Shown,
     /// View or floor differ from the index.
     pub position_dirty: bool,
     /// Rows that differ from the index, as they are to be; None: deleted.
@@ -148,6 +151,7 @@ impl State {
             flushing: Arc::default(),
             freed: Vec::new(),
             used_places: 0,
+            shown: Shown::NOTHING,
             position_dirty: false,
             rows: BTreeMap::new(),
             sweep: None,
