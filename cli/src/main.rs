@@ -11,6 +11,8 @@ mod failure;
 mod inspect;
 mod output;
 mod report;
+mod schedule_args;
+mod schedule_views;
 mod snapshot_args;
 mod snapshot_views;
 mod table;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::schedule_args::ScheduleVerb;
 use crate::values::{self, Place, Quorum};
 
 #[derive(Debug, Subcommand)]
@@ -67,6 +68,9 @@ pub enum SnapshotVerb {
     Export(ExportArgs),
     /// Fill a volume with what an export holds: a new one with --members, else one that is empty and detached
     Import(ImportArgs),
+    /// Snapshots that are made at an interval, and how long they are kept
+    #[command(subcommand)]
+    Schedule(ScheduleVerb),
     /// Change a snapshot's labels, or keep it from being deleted
     Update {
         #[arg(value_name = "VOLUME@NAME|ID")]

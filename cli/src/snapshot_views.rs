@@ -137,7 +137,7 @@ impl SnapshotView {
 }
 
 /// UTC, to the second.
-fn moment(unix_ms: i64) -> String {
+pub fn moment(unix_ms: i64) -> String {
     match time::OffsetDateTime::from_unix_timestamp(unix_ms.div_euclid(1000)) {
         Ok(at) if unix_ms > 0 => {
             format!("{} {:02}:{:02}:{:02}Z", at.date(), at.hour(), at.minute(), at.second())

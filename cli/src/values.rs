@@ -11,9 +11,9 @@ pub fn size(text: &str) -> Result<u64, String> {
     text.parse::<ByteSize>().map(|size| size.0)
 }
 
-/// `4s`, `500ms`, `2min`, `1h`; a bare number is refused, since readers would differ on its unit.
+/// `4s`, `500ms`, `2min`, `1h`, `7d`; a bare number is refused, since readers would differ on its unit.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let expected = || format!("{text:?} is not a duration; write for example 500ms, 4s, 2min or 1h");
+    let expected = || format!("{text:?} is not a duration; write for example 500ms, 4s, 2min, 1h or 7d");
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(expected)?;
     let number: u64 = text[..digits].parse().map_err(|_| expected())?;
     let factor_ms = match &text[digits..] {
@@ -21,6 +21,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "s" => 1_000,
         "min" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return Err(expected()),
     };
     number.checked_mul(factor_ms).map(Duration::from_millis).ok_or_else(expected)
@@ -190,6 +191,7 @@ mod tests {
         assert_eq!(duration("4s"), Ok(Duration::from_secs(4)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2min"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
         for bad in ["", "4", "s", "-4s", "4 s", "4sec", "99999999999999999999s", "18446744073709551615h"] {
             assert!(duration(bad).unwrap_err().contains("write for example"), "{bad}");
         }

@@ -671,6 +671,7 @@ fn degraded() -> api::VolumeStatus {
         scrub: None,
         source: String::new(),
         snapshots: 0,
+        schedules: Vec::new(),
         reporter_site: "east".into(),
         reporter_node: "east-1".into(),
     }

@@ -6,6 +6,7 @@ mod failback;
 mod members;
 mod replication;
 mod run;
+mod schedules;
 mod snapshots;
 mod status;
 mod volumes;

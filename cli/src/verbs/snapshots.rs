@@ -10,7 +10,7 @@ use crate::snapshot_args::{CloneArgs, LayoutArgs, SnapshotVerb};
 use crate::snapshot_views::{
     DiffView, RangeView, RestoredView, SnapshotListView, SnapshotView, SnapshotsDeletedView, TakenView,
 };
-use crate::verbs::exports;
+use crate::verbs::{exports, schedules};
 use crate::views::VolumeView;
 
 pub async fn run(format: Format, replicator: &Replicator, verb: SnapshotVerb) -> Result<(), Failure> {
@@ -36,6 +36,7 @@ pub async fn run(format: Format, replicator: &Replicator, verb: SnapshotVerb) ->
         SnapshotVerb::Diff { snapshot, since } => diff(format, replicator, snapshot, since).await,
         SnapshotVerb::Export(args) => exports::export(format, replicator, args).await,
         SnapshotVerb::Import(args) => exports::import(format, replicator, args).await,
+        SnapshotVerb::Schedule(verb) => schedules::run(format, replicator, verb).await,
         SnapshotVerb::Update { snapshot, labels, unlabels, hold, release } => {
             let mut labels: std::collections::BTreeMap<_, _> = labels.into_iter().collect();
             labels.extend(unlabels.into_iter().map(|key| (key, String::new())));
@@ -64,7 +65,7 @@ pub fn since_of(snapshot: &api::Snapshot, since: &str) -> String {
     if since.contains('@') || id { since.into() } else { format!("{}@{since}", snapshot.volume) }
 }
 
-fn unless_yes(yes: bool, message: String, verb: &str) -> Result<(), Failure> {
+pub fn unless_yes(yes: bool, message: String, verb: &str) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }

@@ -104,6 +104,22 @@ impl Snapshots for Fake {
         Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
     }
 
+    async fn create_schedule(&self, _: Request<api::CreateScheduleRequest>) -> Reply<api::CreateScheduleResponse> {
+        Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
+    }
+
+    async fn list_schedules(&self, _: Request<api::ListSchedulesRequest>) -> Reply<api::ListSchedulesResponse> {
+        Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
+    }
+
+    async fn get_schedule(&self, _: Request<api::GetScheduleRequest>) -> Reply<api::GetScheduleResponse> {
+        Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
+    }
+
+    async fn delete_schedule(&self, _: Request<api::DeleteScheduleRequest>) -> Reply<api::DeleteScheduleResponse> {
+        Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
+    }
+
     type ReadStream = Answers<api::ReadSnapshotResponse>;
 
     async fn read(&self, _: Request<api::ReadSnapshotRequest>) -> Reply<Self::ReadStream> {

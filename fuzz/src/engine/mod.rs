@@ -8,10 +8,13 @@ mod diverged_note;
 mod rpc;
 #[path = "../../../replicator/src/engine/samples.rs"]
 mod samples;
+#[path = "../../../replicator/src/engine/schedule_text.rs"]
+mod schedule_text;
 #[path = "../../../replicator/src/engine/scrub_record.rs"]
 mod scrub_record;
 mod targets;
 
 pub use targets::{
-    answer_seeds, answers, call_seeds, calls, diverged_notes, diverged_seeds, scrub_records, scrub_seeds,
+    answer_seeds, answers, call_seeds, calls, diverged_notes, diverged_seeds, schedule_seeds, schedules, scrub_records,
+    scrub_seeds,
 };

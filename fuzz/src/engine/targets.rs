@@ -1,4 +1,4 @@
-//! Calls between nodes, their answers, notes of diverged copies, the progress of scrubs.
+//! Calls between nodes, their answers, notes of diverged copies, schedules, the progress of scrubs.
 
 use bytes::Bytes;
 
@@ -8,6 +8,7 @@ use super::answers::{
 use super::diverged_note::DivergedCopy;
 use super::rpc::{self, Arrival};
 use super::samples;
+use super::schedule_text::Schedule;
 use super::scrub_record::ScrubRecord;
 use crate::seal::sealed;
 
@@ -105,4 +106,25 @@ pub fn scrub_records(data: &[u8]) {
 pub fn scrub_seeds() -> Vec<Vec<u8>> {
     let all = samples::scrubs().into_iter().map(|(_, record)| record.encode());
     all.map(|bytes| bytes[..bytes.len() - 4].to_vec()).collect()
+}
+
+pub fn schedules(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(schedule) = Schedule::decode(text) {
+        assert_eq!(schedule.encode(), text);
+    }
+}
+
+pub fn schedule_seeds() -> Vec<Vec<u8>> {
+    let labels = [("app".to_string(), "a b=c%".to_string()), ("é".to_string(), String::new())].into();
+    let schedule = Schedule {
+        id: 0x4f2a,
+        interval_ms: 3_600_000,
+        keep: 24,
+        keep_for_ms: 0,
+        since_unix_ms: -1,
+        pattern: "{schedule}-{time}".into(),
+        labels,
+    };
+    vec![schedule.encode().into_bytes()]
 }

@@ -141,6 +141,8 @@ pub enum Change {
     Readmit { member: MemberId, incarnation: crate::ids::Incarnation },
     /// Change the rule (and its name).
     Rule { policy: String, rule: DataRule },
+    /// Set a label of the volume, or take it away.
+    Label { key: String, value: Option<String> },
     /// Name or clear the node and session that may do I/O.
     Attached { attached: Option<crate::register::Attachment> },
     /// Take back a change that has not taken effect, for instance because a member it names is gone.

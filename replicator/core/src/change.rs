@@ -101,6 +101,10 @@ pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Resu
             next.volume.rule = *rule;
             next.current.rule = *rule;
         }
+        Change::Label { key, value } => match value {
+            Some(value) => drop(next.volume.labels.insert(key.clone(), value.clone())),
+            None => drop(next.volume.labels.remove(key)),
+        },
         Change::Attached { attached } => next.attached = *attached,
         Change::Reduce { without, rule } => {
             next.current.sync.retain(|s| !without.contains(&s.member));
@@ -248,6 +252,18 @@ mod tests {
             assert!(next.all_terms().any(|t| t == terms), "{terms:?} was dropped");
         }
         assert_eq!(next.current.primary_site, "s2");
+    }
+
+    #[test]
+    fn a_label_changes_nothing_that_decides() {
+        let before = configuration();
+        let under = vec![before.current.clone()];
+        let label = |value: Option<&str>| Change::Label { key: "k".into(), value: value.map(String::from) };
+        let set = propose(&before, &under, &label(Some("v"))).expect("satisfiable");
+        assert_eq!((set.volume.labels["k"].as_str(), &set.current), ("v", &before.current));
+        assert!(set.earlier.is_empty() && set.version > before.version);
+        let gone = propose(&set, &under, &label(None)).expect("satisfiable");
+        assert_eq!(gone.volume, before.volume);
     }
 
     #[test]

@@ -106,6 +106,13 @@ impl OpError {
         )
     }
 
+    pub fn no_schedule(volume: &str, name: &str) -> Self {
+        Self::not_found(
+            format!("volume {volume} has no schedule {name:?}"),
+            format!("list its schedules with: farshore snapshot schedule list {volume}"),
+        )
+    }
+
     pub fn already_exists(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new(OpKind::AlreadyExists, message, remedy)
     }

@@ -157,6 +157,10 @@ impl State {
         self.volumes.values_mut().find(|v| v.name == volume || v.id == volume).ok_or_else(|| OpError::no_volume(volume))
     }
 
+    pub(super) fn names(&self) -> Vec<String> {
+        self.volumes.keys().cloned().collect()
+    }
+
     pub(super) fn draw(&mut self) -> u64 {
         self.drawn += 1;
         self.drawn

@@ -241,4 +241,19 @@ impl SnapshotOperations for FakeOperations {
         }
         .boxed()
     }
+    fn create_schedule(&self, request: api::CreateScheduleRequest) -> OpFuture<'_, api::Schedule> {
+        self.run(|_, state| state.add_schedule(request))
+    }
+
+    fn list_schedules(&self, volumes: Vec<String>) -> OpFuture<'_, Vec<api::Schedule>> {
+        self.run(|_, state| state.schedules_of(&volumes))
+    }
+
+    fn get_schedule(&self, volume: String, name: String) -> OpFuture<'_, api::Schedule> {
+        self.run(|_, state| state.schedule(&volume, &name))
+    }
+
+    fn delete_schedule(&self, request: api::DeleteScheduleRequest) -> OpFuture<'_, ()> {
+        self.run(|_, state| state.drop_schedule(&request.volume, &request.name))
+    }
 }

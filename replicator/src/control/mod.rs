@@ -6,13 +6,16 @@
 
 pub mod error;
 pub mod fake;
+mod fake_schedules;
 mod fake_snapshots;
+pub mod moment_name;
 pub mod operations;
 pub mod server;
 pub mod services;
 mod snapshot_service;
 pub mod states;
 pub mod validate;
+pub mod validate_schedules;
 pub mod validate_snapshots;
 
 pub use error::{OpError, OpKind};

@@ -30,6 +30,13 @@ pub trait SnapshotOperations: Send + Sync + 'static {
     fn read_snapshot(&self, request: api::ReadSnapshotRequest) -> OpFuture<'_, OpStream<api::ReadSnapshotResponse>>;
     /// `ranges` ends with an error where the caller broke off before the end.
     fn import(&self, begin: api::ImportBegin, ranges: OpStream<api::ImportRange>) -> OpFuture<'_, api::ImportResponse>;
+
+    // Those that are made at an interval.
+    fn create_schedule(&self, request: api::CreateScheduleRequest) -> OpFuture<'_, api::Schedule>;
+    /// `volumes` as for [`SnapshotOperations::list_snapshots`].
+    fn list_schedules(&self, volumes: Vec<String>) -> OpFuture<'_, Vec<api::Schedule>>;
+    fn get_schedule(&self, volume: String, name: String) -> OpFuture<'_, api::Schedule>;
+    fn delete_schedule(&self, request: api::DeleteScheduleRequest) -> OpFuture<'_, ()>;
 }
 
 /// Implemented by the engine, and by [`super::fake::FakeOperations`].

@@ -10,9 +10,10 @@ use futures_util::stream::{self, Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::error::OpError;
+use super::moment_name::moment_name;
 use super::operations::OpStream;
 use super::services::{Reply, Services};
-use super::{validate, validate_snapshots};
+use super::{validate, validate_schedules, validate_snapshots};
 
 type Pieces<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -75,6 +76,34 @@ impl Snapshots for Services {
         let begin = validate_snapshots::import(begin)?;
         Ok(Response::new(self.operations.import(begin, ranges(steps)).await?))
     }
+
+    async fn create_schedule(&self, request: Request<api::CreateScheduleRequest>) -> Reply<api::CreateScheduleResponse> {
+        let request = validate_schedules::create(request.into_inner())?;
+        let schedule = self.operations.create_schedule(request).await?;
+        Ok(Response::new(api::CreateScheduleResponse { schedule: Some(schedule) }))
+    }
+
+    async fn list_schedules(&self, request: Request<api::ListSchedulesRequest>) -> Reply<api::ListSchedulesResponse> {
+        let volumes = request.into_inner().volumes;
+        volumes.iter().try_for_each(|volume| validate::volume_ref(volume))?;
+        let mut schedules = self.operations.list_schedules(volumes).await?;
+        schedules.sort_by(|a, b| (&a.volume, &a.volume_id, &a.name).cmp(&(&b.volume, &b.volume_id, &b.name)));
+        Ok(Response::new(api::ListSchedulesResponse { schedules }))
+    }
+
+    async fn get_schedule(&self, request: Request<api::GetScheduleRequest>) -> Reply<api::GetScheduleResponse> {
+        let api::GetScheduleRequest { volume, name } = request.into_inner();
+        validate_schedules::reference(&volume, &name)?;
+        let schedule = self.operations.get_schedule(volume, name).await?;
+        Ok(Response::new(api::GetScheduleResponse { schedule: Some(schedule) }))
+    }
+
+    async fn delete_schedule(&self, request: Request<api::DeleteScheduleRequest>) -> Reply<api::DeleteScheduleResponse> {
+        let request = request.into_inner();
+        validate_schedules::reference(&request.volume, &request.name)?;
+        self.operations.delete_schedule(request).await?;
+        Ok(Response::new(api::DeleteScheduleResponse {}))
+    }
 }
 
 impl Services {
@@ -104,26 +133,9 @@ fn checked(snapshot: String) -> Result<String, OpError> {
     Ok(snapshot)
 }
 
-/// What a snapshot is called that nobody named: its moment, to the millisecond.
+/// What a snapshot is called that nobody named.
 fn name_of_now() -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days as i64);
-    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}t{hour:02}-{minute:02}-{second:02}.{:03}", since.subsec_millis())
-}
-
-/// Year, month and day of a day since 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms").
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+    moment_name(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// The ranges of an import, checked, up to its end; one that breaks off is an error.
@@ -150,20 +162,6 @@ fn ranges(steps: Streaming<api::ImportRequest>) -> OpStream<api::ImportRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn days_are_dates() {
-        for (days, date) in [
-            (0, (1970, 1, 1)),
-            (59, (1970, 3, 1)),
-            (11_016, (2000, 2, 29)),
-            (11_017, (2000, 3, 1)),
-            (20_454, (2026, 1, 1)),
-            (20_818, (2026, 12, 31)),
-        ] {
-            assert_eq!(civil(days), date, "{days}");
-        }
-    }
 
     #[test]
     fn a_drawn_name_is_a_name() {

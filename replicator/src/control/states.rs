@@ -59,3 +59,17 @@ pub mod snapshot {
     /// One of a cut over several volumes that did not come to its end: good for nothing but being deleted.
     pub const UNCONFIRMED: &str = "unconfirmed";
 }
+
+/// `Schedule.state`
+pub mod schedule {
+    /// For the next run.
+    pub const WAITING: &str = "waiting";
+    /// The last run made nothing; it is tried again.
+    pub const FAILING: &str = "failing";
+    /// No node leads the volume, so nothing changes in it.
+    pub const IDLE: &str = "idle";
+    /// Whoever leads the volume is not reached.
+    pub const UNKNOWN: &str = "unknown";
+    /// Written by a later version.
+    pub const UNREADABLE: &str = "unreadable";
+}

@@ -203,6 +203,7 @@ pub fn create(mut request: api::CreateVolumeRequest) -> Result<api::CreateVolume
     }
     request.policy = Some(policy(request.policy, data)?);
     labels(&request.labels)?;
+    validate_snapshots::own_labels(request.labels.keys())?;
     Ok(request)
 }
 

@@ -50,7 +50,7 @@ pub fn snapshot_ref(snapshot: &str) -> Result<(), OpError> {
     }
 }
 
-fn own_labels<'a>(mut keys: impl Iterator<Item = &'a String>) -> Result<(), OpError> {
+pub(super) fn own_labels<'a>(mut keys: impl Iterator<Item = &'a String>) -> Result<(), OpError> {
     match keys.find(|key| key.starts_with(RESERVED_LABELS)) {
         None => Ok(()),
         Some(key) => Err(OpError::invalid(
@@ -133,6 +133,8 @@ pub fn import(begin: api::ImportBegin) -> Result<api::ImportBegin, OpError> {
     volume_ref(&begin.volume)?;
     snapshot_name(&begin.snapshot)?;
     labels(&begin.labels)?;
+    // Above all not a schedule's, which would delete what it takes for its own.
+    own_labels(begin.labels.keys())?;
     for id in [&begin.source_snapshot_id, &begin.base_snapshot_id] {
         if !id.is_empty() && parse_id(id).is_none() {
             return Err(OpError::invalid(format!("{id:?} is no snapshot's id"), "ids are 32 hex digits"));

@@ -41,7 +41,9 @@ about_volume!(
     PromoteRequest,
     SwitchoverRequest,
     ResyncRequest,
-    ScrubRequest
+    ScrubRequest,
+    CreateScheduleRequest,
+    DeleteScheduleRequest
 );
 
 impl AboutVolume for CutStep {
@@ -131,6 +133,14 @@ async fn serve_snapshots(
             let request = api::ListSnapshotsRequest::decode(request).map_err(undecodable)?;
             api::ListSnapshotsResponse { snapshots: node.snapshots_of(&request.volumes).await? }.encode_to_vec()
         }
+        "schedule-create" => {
+            let schedule = Some(verbs.create_schedule(decode(node, peer, request)?).await?);
+            api::CreateScheduleResponse { schedule }.encode_to_vec()
+        }
+        "schedule-delete" => {
+            verbs.delete_schedule(decode(node, peer, request)?).await?;
+            api::DeleteScheduleResponse {}.encode_to_vec()
+        }
         step if step.starts_with("cut-") => {
             let request: CutStep = decode(node, peer, request)?;
             cut::serve(node, step, request).await?.encode_to_vec()
@@ -141,7 +151,7 @@ async fn serve_snapshots(
 }
 
 pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, request: Bytes) -> Result<Bytes, OpError> {
-    let about_snapshots = method.starts_with("snapshot-") || method.starts_with("cut-");
+    let about_snapshots = ["snapshot-", "schedule-", "cut-"].iter().any(|prefix| method.starts_with(prefix));
     if about_snapshots && let Some(answer) = serve_snapshots(node, peer, method, request.clone()).await? {
         return Ok(answer.into());
     }

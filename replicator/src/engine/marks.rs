@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use farshore_core::api::{Answer, Command, HoldId, Promotion};
 use farshore_core::ids::Seq;
@@ -14,7 +14,7 @@ use farshore_core::mark::{Creation, GroupId, Mark, SnapshotId};
 use farshore_proto::v1 as api;
 use tokio::sync::OwnedMutexGuard;
 
-use super::clock::random_u128;
+use super::clock::{random_u128, unix_ms};
 use super::clone::MOMENT_LABEL;
 use super::driver::{VolumeHandle, lock};
 use super::node::Node;
@@ -58,6 +58,29 @@ impl Node {
     /// Nobody else marks this volume while the turn is kept; the epoch is held here, and the catalogue is that of all
     /// that is in the order. Promotes, without a device, where nobody holds the epoch.
     pub(super) async fn turn_to_mark(&self, handle: &Arc<VolumeHandle>) -> Result<Turn, OpError> {
+        let turn = self.next_turn(handle).await?;
+        let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
+        if status.role != "primary" {
+            self.promote_here(handle, Promotion::Verb).await?;
+        }
+        self.all_applied(handle).await?;
+        Ok(turn)
+    }
+
+    /// As [`Node::turn_to_mark`], for whoever does something only as long as the epoch is held here.
+    pub(super) async fn turn_of_holder(&self, handle: &Arc<VolumeHandle>) -> Result<Turn, OpError> {
+        let turn = self.next_turn(handle).await?;
+        if handle.status().await.is_none_or(|status| status.role != "primary") {
+            return Err(OpError::conflict(
+                format!("volume {} is no longer led by {}", handle.name(), self.shared.me),
+                "the node that leads it now goes on",
+            ));
+        }
+        self.all_applied(handle).await?;
+        Ok(turn)
+    }
+
+    async fn next_turn(&self, handle: &Arc<VolumeHandle>) -> Result<Turn, OpError> {
         let name = handle.name();
         if !handle.applier.has_store() {
             return Err(OpError::failed_precondition(
@@ -66,18 +89,12 @@ impl Node {
             ));
         }
         let turns = lock(&self.marking).entry(handle.id).or_default().clone();
-        let turn = tokio::time::timeout(TURN_PATIENCE, turns.lock_owned()).await.map_err(|_| {
+        tokio::time::timeout(TURN_PATIENCE, turns.lock_owned()).await.map_err(|_| {
             OpError::unavailable(
                 format!("another snapshot of volume {name} is still on its way"),
                 "see `farshore status` for what it waits for, then try again",
             )
-        })?;
-        let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
-        if status.role != "primary" {
-            self.promote_here(handle, Promotion::Verb).await?;
-        }
-        self.all_applied(handle).await?;
-        Ok(turn)
+        })
     }
 
     /// Waits until everything that is in the order now is in this node's store.
@@ -189,8 +206,17 @@ impl Node {
         check: impl FnOnce(&SnapshotRow) -> Result<(), OpError>,
     ) -> Result<(), OpError> {
         let turn = self.turn_to_mark(handle).await?;
+        check(&self.row(handle, id)?)?;
+        self.delete_in_turn(handle, id, turn).await
+    }
+
+    pub(super) async fn delete_in_turn(
+        &self,
+        handle: &Arc<VolumeHandle>,
+        id: SnapshotId,
+        turn: Turn,
+    ) -> Result<(), OpError> {
         let row = self.row(handle, id)?;
-        check(&row)?;
         refuse_held(handle, &row)?;
         let seq = self.mark(handle, Mark::Delete { id }, turn).await?;
         self.applied_upto(handle, seq).await;
@@ -271,11 +297,10 @@ async fn reached(handle: &VolumeHandle, patience: Duration, there: impl Fn(Seq) 
 }
 
 pub(super) fn creation(name: &str, labels: &BTreeMap<String, String>, group: Option<GroupId>) -> Creation {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Creation {
         id: SnapshotId(random_u128()),
         group,
-        created_unix_ms: since.as_millis() as i64,
+        created_unix_ms: unix_ms(),
         // The core fills it in, as of the mark's place.
         size_bytes: 0,
         name: name.into(),

@@ -22,9 +22,10 @@ use super::diverged::DivergedCopies;
 use super::driver::{VolumeHandle, lock};
 use super::repair::Repairs;
 use super::rpc::{self, Arrival, Call};
+use super::schedules::Schedules;
 use super::scrub::Scrubs;
 use super::ship::Incoming;
-use super::{checkpointer, readmit, rebirth, recovery, repair, scrub, ship};
+use super::{checkpointer, readmit, rebirth, recovery, repair, schedules, scrub, ship};
 use crate::config::{Config, JournalEngine};
 use crate::control::OpError;
 use crate::disk::file::create_dirs;
@@ -95,6 +96,7 @@ pub struct Node {
     pub(super) marking: Mutex<BTreeMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) cuts: Mutex<Cuts>,
     pub(super) makers: Mutex<BTreeMap<VolumeId, Maker>>,
+    pub(super) schedules: Schedules,
     /// One clone at a time is made from here.
     pub(super) cloning: tokio::sync::Mutex<()>,
     /// For verbs, which run in tasks of their own.
@@ -153,6 +155,7 @@ impl Node {
             marking: Mutex::default(),
             cuts: Mutex::default(),
             makers: Mutex::default(),
+            schedules: Schedules::default(),
             cloning: tokio::sync::Mutex::default(),
         });
         let stored = shared.store.volumes();
@@ -175,6 +178,7 @@ impl Node {
         tokio::spawn(node.clone().route(events));
         tokio::spawn(checkpointer::run(node.clone()));
         tokio::spawn(scrub::run(node.clone()));
+        tokio::spawn(schedules::run(node.clone()));
         tokio::spawn(node.clone().take_devices_back());
         Ok(node)
     }

@@ -13,7 +13,7 @@ use super::roles::refused;
 use crate::control::{OpError, OpFuture, Operations};
 
 impl Node {
-    async fn by_name(self: &Arc<Self>, volume: &str) -> Result<api::VolumeStatus, OpError> {
+    pub(super) async fn by_name(self: &Arc<Self>, volume: &str) -> Result<api::VolumeStatus, OpError> {
         if let Some(copy) = self.shared.diverged.find(volume) {
             return Ok(self.diverged_view(&copy));
         }

@@ -348,4 +348,20 @@ impl SnapshotOperations for Node {
     fn import(&self, begin: api::ImportBegin, ranges: OpStream<api::ImportRange>) -> OpFuture<'_, api::ImportResponse> {
         verb!(self, node, async move { node.import_into(begin, ranges).await })
     }
+
+    fn create_schedule(&self, request: api::CreateScheduleRequest) -> OpFuture<'_, api::Schedule> {
+        verb!(self, node, async move { node.add_schedule(request).await })
+    }
+
+    fn list_schedules(&self, volumes: Vec<String>) -> OpFuture<'_, Vec<api::Schedule>> {
+        verb!(self, node, async move { node.schedules_of(volumes).await })
+    }
+
+    fn get_schedule(&self, volume: String, name: String) -> OpFuture<'_, api::Schedule> {
+        verb!(self, node, async move { node.schedule(volume, name).await })
+    }
+
+    fn delete_schedule(&self, request: api::DeleteScheduleRequest) -> OpFuture<'_, ()> {
+        verb!(self, node, async move { node.remove_schedule(request).await })
+    }
 }

@@ -13,6 +13,8 @@ use super::diverged_note::DivergedCopy;
 use super::driver::{VolumeHandle, lock};
 use super::marks::{UNFINISHED_LABEL, kept_count};
 use super::node::Node;
+use super::schedule_text::SCHEDULE_LABEL;
+use super::schedule_verbs::Led;
 use crate::control::{OpError, OpKind, states};
 use crate::store::SnapshotRow;
 use crate::transport::PeerName;
@@ -125,11 +127,18 @@ impl Node {
             view.conditions.push(api::Condition {
                 name: "apply-stopped".into(),
                 text: reason,
-                remedy: "free space on this node, or replace the member".into(),
+                remedy: "free space on this node, upgrade it if others are newer, or replace the member".into(),
             });
         }
         let rows = self.rows(handle).unwrap_or_default();
         view.snapshots = kept_count(&rows);
+        let led = match (status.role, status.leader) {
+            ("primary", _) => Led::Here,
+            (_, Some(_)) => Led::Elsewhere,
+            (_, None) => Led::Nowhere,
+        };
+        view.schedules = self.schedule_views(handle, &status.config, &rows, led);
+        view.labels.retain(|key, _| !key.starts_with(SCHEDULE_LABEL));
         view.source = view.labels.get(SOURCE_LABEL).cloned().unwrap_or_default();
         view.conditions.extend(unfinished_condition(handle, &rows));
         if handle.applier.has_store() {
@@ -235,6 +244,7 @@ fn merge(view: &mut api::VolumeStatus, theirs: api::VolumeStatus) {
     }
     view.acked_seq = view.acked_seq.max(theirs.acked_seq);
     view.loss = theirs.loss;
+    view.schedules = theirs.schedules;
 }
 
 fn role_of(role: &str) -> api::Role {

@@ -158,6 +158,7 @@ impl Families<'_> {
         });
         self.gauges(("volume_lease_remaining", seconds, "How long the lease still holds"), remaining)?;
         self.scrubs(volumes)?;
+        self.schedules(volumes)?;
         let attached = |v: &api::VolumeStatus| v.attached.is_some().into();
         self.gauges(("volume_attached", None, "1 while a device is attached somewhere"), each(attached))?;
         let conditions = volumes.iter().flat_map(|v| {
@@ -181,6 +182,39 @@ impl Families<'_> {
         )?;
         let lost = each(|s| s.lost_blocks as f64);
         self.gauges(("volume_lost_blocks", None, "Damaged blocks here that no member could repair"), lost)
+    }
+
+    /// Of schedules that are run from here: others would tell what they knew last.
+    fn schedules(&mut self, volumes: &[VolumeReading]) -> fmt::Result {
+        use crate::control::states::schedule::{FAILING, WAITING};
+        let led = |s: &&api::Schedule| [WAITING, FAILING].contains(&s.state.as_str());
+        let all = || {
+            volumes.iter().flat_map(move |v| {
+                let name = v.status.name.as_str();
+                v.status.schedules.iter().filter(led).map(move |s| ([("volume", name), ("schedule", s.name.as_str())], s))
+            })
+        };
+        let seconds = Some(&Unit::Seconds);
+        self.gauges(
+            ("schedule_failing", None, "1 while its last run made no snapshot"),
+            all().map(|(l, s)| (l, flag(s.state == FAILING))),
+        )?;
+        self.gauges(
+            ("schedule_last_timestamp", seconds, "When its newest snapshot was made, since 1970; 0: there is none"),
+            all().map(|(l, s)| (l, s.last_unix_ms as f64 / 1e3)),
+        )?;
+        self.gauges(
+            ("schedule_interval", seconds, "From one snapshot to the next"),
+            all().map(|(l, s)| (l, s.interval_ms as f64 / 1e3)),
+        )?;
+        self.gauges(
+            ("schedule_snapshots", None, "Snapshots that it made and that are there"),
+            all().map(|(l, s)| (l, u64::from(s.snapshots))),
+        )?;
+        self.counters(
+            ("schedule_failures", None, "Runs that made no snapshot, since this node leads the volume"),
+            all().map(|(l, s)| (l, s.failures)),
+        )
     }
 
     fn members(&mut self, volumes: &[VolumeReading]) -> fmt::Result {

@@ -116,6 +116,7 @@ pub fn name_of(command: &Command) -> &'static str {
         Command::Change(Change::Remove { .. }) => "change-remove",
         Command::Change(Change::Readmit { .. }) => "change-readmit",
         Command::Change(Change::Rule { .. }) => "change-rule",
+        Command::Change(Change::Label { .. }) => "change-label",
         Command::Change(Change::Attached { .. }) => "change-attached",
         Command::Change(Change::Reduce { .. }) => "change-reduce",
         Command::Change(Change::Withdraw) => "change-withdraw",
