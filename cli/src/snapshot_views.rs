@@ -30,6 +30,8 @@ pub struct SnapshotView {
     pub shared_bytes: u64,
     pub held_by: Vec<String>,
     pub clones: Vec<String>,
+    /// A new volume may have its name.
+    pub volume_deleted: bool,
 }
 
 impl From<api::Snapshot> for SnapshotView {
@@ -50,6 +52,7 @@ impl From<api::Snapshot> for SnapshotView {
             shared_bytes: s.shared_bytes,
             held_by: s.held_by,
             clones: s.clones,
+            volume_deleted: s.volume_deleted,
         }
     }
 }
@@ -134,6 +137,11 @@ impl SnapshotView {
     pub fn title(&self) -> String {
         format!("{}@{}", self.volume, self.name)
     }
+
+    fn state_shown(&self) -> String {
+        let deleted = if self.volume_deleted { ", volume deleted" } else { "" };
+        format!("{}{deleted}", self.state)
+    }
 }
 
 /// UTC, to the second.
@@ -155,7 +163,7 @@ fn table_of(snapshots: &[SnapshotView]) -> String {
             s.seq.to_string(),
             bytes(s.size_bytes),
             bytes(s.unique_bytes),
-            s.state.clone(),
+            s.state_shown(),
             or_none(&s.clones.join(",")),
             or_none(&s.held_by.join(",")),
         ]);
@@ -184,7 +192,7 @@ impl View for TakenView {
 
 impl View for SnapshotView {
     fn table(&self) -> String {
-        let mut out = format!("{}  {}\n", self.title(), self.state);
+        let mut out = format!("{}  {}\n", self.title(), self.state_shown());
         if !self.note.is_empty() {
             let _ = writeln!(out, "  {}", self.note);
         }

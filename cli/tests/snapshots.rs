@@ -107,6 +107,25 @@ fn a_restore_wants_yes_and_no_device() {
 }
 
 #[test]
+fn a_deleted_volumes_snapshots_stay() {
+    let site = site();
+    site.ok(&["snapshot", "create", "pg", "--name", "s1"]);
+    let id = site.json(&["snapshot", "show", "pg@s1"])["id"].as_str().unwrap().to_string();
+    site.ok(&["volume", "delete", "pg", "--yes"]);
+    site.fails(3, &["volume", "show", "pg"]);
+    let listed = site.json(&["snapshot", "list", "pg"]);
+    assert_eq!((&listed["snapshots"][0]["id"], &listed["snapshots"][0]["volume_deleted"]), (&id.into(), &true.into()));
+    assert!(site.ok(&["snapshot", "list"]).contains("ready, volume deleted"));
+    assert!(site.ok(&["snapshot", "show", "pg@s1"]).starts_with("pg@s1  ready, volume deleted\n"));
+    let error = site.fails(4, &["snapshot", "restore", "pg@s1", "--yes"]);
+    assert!(error.contains("was deleted") && error.contains("snapshot clone"), "{error}");
+    let clone = site.json(&["snapshot", "clone", "pg@s1", "again"]);
+    assert_eq!((&clone["source"], clone["members"].as_array().unwrap().len()), (&"pg@s1".into(), 3));
+    site.ok(&["snapshot", "delete", "pg@s1", "--yes"]);
+    site.fails(3, &["snapshot", "list", "pg"]);
+}
+
+#[test]
 fn a_difference_is_of_one_volume() {
     let site = site();
     for name in ["s1", "s2"] {

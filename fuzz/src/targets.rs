@@ -34,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "node_calls", run: engine::calls, seeds: engine::call_seeds },
     Target { name: "node_answers", run: engine::answers, seeds: engine::answer_seeds },
     Target { name: "diverged_note", run: engine::diverged_notes, seeds: engine::diverged_seeds },
+    Target { name: "kept_note", run: engine::kept_notes, seeds: engine::kept_seeds },
     Target { name: "schedule", run: engine::schedules, seeds: engine::schedule_seeds },
     Target { name: "scrub_record", run: engine::scrub_records, seeds: engine::scrub_seeds },
     Target { name: "export", run: snapshot::exports, seeds: snapshot::seeds },

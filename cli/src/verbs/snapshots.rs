@@ -146,9 +146,14 @@ pub async fn layout(
     if args.members.is_empty()
         && let Some(like) = like
     {
-        let like = present(
-            replicator.volumes().get(api::GetVolumeRequest { volume: like.into() }).await?.into_inner().volume,
-        )?;
+        let found = replicator.volumes().get(api::GetVolumeRequest { volume: like.into() }).await;
+        let like = match found {
+            // Deleted: the replicator knows where its snapshots are.
+            Err(status) if status.code() == tonic::Code::NotFound => {
+                return Ok(api::CreateVolumeRequest { policy: named, ..Default::default() });
+            }
+            found => present(found?.into_inner().volume)?,
+        };
         // The first one's site is the first primary's: where it can be attached at once.
         let mut members: Vec<&api::MemberStatus> = like.members.iter().collect();
         members.sort_by_key(|m| (m.kind() != Data || m.site != like.primary_site, m.id));

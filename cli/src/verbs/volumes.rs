@@ -41,7 +41,11 @@ pub async fn run(format: Format, replicator: &Replicator, verb: VolumeVerb) -> R
 
 fn refuse_delete(volume: &api::VolumeStatus) -> Failure {
     let sites: Vec<_> = volume.members.iter().map(|m| m.site.as_str()).collect();
-    let message = format!("volume {:?} would be deleted in {}, with all its data", volume.name, sites.join(", "));
+    let but = match volume.snapshots {
+        0 => String::new(),
+        n => format!(" but its {n} snapshots"),
+    };
+    let message = format!("volume {:?} would be deleted in {}, with all its data{but}", volume.name, sites.join(", "));
     Failure::new(Exit::Refused, message, format!("if that is meant: farshore volume delete {} --yes", volume.name))
 }
 

@@ -4,6 +4,8 @@
 mod answers;
 #[path = "../../../replicator/src/engine/diverged_note.rs"]
 mod diverged_note;
+#[path = "../../../replicator/src/engine/kept_note.rs"]
+mod kept_note;
 #[path = "../../../replicator/src/engine/rpc.rs"]
 mod rpc;
 #[path = "../../../replicator/src/engine/samples.rs"]
@@ -15,6 +17,6 @@ mod scrub_record;
 mod targets;
 
 pub use targets::{
-    answer_seeds, answers, call_seeds, calls, diverged_notes, diverged_seeds, schedule_seeds, schedules, scrub_records,
-    scrub_seeds,
+    answer_seeds, answers, call_seeds, calls, diverged_notes, diverged_seeds, kept_notes, kept_seeds, schedule_seeds, schedules,
+    scrub_records, scrub_seeds,
 };

@@ -1,4 +1,4 @@
-//! Calls between nodes, their answers, notes of diverged copies, schedules, the progress of scrubs.
+//! Calls between nodes, their answers, notes of diverged copies and of deleted volumes, schedules, the progress of scrubs.
 
 use bytes::Bytes;
 
@@ -6,6 +6,7 @@ use super::answers::{
     Holding, decode_basis, decode_blocks, decode_changes, encode_basis, encode_blocks, encode_changes,
 };
 use super::diverged_note::DivergedCopy;
+use super::kept_note::KeptVolume;
 use super::rpc::{self, Arrival};
 use super::samples;
 use super::schedule_text::Schedule;
@@ -92,6 +93,19 @@ pub fn diverged_notes(data: &[u8]) {
 /// Without the checksum: the target adds it.
 pub fn diverged_seeds() -> Vec<Vec<u8>> {
     let bytes = samples::diverged().encode();
+    vec![bytes[..bytes.len() - 4].to_vec()]
+}
+
+pub fn kept_notes(data: &[u8]) {
+    let _ = KeptVolume::decode(Bytes::copy_from_slice(data));
+    if let Ok(kept) = KeptVolume::decode(sealed(data)) {
+        assert_eq!(KeptVolume::decode(kept.encode()), Ok(kept));
+    }
+}
+
+/// Without the checksum: the target adds it.
+pub fn kept_seeds() -> Vec<Vec<u8>> {
+    let bytes = samples::kept().encode();
     vec![bytes[..bytes.len() - 4].to_vec()]
 }
 

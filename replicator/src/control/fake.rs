@@ -251,6 +251,7 @@ impl Operations for FakeOperations {
             refuse_attached(found, "deleted")?;
             let name = found.name.clone();
             state.volumes.remove(&name);
+            state.outlive(&name);
             Ok(())
         })
     }

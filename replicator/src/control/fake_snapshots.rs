@@ -21,6 +21,13 @@ pub(super) struct FakeSnapshot {
 }
 
 impl State {
+    /// A volume is deleted; its snapshots stay.
+    pub(super) fn outlive(&mut self, volume: &str) {
+        for snapshot in self.snapshots.iter_mut().filter(|s| s.shown.volume == volume) {
+            snapshot.shown.volume_deleted = true;
+        }
+    }
+
     fn snapshot(&mut self, snapshot: &str) -> Result<&mut FakeSnapshot, OpError> {
         let named = |s: &api::Snapshot| match split(snapshot) {
             Some((volume, name)) => (s.volume == volume || s.volume_id == volume) && s.name == name,
@@ -34,6 +41,10 @@ impl State {
         &mut self,
         mut request: api::CreateVolumeRequest,
     ) -> Result<(api::CreateVolumeRequest, String), OpError> {
+        if request.members.is_empty() {
+            let member = |site: &str| api::MemberSpec { site: site.into(), kind: 1, votes: 1, ..Default::default() };
+            request.members = ["east", "west", "north"].map(member).to_vec();
+        }
         let (size_bytes, source) = if !request.source_snapshot.is_empty() {
             let clone = request.name.clone();
             let snapshot = &mut self.snapshot(&request.source_snapshot)?.shown;
@@ -129,9 +140,13 @@ impl SnapshotOperations for FakeOperations {
 
     fn list_snapshots(&self, volumes: Vec<String>) -> OpFuture<'_, Vec<api::Snapshot>> {
         self.run(|_, state| {
-            let ids: Vec<String> =
-                volumes.iter().map(|v| state.find(v).map(|v| v.id.clone())).collect::<Result<_, _>>()?;
-            let wanted = |s: &&FakeSnapshot| ids.is_empty() || ids.contains(&s.shown.volume_id);
+            let of = |s: &FakeSnapshot, volume: &String| s.shown.volume == *volume || s.shown.volume_id == *volume;
+            for volume in &volumes {
+                if !state.snapshots.iter().any(|s| of(s, volume)) {
+                    state.find(volume)?;
+                }
+            }
+            let wanted = |s: &&FakeSnapshot| volumes.is_empty() || volumes.iter().any(|volume| of(s, volume));
             Ok(state.snapshots.iter().filter(wanted).map(|s| s.shown.clone()).collect())
         })
     }
@@ -169,8 +184,14 @@ impl SnapshotOperations for FakeOperations {
 
     fn restore_snapshot(&self, snapshot: String) -> OpFuture<'_, api::RestoreSnapshotResponse> {
         self.run(|_, state| {
-            let volume = state.snapshot(&snapshot)?.shown.volume.clone();
-            let volume = state.find(&volume)?;
+            let shown = state.snapshot(&snapshot)?.shown.clone();
+            if shown.volume_deleted {
+                return Err(OpError::failed_precondition(
+                    format!("volume {} was deleted; only its snapshots are kept", shown.volume),
+                    format!("make a volume of it: farshore snapshot clone {} NAME", shown.id),
+                ));
+            }
+            let volume = state.find(&shown.volume)?;
             refuse_attached(volume, "restored")?;
             Ok(api::RestoreSnapshotResponse { volume: Some(volume.clone()), changed_bytes: 8 * BLOCK })
         })

@@ -98,7 +98,10 @@ impl Snapshots for Services {
         Ok(Response::new(api::GetScheduleResponse { schedule: Some(schedule) }))
     }
 
-    async fn delete_schedule(&self, request: Request<api::DeleteScheduleRequest>) -> Reply<api::DeleteScheduleResponse> {
+    async fn delete_schedule(
+        &self,
+        request: Request<api::DeleteScheduleRequest>,
+    ) -> Reply<api::DeleteScheduleResponse> {
         let request = request.into_inner();
         validate_schedules::reference(&request.volume, &request.name)?;
         self.operations.delete_schedule(request).await?;

@@ -186,6 +186,11 @@ pub fn create(mut request: api::CreateVolumeRequest) -> Result<api::CreateVolume
     if request.size_bytes > 0 || (request.source_snapshot.is_empty() && request.source_volume.is_empty()) {
         size(request.size_bytes, request.block_size_bytes.into())?;
     }
+    let clone = !request.source_snapshot.is_empty() || !request.source_volume.is_empty();
+    if clone && request.members.is_empty() {
+        // Where its source is; the engine knows.
+        return labels_of(request);
+    }
     if request.members.is_empty() || request.members.len() > MEMBERS_MAX {
         return Err(OpError::invalid(
             format!("a volume can't have {} members", request.members.len()),
@@ -202,6 +207,10 @@ pub fn create(mut request: api::CreateVolumeRequest) -> Result<api::CreateVolume
         ));
     }
     request.policy = Some(policy(request.policy, data)?);
+    labels_of(request)
+}
+
+fn labels_of(request: api::CreateVolumeRequest) -> Result<api::CreateVolumeRequest, OpError> {
     labels(&request.labels)?;
     validate_snapshots::own_labels(request.labels.keys())?;
     Ok(request)

@@ -13,14 +13,17 @@ use farshore_core::history::History;
 use farshore_core::ids::{Epoch, Seq, VolumeId};
 use farshore_core::mark::SnapshotId;
 use farshore_core::record::RecordHash;
+use farshore_core::register::{Configuration, Member, MemberKind};
 use farshore_proto::v1 as api;
 
 use super::driver::VolumeHandle;
 use super::images::readable;
+use super::kept::Origin;
 use super::marks::Marker;
 use super::node::{Node, Shared};
 use super::rpc::Call;
 use super::snapshots::Found;
+use super::view::policy_view;
 use crate::control::validate_snapshots::parse_id;
 use crate::control::{OpError, OpKind};
 use crate::store::{SnapshotRow, SnapshotState, StoreError};
@@ -42,7 +45,7 @@ pub(super) const MOMENT_LABEL: &str = "farshore.for-clone";
 
 /// What a clone begins with.
 pub(super) struct Source {
-    pub parent: Arc<VolumeHandle>,
+    pub parent: Origin,
     pub row: SnapshotRow,
     /// It was taken for the clone alone.
     temporary: bool,
@@ -77,11 +80,11 @@ impl Node {
             }
             let parent = self.find(&request.source_volume)?;
             let row = self.moment_for(&parent, &request.name).await?;
-            (parent, row, true)
+            (Origin::Live(parent), row, true)
         } else {
             return Ok(None);
         };
-        readable(&parent, &row, self)?;
+        readable(&parent.name(), &row, self)?;
         if request.size_bytes == 0 {
             request.size_bytes = row.size_bytes;
         }
@@ -98,14 +101,17 @@ impl Node {
                 "leave the size out, or give a larger one",
             ));
         }
+        if request.members.is_empty() {
+            parent.config(|config| lay_out_like(request, config));
+        }
         // A site is meant with the node that holds the parent there.
-        let members = parent.config.borrow().members.clone();
+        let members = parent.config(|config| config.members.clone());
         for spec in request.members.iter_mut().filter(|spec| spec.node.is_empty()) {
             if let Some(member) = members.iter().find(|m| m.site == spec.site) {
                 spec.node = member.node.clone();
             }
         }
-        let id = if temporary { parent.id.to_string() } else { row.id.to_string() };
+        let id = if temporary { parent.id().to_string() } else { row.id.to_string() };
         request.labels.insert(SOURCE_LABEL.into(), format!("{}@{}", parent.name(), row.name));
         request.labels.insert(SOURCE_ID_LABEL.into(), id);
         Ok(Some(Source { parent, row, temporary }))
@@ -130,8 +136,10 @@ impl Node {
 
     /// The clones hold the image by themselves.
     pub(super) async fn drop_source(self: &Arc<Self>, source: &Source) {
-        if source.temporary {
-            self.drop_moment(&source.parent, &source.row).await;
+        if source.temporary
+            && let Origin::Live(parent) = &source.parent
+        {
+            self.drop_moment(parent, &source.row).await;
         }
     }
 
@@ -181,7 +189,7 @@ impl Node {
         durable: &Durable,
         source: &Source,
     ) -> Result<(), OpError> {
-        let (parent, snapshot) = (source.parent.id, source.row.id);
+        let (parent, snapshot) = (source.parent.id(), source.row.id);
         if *peer == self.shared.me {
             return self.install_clone(&self.shared.me, volume, durable.clone(), parent, snapshot).await;
         }
@@ -239,6 +247,33 @@ impl Node {
         let is = |handle: &Arc<VolumeHandle>| handle.config.borrow().volume.labels.get(SOURCE_ID_LABEL) == Some(&id);
         self.catalog.all().iter().filter(|handle| is(handle)).map(|handle| handle.name()).collect()
     }
+}
+
+/// Members, policy and block size as a source has them. The first member's site is the first primary's: where the source
+/// was led, so that the clone can be attached there at once.
+fn lay_out_like(request: &mut api::CreateVolumeRequest, like: &Configuration) {
+    let mut members: Vec<&Member> = like.members.iter().filter(|m| m.kind != MemberKind::Leaving).collect();
+    members.sort_by_key(|m| (m.kind != MemberKind::Data || m.site != like.current.primary_site, m.id));
+    let spec = |m: &&Member| api::MemberSpec {
+        site: m.site.clone(),
+        node: m.node.clone(),
+        kind: match m.kind {
+            MemberKind::Witness => api::MemberKind::Witness,
+            MemberKind::Observer => api::MemberKind::Observer,
+            MemberKind::Data | MemberKind::Leaving => api::MemberKind::Data,
+        }
+        .into(),
+        votes: like.vote_of(m.id).map_or(0, |vote| vote.votes.into()),
+    };
+    request.members = members.iter().map(spec).collect();
+    request.block_size_bytes = like.volume.logical_block_bytes;
+    let rule = like.volume.rule;
+    request.policy.get_or_insert_with(|| api::Policy {
+        w: rule.w.into(),
+        min_remote: rule.min_remote.into(),
+        local_required: rule.local,
+        ..policy_view(like)
+    });
 }
 
 /// The store's part of a clone; blocks.

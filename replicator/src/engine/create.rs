@@ -126,11 +126,9 @@ impl Node {
         let policy = request.policy.as_ref().map_or("majority", |p| p.quorum.as_str());
         let clone = !request.source_snapshot.is_empty() || !request.source_volume.is_empty();
         let sized = config.volume.size_bytes == request.size_bytes || (clone && request.size_bytes == 0);
-        if sized
-            && asked == held
-            && config.volume.policy == policy
-            && self.is_clone_of(config.volume.labels.get(SOURCE_ID_LABEL), request)
-        {
+        // Named nowhere: where its source is.
+        let laid_out = (clone && asked.is_empty()) || (asked == held && config.volume.policy == policy);
+        if sized && laid_out && self.is_clone_of(config.volume.labels.get(SOURCE_ID_LABEL), request) {
             if !clone {
                 self.join_again(existing, &config).await?;
             }
@@ -256,6 +254,11 @@ impl Node {
         })?;
         if kind != MemberKind::Witness {
             self.refuse_crowding(&name)?;
+            // It is a member again: its list of snapshots is the volume's.
+            self.shared.kept.revive(volume).map_err(|error| {
+                OpError::unavailable(format!("{} could not take {name} up again", self.shared.me), "see its log")
+                    .because(error)
+            })?;
             let (shared, size_bytes) = (self.shared.clone(), durable.config.volume.size_bytes);
             tokio::task::spawn_blocking(move || {
                 if let Some(origin) = origin {

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use farshore_core::api::Promotion;
+use farshore_core::mark::SnapshotId;
 use farshore_proto::v1 as api;
 use prost::Message;
 
 use super::cut::{self, CutStep};
+use super::deletion::{FORGET_BUT_SNAPSHOTS, MAKE_DURABLE};
 use super::node::{Node, is_member};
 use super::peer_view::OwnWords;
+use crate::control::validate_snapshots::parse_id;
 use crate::control::{OpError, Operations, SnapshotOperations};
 use crate::transport::PeerName;
 
@@ -133,6 +136,19 @@ async fn serve_snapshots(
             let request = api::ListSnapshotsRequest::decode(request).map_err(undecodable)?;
             api::ListSnapshotsResponse { snapshots: node.snapshots_of(&request.volumes).await? }.encode_to_vec()
         }
+        "kept-drop" => {
+            let request = api::DeleteSnapshotRequest::decode(request).map_err(undecodable)?;
+            let named = request.snapshot.split_once('@');
+            let named = named.and_then(|(volume, id)| Some((volume.parse().ok()?, SnapshotId(parse_id(id)?))));
+            let Some((volume, id)) = named else {
+                return Err(OpError::invalid(
+                    format!("{:?} names no kept snapshot", request.snapshot),
+                    "run one version",
+                ));
+            };
+            node.drop_for(peer, volume, id).await?;
+            api::DeleteSnapshotResponse {}.encode_to_vec()
+        }
         "schedule-create" => {
             let schedule = Some(verbs.create_schedule(decode(node, peer, request)?).await?);
             api::CreateScheduleResponse { schedule }.encode_to_vec()
@@ -151,7 +167,7 @@ async fn serve_snapshots(
 }
 
 pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, request: Bytes) -> Result<Bytes, OpError> {
-    let about_snapshots = ["snapshot-", "schedule-", "cut-"].iter().any(|prefix| method.starts_with(prefix));
+    let about_snapshots = ["snapshot-", "schedule-", "kept-", "cut-"].iter().any(|prefix| method.starts_with(prefix));
     if about_snapshots && let Some(answer) = serve_snapshots(node, peer, method, request.clone()).await? {
         return Ok(answer.into());
     }
@@ -184,6 +200,24 @@ pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, reque
             let request: api::DeleteVolumeRequest = decode(node, peer, request)?;
             let handle = node.find(&request.volume)?;
             node.undo_here(&handle, peer).await?;
+            api::DeleteVolumeResponse {}.encode_to_vec()
+        }
+        MAKE_DURABLE => {
+            let _: api::GetVolumeRequest = decode(node, peer, request)?;
+            node.make_durable().await?;
+            api::GetVolumeResponse::default().encode_to_vec()
+        }
+        FORGET_BUT_SNAPSHOTS => {
+            let request: api::DeleteVolumeRequest = decode(node, peer, request)?;
+            let handle = node.find(&request.volume)?;
+            if !is_member(&handle, peer, None) {
+                return Err(OpError::invalid(
+                    format!("{peer} is no member of volume {}", handle.name()),
+                    "ask a member",
+                ));
+            }
+            node.refuse_in_use(&handle).await?;
+            node.forget_but_snapshots(&handle).await?;
             api::DeleteVolumeResponse {}.encode_to_vec()
         }
         "promote" if neighbour => verbs.promote(decode(node, peer, request)?).await?.encode_to_vec(),

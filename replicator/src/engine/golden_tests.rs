@@ -9,6 +9,7 @@ use farshore_core::codec::DecodeError;
 
 use super::answers::{self, Holding};
 use super::diverged_note::DivergedCopy;
+use super::kept_note::KeptVolume;
 use super::scrub_record::ScrubRecord;
 use super::{rpc, samples};
 use crate::bytes_file;
@@ -50,6 +51,7 @@ fn what_calls_are_answered_with() {
 #[test]
 fn notes() {
     hold("diverged-note.txt", &[("note", samples::diverged())], DivergedCopy::encode, DivergedCopy::decode);
+    hold("kept-note.txt", &[("note", samples::kept())], KeptVolume::encode, KeptVolume::decode);
     hold("scrub-record.txt", &samples::scrubs(), ScrubRecord::encode, ScrubRecord::decode);
 }
 

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::driver::VolumeHandle;
+use super::kept::Origin;
 use super::marks::CUT_LABEL;
 use super::node::{Node, Shared};
 use crate::control::{OpError, OpStream};
@@ -134,16 +134,16 @@ impl Node {
         self: &Arc<Self>,
         request: api::DiffRequest,
     ) -> Result<OpStream<api::DiffResponse>, OpError> {
-        let (handle, row) = self.snapshot_here(&request.snapshot).await?;
-        readable(&handle, &row, self)?;
+        let (origin, row) = self.snapshot_here(&request.snapshot).await?;
+        readable(&origin.name(), &row, self)?;
         let base = match request.since.as_str() {
             "" => None,
-            since => Some(self.base_of(&handle, &row, since).await?),
+            since => Some(self.base_of(&origin, &row, since).await?),
         };
         let from = request.offset_bytes / EXTENT_BYTES;
-        let difference = Difference::new(&self.shared, handle.id, snapshot_pin(row.id), base, from);
+        let difference = Difference::new(&self.shared, origin.id(), snapshot_pin(row.id), base, from);
         let (sender, answers) = mpsc::channel(ANSWERS_MAX);
-        let name = handle.name();
+        let name = origin.name();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = list(difference, &request, row.size_bytes, &sender) {
                 let _ = sender.blocking_send(Err(not_listed(&name, error)));
@@ -153,22 +153,17 @@ impl Node {
     }
 
     /// The seq of the snapshot to compare with.
-    async fn base_of(
-        self: &Arc<Self>,
-        handle: &Arc<VolumeHandle>,
-        row: &SnapshotRow,
-        since: &str,
-    ) -> Result<Seq, OpError> {
-        let (base_handle, base) = self.snapshot_here(since).await?;
-        if base_handle.id != handle.id {
+    async fn base_of(self: &Arc<Self>, origin: &Origin, row: &SnapshotRow, since: &str) -> Result<Seq, OpError> {
+        let (base_origin, base) = self.snapshot_here(since).await?;
+        if base_origin.id() != origin.id() {
             return Err(OpError::invalid(
-                format!("{} is of volume {}, and {} of {}", since, base_handle.name(), row.name, handle.name()),
+                format!("{} is of volume {}, and {} of {}", since, base_origin.name(), row.name, origin.name()),
                 "compare two snapshots of one volume",
             ));
         }
         if base.seq > row.seq {
             return Err(OpError::invalid(
-                format!("{since} is younger than {}@{}", handle.name(), row.name),
+                format!("{since} is younger than {}@{}", origin.name(), row.name),
                 "compare the younger one with the older one: change places",
             ));
         }
@@ -179,17 +174,17 @@ impl Node {
         self: &Arc<Self>,
         request: api::ReadSnapshotRequest,
     ) -> Result<OpStream<api::ReadSnapshotResponse>, OpError> {
-        let (handle, row) = self.snapshot_here(&request.snapshot).await?;
-        readable(&handle, &row, self)?;
+        let (origin, row) = self.snapshot_here(&request.snapshot).await?;
+        readable(&origin.name(), &row, self)?;
         let end = request.offset_bytes + request.length_bytes;
         if end > row.size_bytes {
             return Err(OpError::invalid(
-                format!("{}@{} has {} bytes, and {end} were asked for", handle.name(), row.name, row.size_bytes),
+                format!("{}@{} has {} bytes, and {end} were asked for", origin.name(), row.name, row.size_bytes),
                 "read within it",
             ));
         }
         let (sender, answers) = mpsc::channel(ANSWERS_MAX);
-        let (shared, volume, id, name) = (self.shared.clone(), handle.id, row.id, handle.name());
+        let (shared, volume, id, name) = (self.shared.clone(), origin.id(), row.id, origin.name());
         tokio::task::spawn_blocking(move || {
             let mut at = request.offset_bytes;
             while at < end {
@@ -239,8 +234,8 @@ fn list(
 }
 
 /// Can this node's copy show the snapshot?
-pub(super) fn readable(handle: &VolumeHandle, row: &SnapshotRow, node: &Node) -> Result<(), OpError> {
-    let name = format!("{}@{}", handle.name(), row.name);
+pub(super) fn readable(volume: &str, row: &SnapshotRow, node: &Node) -> Result<(), OpError> {
+    let name = format!("{volume}@{}", row.name);
     if row.labels.contains_key(CUT_LABEL) {
         return Err(OpError::failed_precondition(
             format!("snapshot {name} is one of a cut over several volumes that did not come to its end"),

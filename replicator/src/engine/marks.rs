@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farshore_core::api::{Answer, Command, HoldId, Promotion};
-use farshore_core::ids::Seq;
+use farshore_core::ids::{Seq, VolumeId};
 use farshore_core::mark::{Creation, GroupId, Mark, SnapshotId};
 use farshore_proto::v1 as api;
 use tokio::sync::OwnedMutexGuard;
@@ -217,7 +217,7 @@ impl Node {
         turn: Turn,
     ) -> Result<(), OpError> {
         let row = self.row(handle, id)?;
-        refuse_held(handle, &row)?;
+        refuse_held(&format!("{}@{}", handle.name(), row.name), &row)?;
         let seq = self.mark(handle, Mark::Delete { id }, turn).await?;
         self.applied_upto(handle, seq).await;
         tracing::info!(volume = %handle.name(), snapshot = row.name, %id, "snapshot deleted");
@@ -245,6 +245,10 @@ impl Node {
     }
 
     pub(super) fn shown(&self, handle: &VolumeHandle, row: &SnapshotRow) -> api::Snapshot {
+        self.shown_of(&handle.name(), handle.id, row)
+    }
+
+    pub(super) fn shown_of(&self, volume: &str, id: VolumeId, row: &SnapshotRow) -> api::Snapshot {
         let state = match row.state {
             SnapshotState::Missing => states::snapshot::MISSING,
             SnapshotState::Ready if row.labels.contains_key(CUT_LABEL) => states::snapshot::UNCONFIRMED,
@@ -253,8 +257,8 @@ impl Node {
         api::Snapshot {
             id: row.id.to_string(),
             name: row.name.clone(),
-            volume: handle.name(),
-            volume_id: handle.id.to_string(),
+            volume: volume.into(),
+            volume_id: id.to_string(),
             group_id: row.group.map(|group| group.to_string()).unwrap_or_default(),
             seq: row.seq.0,
             size_bytes: row.size_bytes,
@@ -334,8 +338,7 @@ pub(super) fn name_taken(handle: &VolumeHandle, row: &SnapshotRow) -> OpError {
     )
 }
 
-fn refuse_held(handle: &VolumeHandle, row: &SnapshotRow) -> Result<(), OpError> {
-    let name = format!("{}@{}", handle.name(), row.name);
+pub(super) fn refuse_held(name: &str, row: &SnapshotRow) -> Result<(), OpError> {
     if let Some(what) = row.labels.get(UNFINISHED_LABEL) {
         return Err(OpError::failed_precondition(
             format!("snapshot {name} is what the volume held before {what}, which is not finished"),

@@ -20,12 +20,13 @@ use super::cut::Cuts;
 use super::cut_short::Maker;
 use super::diverged::DivergedCopies;
 use super::driver::{VolumeHandle, lock};
+use super::kept::KeptVolumes;
 use super::repair::Repairs;
 use super::rpc::{self, Arrival, Call};
 use super::schedules::Schedules;
 use super::scrub::Scrubs;
 use super::ship::Incoming;
-use super::{checkpointer, readmit, rebirth, recovery, repair, schedules, scrub, ship};
+use super::{checkpointer, kept, readmit, rebirth, recovery, repair, schedules, scrub, ship};
 use crate::config::{Config, JournalEngine};
 use crate::control::OpError;
 use crate::disk::file::create_dirs;
@@ -69,6 +70,8 @@ pub struct Shared {
     pub calls: Calls,
     /// What forks left behind here.
     pub diverged: DivergedCopies,
+    /// Deleted volumes of which snapshots are kept here.
+    pub kept: KeptVolumes,
     /// Images being received.
     pub incoming: Mutex<Vec<Incoming>>,
     pub repairs: Repairs,
@@ -134,8 +137,13 @@ impl Node {
             path: dir,
             source,
         })?;
+        let dir = config.node.data_dir.join("kept");
+        let noted =
+            |source| NodeError::Io { what: "reading the notes of deleted volumes in", path: dir.clone(), source };
+        let kept = KeptVolumes::open(dir.clone()).map_err(noted)?;
+        kept.finish(&store, &journal, &mut found).await.map_err(noted)?;
         let (calls, incoming, repairs) = (Calls::default(), Mutex::default(), Repairs::default());
-        let shared = Arc::new(Shared { me, journal, store, transport, calls, diverged, incoming, repairs });
+        let shared = Arc::new(Shared { me, journal, store, transport, calls, diverged, kept, incoming, repairs });
         let attachments = Attachments::start(&config, &shared).await?;
         let scrubs = Scrubs::load(&config.node.data_dir);
         let node = Arc::new_cyclic(|myself| Node {
@@ -179,6 +187,7 @@ impl Node {
         tokio::spawn(checkpointer::run(node.clone()));
         tokio::spawn(scrub::run(node.clone()));
         tokio::spawn(schedules::run(node.clone()));
+        tokio::spawn(kept::run(node.clone()));
         tokio::spawn(node.clone().take_devices_back());
         Ok(node)
     }
@@ -329,7 +338,9 @@ impl Node {
             Call::JoinClone { volume, durable, parent, snapshot } => {
                 let durable = described(peer, volume, durable)?;
                 // Nobody gets at a volume by cloning it that may not speak for it.
-                if peer.site != self.shared.me.site && self.held_for(peer, parent).is_err() {
+                let kept = self.shared.kept.get(parent);
+                let was_member = kept.is_some_and(|kept| kept.had_member(peer));
+                if peer.site != self.shared.me.site && !was_member && self.held_for(peer, parent).is_err() {
                     return Err(no_member(peer, parent));
                 }
                 self.note_maker(peer, volume);

@@ -24,6 +24,7 @@ use futures_util::stream::FuturesUnordered;
 use super::clock::random_u128;
 use super::driver::{DeviceState, VolumeHandle};
 use super::images::{Difference, not_listed, not_read, readable};
+use super::kept::Origin;
 use super::marks::{Marker, UNFINISHED_LABEL};
 use super::node::Node;
 use super::roles::refused;
@@ -45,7 +46,14 @@ impl Node {
     pub(super) async fn restore(self: &Arc<Self>, snapshot: String) -> Result<api::RestoreSnapshotResponse, OpError> {
         let request = |snapshot| api::RestoreSnapshotRequest { snapshot };
         let (handle, row) = match self.find_snapshot(&snapshot).await? {
-            Found::Here(handle, row) => (handle, row),
+            Found::Here(Origin::Live(handle), row) => (handle, row),
+            Found::Here(Origin::Deleted(kept), row) => {
+                let name = &kept.config.volume.name;
+                return Err(OpError::failed_precondition(
+                    format!("volume {name} was deleted; only its snapshots are kept"),
+                    format!("make a volume of it: farshore snapshot clone {} NAME", row.id),
+                ));
+            }
             Found::Neighbour(peer) => {
                 return self.forward_within(RESTORE_PATIENCE, &peer, "snapshot-restore", &request(snapshot)).await;
             }
@@ -56,7 +64,7 @@ impl Node {
                 self.forward_within(RESTORE_PATIENCE, &peer, "snapshot-restore", &request(named)).await?;
             return Ok(api::RestoreSnapshotResponse { volume: Some(self.view(&handle).await?), ..done });
         }
-        readable(&handle, &row, self)?;
+        readable(&handle.name(), &row, self)?;
         let what = format!("the restore of {}", row.name);
         refuse_attached(&handle, &what)?;
         let name = format!("before-restore-{}", &row.id.to_string()[..8]);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use farshore_core::api::{Command, Refusal};
-use farshore_core::ids::{MemberId, SessionId, VolumeId};
+use farshore_core::ids::{MemberId, SessionId};
 use farshore_core::register::Member;
 use farshore_proto::v1 as api;
 use prost::Message;
@@ -11,7 +11,6 @@ use prost::Message;
 use super::clock::random_u128;
 use super::create::name_error;
 use super::driver::{DeviceState, VolumeHandle};
-use super::marks::kept_count;
 use super::node::Node;
 use super::rpc::Call;
 use crate::control::{OpError, OpKind};
@@ -268,75 +267,6 @@ impl Node {
             }
         }
     }
-
-    pub(super) async fn delete(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<(), OpError> {
-        let config = handle.config.borrow().clone();
-        if let Some(attached) = config.attached {
-            let site = config.site_of(attached.member);
-            return Err(OpError::failed_precondition(
-                format!("volume {} is attached in {site}", config.volume.name),
-                format!("run `farshore volume detach {}` first", config.volume.name),
-            ));
-        }
-        let volume: VolumeId = handle.id;
-        let settled = self.settle(handle).await;
-        if let Err(error) = &settled {
-            // Members that an earlier deletion has reached give no epoch any more.
-            tracing::debug!(volume = %config.volume.name, %error, "its list of snapshots may be behind");
-        }
-        refuse_with_snapshots(&config.volume.name, kept_count(&self.rows(handle)?))?;
-        // All are asked before anything is deleted: this node may not know yet that it is attached somewhere.
-        for member in config.members.iter().filter(|m| m.id != handle.me) {
-            let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
-            let view = match self.view_at(handle, &peer, FORWARD_PATIENCE).await {
-                Ok(Some(view)) => view,
-                // It is gone there already: an earlier deletion was cut short.
-                Ok(None) => continue,
-                Err(error) => {
-                    return Err(OpError::unavailable(
-                        format!("volume {} was not deleted: {peer} could not be asked", config.volume.name),
-                        "run the deletion when all its members are back, or take that one out with `farshore member remove`",
-                    )
-                    .because(error));
-                }
-            };
-            if let Some(attached) = view.attached {
-                return Err(OpError::failed_precondition(
-                    format!("volume {} is attached in {}", config.volume.name, attached.site),
-                    format!("run `farshore volume detach {}` first", config.volume.name),
-                ));
-            }
-            // Others' copies may not have come to the deletion of the last one yet.
-            if settled.is_err() {
-                refuse_with_snapshots(&config.volume.name, view.snapshots)?;
-            }
-        }
-        let mut failed = Vec::new();
-        for member in config.members.iter().filter(|m| m.id != handle.me) {
-            let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
-            if let Err(error) = self.ask_forget(&peer, volume).await {
-                failed.push(format!("{peer} ({})", error.why));
-            }
-        }
-        if !failed.is_empty() {
-            return Err(OpError::unavailable(
-                format!("volume {} was not deleted everywhere: {}", config.volume.name, failed.join(", ")),
-                "run the deletion again when these nodes are back",
-            ));
-        }
-        self.forget(handle).await
-    }
-}
-
-/// They would go with it; its clones would not.
-fn refuse_with_snapshots(volume: &str, snapshots: u32) -> Result<(), OpError> {
-    if snapshots == 0 {
-        return Ok(());
-    }
-    Err(OpError::failed_precondition(
-        format!("volume {volume} has {snapshots} snapshots, which would be deleted with it"),
-        format!("delete them first: `farshore snapshot list {volume}` names them; clones of them stay"),
-    ))
 }
 
 pub(super) fn parse_session(text: &str) -> Result<SessionId, OpError> {

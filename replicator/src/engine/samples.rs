@@ -8,6 +8,7 @@ use farshore_core::record::RecordHash;
 
 use super::answers::{Basis, Given, Holding};
 use super::diverged_note::{DivergedCopy, name_of};
+use super::kept_note::KeptVolume;
 use super::rpc::{
     Arrival, Call, ShippedRun, ShippedSnapshot, Wanted, encode_answer, encode_call, encode_refused, volume_message,
 };
@@ -117,6 +118,11 @@ pub fn diverged() -> DivergedCopy {
         size_bytes: 1 << 20,
         set_aside_unix_s: 1_700_000_000,
     }
+}
+
+pub fn kept() -> KeptVolume {
+    let owed = vec![(SnapshotId(0x61), MemberId(2))];
+    KeptVolume { volume: VOLUME, config: durable().config, deleted_unix_ms: 1_700_000_000_000, owed }
 }
 
 pub fn scrubs() -> Vec<(&'static str, ScrubRecord)> {

@@ -1,11 +1,13 @@
 //! The verbs of snapshots, each on the node that holds what it needs.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use farshore_core::mark::SnapshotId;
 use farshore_proto::v1 as api;
 
 use super::driver::VolumeHandle;
+use super::kept::Origin;
 use super::marks::Marker;
 use super::node::Node;
 use super::operations::verb;
@@ -13,9 +15,9 @@ use crate::control::validate_snapshots::{labels_fit, parse_id, split};
 use crate::control::{OpError, OpFuture, OpKind, OpStream, SnapshotOperations};
 use crate::store::SnapshotRow;
 
-/// Where a snapshot's volume has a copy in this site.
+/// Where a snapshot's volume has a copy in this site, or had one.
 pub(super) enum Found {
-    Here(Arc<VolumeHandle>, SnapshotRow),
+    Here(Origin, SnapshotRow),
     /// With the node that knows it.
     Neighbour(crate::transport::PeerName),
 }
@@ -41,19 +43,53 @@ impl Node {
         if let Some(peer) = self.neighbour_with(volume).await {
             return Ok(Found::Neighbour(peer));
         }
-        let handle = self.find(volume)?;
-        let mut row = self.named(&handle, name)?;
-        if row.is_none() {
-            match self.settle_as(&handle, sure).await {
-                Err(error) if sure == Sure::Certainly => return Err(error),
-                Err(error) => {
-                    tracing::debug!(volume = %handle.name(), %error, "the catalogue may lack what was acknowledged last");
+        if let Some(handle) = self.catalog.find(volume) {
+            let mut row = self.named(&handle, name)?;
+            if row.is_none() {
+                match self.settle_as(&handle, sure).await {
+                    Err(error) if sure == Sure::Certainly => return Err(error),
+                    Err(error) => {
+                        tracing::debug!(volume = %handle.name(), %error, "the catalogue may lack what was acknowledged last");
+                    }
+                    Ok(()) => {}
                 }
-                Ok(()) => {}
+                row = self.named(&handle, name)?;
             }
-            row = self.named(&handle, name)?;
+            if let Some(row) = row {
+                return Ok(Found::Here(Origin::Live(handle), row));
+            }
         }
-        row.map(|row| Found::Here(handle, row)).ok_or_else(|| OpError::no_snapshot(snapshot))
+        // A volume of this name that was deleted: what is left of it is found after what there is.
+        for kept in self.shared.kept.find(volume) {
+            if let Some(row) = self.kept_rows(&kept).into_iter().find(|row| row.name == name) {
+                return Ok(Found::Here(Origin::Deleted(kept), row));
+            }
+        }
+        let of_volume = |found: &api::Snapshot| {
+            found.name == name && [&found.volume, &found.volume_id].contains(&&volume.to_string())
+        };
+        if let Some(peer) = self.neighbour_with_snapshot(of_volume).await {
+            return Ok(Found::Neighbour(peer));
+        }
+        match self.catalog.find(volume) {
+            Some(_) => Err(OpError::no_snapshot(snapshot)),
+            None => self.find(volume).and_then(|_| Err(OpError::no_snapshot(snapshot))),
+        }
+    }
+
+    /// A neighbour that lists such a snapshot.
+    async fn neighbour_with_snapshot(
+        self: &Arc<Self>,
+        wanted: impl Fn(&api::Snapshot) -> bool,
+    ) -> Option<crate::transport::PeerName> {
+        let request = api::ListSnapshotsRequest::default();
+        for peer in self.neighbours() {
+            let listed = self.forward::<api::ListSnapshotsResponse>(&peer, "snapshot-list", &request).await;
+            if listed.is_ok_and(|listed| listed.snapshots.iter().any(&wanted)) {
+                return Some(peer);
+            }
+        }
+        None
     }
 
     async fn snapshot_by_id(self: &Arc<Self>, snapshot: &str) -> Result<Found, OpError> {
@@ -64,18 +100,17 @@ impl Node {
                     self.settle_if_nobody_leads(&handle).await;
                 }
                 if let Ok(row) = self.row(&handle, id) {
-                    return Ok(Found::Here(handle, row));
+                    return Ok(Found::Here(Origin::Live(handle), row));
+                }
+            }
+            for kept in self.shared.kept.all() {
+                if let Ok(row) = self.shared.store.snapshot(kept.volume, id) {
+                    return Ok(Found::Here(Origin::Deleted(kept), row));
                 }
             }
         }
-        let request = api::ListSnapshotsRequest::default();
-        for peer in self.neighbours() {
-            let listed = self.forward::<api::ListSnapshotsResponse>(&peer, "snapshot-list", &request).await;
-            if listed.is_ok_and(|listed| listed.snapshots.iter().any(|found| found.id == snapshot)) {
-                return Ok(Found::Neighbour(peer));
-            }
-        }
-        Err(OpError::no_snapshot(snapshot))
+        let found = self.neighbour_with_snapshot(|found| found.id == snapshot).await;
+        found.map(Found::Neighbour).ok_or_else(|| OpError::no_snapshot(snapshot))
     }
 
     /// Brings this node's catalogue to what was acknowledged before now. Without a primary a copy does not know what that
@@ -124,12 +159,9 @@ impl Node {
     }
 
     /// A snapshot that is held on this very node.
-    pub(super) async fn snapshot_here(
-        self: &Arc<Self>,
-        snapshot: &str,
-    ) -> Result<(Arc<VolumeHandle>, SnapshotRow), OpError> {
+    pub(super) async fn snapshot_here(self: &Arc<Self>, snapshot: &str) -> Result<(Origin, SnapshotRow), OpError> {
         match self.find_snapshot(snapshot).await? {
-            Found::Here(handle, row) => Ok((handle, row)),
+            Found::Here(origin, row) => Ok((origin, row)),
             Found::Neighbour(peer) => Err(OpError::failed_precondition(
                 format!("no copy of {snapshot} is on {}", self.shared.me),
                 format!("run it on {peer}"),
@@ -137,17 +169,31 @@ impl Node {
         }
     }
 
-    /// Of the volumes that this node holds.
+    /// Of the volumes that this node holds, or held until they were deleted.
     pub(super) async fn snapshots_of(self: &Arc<Self>, volumes: &[String]) -> Result<Vec<api::Snapshot>, OpError> {
-        let handles = match volumes {
-            [] => self.catalog.all(),
-            named => named.iter().map(|volume| self.find(volume)).collect::<Result<_, _>>()?,
-        };
+        let mut origins = Vec::new();
+        if volumes.is_empty() {
+            origins.extend(self.catalog.all().into_iter().map(Origin::Live));
+            origins.extend(self.shared.kept.all().into_iter().map(Origin::Deleted));
+        }
+        for volume in volumes {
+            let kept = self.shared.kept.find(volume);
+            match self.catalog.find(volume) {
+                None if kept.is_empty() => return self.find(volume).map(|_| Vec::new()),
+                live => origins.extend(live.map(Origin::Live)),
+            }
+            origins.extend(kept.into_iter().map(Origin::Deleted));
+        }
         let mut out = Vec::new();
-        for handle in handles {
-            self.settle_if_nobody_leads(&handle).await;
-            let rows = self.rows(&handle)?;
-            let (shared, volume) = (self.shared.clone(), handle.id);
+        for origin in origins {
+            let rows = match &origin {
+                Origin::Live(handle) => {
+                    self.settle_if_nobody_leads(handle).await;
+                    self.rows(handle)?
+                }
+                Origin::Deleted(kept) => self.kept_rows(kept),
+            };
+            let (shared, volume) = (self.shared.clone(), origin.id());
             let (rows, unique) = tokio::task::spawn_blocking(move || {
                 let of = |row: &SnapshotRow| shared.store.snapshot_unique_bytes(volume, row.id).unwrap_or(0);
                 let unique: Vec<u64> = rows.iter().map(of).collect();
@@ -156,22 +202,27 @@ impl Node {
             .await
             .map_err(|e| OpError::internal("listing snapshots ended").because(e))?;
             let shown = rows.iter().zip(unique);
-            out.extend(shown.map(|(row, unique_bytes)| api::Snapshot { unique_bytes, ..self.shown(&handle, row) }));
+            out.extend(
+                shown.map(|(row, unique_bytes)| api::Snapshot { unique_bytes, ..self.shown_from(&origin, row) }),
+            );
         }
         Ok(out)
     }
 
     /// One snapshot with all that can be said of it.
-    async fn shown_in_full(
-        self: &Arc<Self>,
-        handle: &Arc<VolumeHandle>,
-        row: &SnapshotRow,
-    ) -> Result<api::Snapshot, OpError> {
-        let (shared, volume, id) = (self.shared.clone(), handle.id, row.id);
+    async fn shown_in_full(self: &Arc<Self>, origin: &Origin, row: &SnapshotRow) -> Result<api::Snapshot, OpError> {
+        let (shared, volume, id) = (self.shared.clone(), origin.id(), row.id);
         let usage = tokio::task::spawn_blocking(move || shared.store.snapshot_usage(volume, id)).await;
         let usage = usage.map_err(|e| OpError::internal("measuring a snapshot ended").because(e))?.unwrap_or_default();
         let (unique_bytes, shared_bytes) = (usage.unique_bytes, usage.shared_bytes);
-        Ok(api::Snapshot { unique_bytes, shared_bytes, ..self.shown(handle, row) })
+        Ok(api::Snapshot { unique_bytes, shared_bytes, ..self.shown_from(origin, row) })
+    }
+
+    fn shown_from(&self, origin: &Origin, row: &SnapshotRow) -> api::Snapshot {
+        match origin {
+            Origin::Live(handle) => self.shown(handle, row),
+            Origin::Deleted(kept) => self.shown_kept(kept, row),
+        }
     }
 
     async fn list(self: &Arc<Self>, volumes: Vec<String>) -> Result<Vec<api::Snapshot>, OpError> {
@@ -194,10 +245,32 @@ impl Node {
                     let listed: api::ListSnapshotsResponse = self.forward(&peer, "snapshot-list", &request).await?;
                     out.extend(listed.snapshots);
                 }
-                None => out.extend(self.snapshots_of(&[volume]).await?),
+                None => match self.snapshots_of(std::slice::from_ref(&volume)).await {
+                    // Perhaps deleted, and kept for its snapshots on another node.
+                    Err(error) if error.kind == OpKind::NotFound => {
+                        out.extend(self.neighbours_kept(&request, error).await?)
+                    }
+                    listed => out.extend(listed?),
+                },
             }
         }
         Ok(out)
+    }
+
+    async fn neighbours_kept(
+        self: &Arc<Self>,
+        request: &api::ListSnapshotsRequest,
+        unknown: OpError,
+    ) -> Result<Vec<api::Snapshot>, OpError> {
+        let (mut out, mut known): (Vec<api::Snapshot>, bool) = (Vec::new(), false);
+        for peer in self.neighbours() {
+            let listed = self.forward::<api::ListSnapshotsResponse>(&peer, "snapshot-list", request).await;
+            known |= listed.is_ok();
+            let more = listed.map(|listed| listed.snapshots).unwrap_or_default();
+            let new: Vec<_> = more.into_iter().filter(|s| !out.iter().any(|known| known.id == s.id)).collect();
+            out.extend(new);
+        }
+        if known { Ok(out) } else { Err(unknown) }
     }
 
     pub(super) async fn take_one(
@@ -240,7 +313,8 @@ impl Node {
     async fn delete_one(self: &Arc<Self>, snapshot: String) -> Result<(), OpError> {
         let request = api::DeleteSnapshotRequest { snapshot: snapshot.clone() };
         let (handle, row) = match self.find_within(&snapshot, Sure::Certainly).await? {
-            Found::Here(handle, row) => (handle, row),
+            Found::Here(Origin::Live(handle), row) => (handle, row),
+            Found::Here(Origin::Deleted(kept), row) => return self.delete_kept(&kept, &row).await,
             Found::Neighbour(peer) => {
                 return self.forward::<api::DeleteSnapshotResponse>(&peer, "snapshot-delete", &request).await.map(drop);
             }
@@ -264,7 +338,12 @@ impl Node {
 
     async fn update_one(self: &Arc<Self>, request: api::UpdateSnapshotRequest) -> Result<api::Snapshot, OpError> {
         let (handle, row) = match self.find_snapshot(&request.snapshot).await? {
-            Found::Here(handle, row) => (handle, row),
+            Found::Here(Origin::Live(handle), row) => (handle, row),
+            Found::Here(Origin::Deleted(kept), mut row) => {
+                rewritten(&request, &mut row.labels, &mut row.holds)?;
+                self.rewrite_kept(&kept, row.clone()).await?;
+                return Ok(self.shown_kept(&kept, &row));
+            }
             Found::Neighbour(peer) => {
                 let answer: api::UpdateSnapshotResponse = self.forward(&peer, "snapshot-update", &request).await?;
                 return answer.snapshot.ok_or_else(|| OpError::internal(format!("{peer} answered without a snapshot")));
@@ -272,20 +351,7 @@ impl Node {
         };
         match self.marker(&handle).await? {
             Marker::Here => {
-                let change = |labels: &mut std::collections::BTreeMap<String, String>,
-                              holds: &mut std::collections::BTreeSet<String>| {
-                    labels.extend(request.labels.clone());
-                    labels.retain(|_, value| !value.is_empty());
-                    labels_fit(labels)?;
-                    if !request.release.is_empty() {
-                        holds.remove(&request.release);
-                    }
-                    if !request.hold.is_empty() {
-                        holds.insert(request.hold.clone());
-                    }
-                    Ok(())
-                };
-                let row = self.rewrite(&handle, row.id, change).await?;
+                let row = self.rewrite(&handle, row.id, |labels, holds| rewritten(&request, labels, holds)).await?;
                 Ok(self.shown(&handle, &row))
             }
             Marker::There(peer) => {
@@ -296,6 +362,24 @@ impl Node {
             }
         }
     }
+}
+
+/// Labels and holds as a request wants them.
+fn rewritten(
+    request: &api::UpdateSnapshotRequest,
+    labels: &mut BTreeMap<String, String>,
+    holds: &mut BTreeSet<String>,
+) -> Result<(), OpError> {
+    labels.extend(request.labels.clone());
+    labels.retain(|_, value| !value.is_empty());
+    labels_fit(labels)?;
+    if !request.release.is_empty() {
+        holds.remove(&request.release);
+    }
+    if !request.hold.is_empty() {
+        holds.insert(request.hold.clone());
+    }
+    Ok(())
 }
 
 impl SnapshotOperations for Node {
@@ -315,7 +399,7 @@ impl SnapshotOperations for Node {
     fn get_snapshot(&self, snapshot: String) -> OpFuture<'_, api::Snapshot> {
         verb!(self, node, async move {
             match node.find_snapshot(&snapshot).await? {
-                Found::Here(handle, row) => node.shown_in_full(&handle, &row).await,
+                Found::Here(origin, row) => node.shown_in_full(&origin, &row).await,
                 Found::Neighbour(peer) => {
                     let request = api::GetSnapshotRequest { snapshot };
                     let answer: api::GetSnapshotResponse = node.forward(&peer, "snapshot-get", &request).await?;

@@ -307,7 +307,7 @@ fn volume_view(status: &Status, me: &PeerName) -> api::VolumeStatus {
     }
 }
 
-fn policy_view(config: &Configuration) -> api::Policy {
+pub(super) fn policy_view(config: &Configuration) -> api::Policy {
     let rule = config.current.rule;
     let (on_quorum_loss, fence_after_ms) = match config.volume.on_quorum_loss {
         OnQuorumLoss::Freeze => (api::QuorumLoss::Freeze, 0),

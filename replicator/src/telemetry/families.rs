@@ -191,7 +191,11 @@ impl Families<'_> {
         let all = || {
             volumes.iter().flat_map(move |v| {
                 let name = v.status.name.as_str();
-                v.status.schedules.iter().filter(led).map(move |s| ([("volume", name), ("schedule", s.name.as_str())], s))
+                v.status
+                    .schedules
+                    .iter()
+                    .filter(led)
+                    .map(move |s| ([("volume", name), ("schedule", s.name.as_str())], s))
             })
         };
         let seconds = Some(&Unit::Seconds);
