@@ -16,7 +16,5 @@ pub const READ_ONLY: &str = "readonly";
 pub const LABEL_NAME: &str = "csi.farshore.io/name";
 /// What it began with: `snapshot:ID` or `volume:ID`.
 pub const LABEL_SOURCE: &str = "csi.farshore.io/source";
-/// On each snapshot of a volume that the orchestrator deleted: the volume is kept for them only.
-pub const LABEL_VOLUME_DELETED: &str = "csi.farshore.io/volume-deleted";
 /// What the provisioner says of the PVC and the PV, kept as labels under the same keys.
 pub const KUBERNETES_PREFIX: &str = "csi.storage.k8s.io/";

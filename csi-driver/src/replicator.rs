@@ -1,6 +1,5 @@
 //! This node's replicator, asked over its unix socket. The connection comes back by itself.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
-use crate::names::LABEL_VOLUME_DELETED;
 use crate::places::NodeId;
 use crate::refusal::{no_volume, of_replicator};
 
@@ -87,18 +85,8 @@ impl Replicator {
         Ok(facts.disk_free_bytes)
     }
 
-    /// By name or id; `None` where this site does not know it, or where it was deleted and only its snapshots are kept.
+    /// By name or id; `None` where this site does not know it.
     pub async fn find(&self, volume: &str) -> Result<Option<api::VolumeStatus>, Status> {
-        match self.find_any(volume).await? {
-            Some(found) if found.snapshots > 0 && self.kept_for_snapshots(vec![found.id.clone()]).await?.len() == 1 => {
-                Ok(None)
-            }
-            found => Ok(found),
-        }
-    }
-
-    /// Also one that was deleted and is kept for its snapshots.
-    pub async fn find_any(&self, volume: &str) -> Result<Option<api::VolumeStatus>, Status> {
         let request = api::GetVolumeRequest { volume: volume.into() };
         match self.volumes().get(request).await {
             Ok(answer) => present(answer.into_inner().volume).map(Some),
@@ -120,10 +108,6 @@ impl Replicator {
         let answer = self.volumes().list(api::ListVolumesRequest {}).await.map_err(of_replicator)?;
         let mut volumes = answer.into_inner().volumes;
         volumes.retain(|volume| !volume.members.is_empty());
-        if volumes.iter().any(|volume| volume.snapshots > 0) {
-            let kept = self.kept_for_snapshots(Vec::new()).await?;
-            volumes.retain(|volume| !kept.contains(&volume.id));
-        }
         volumes.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(volumes)
     }
@@ -132,26 +116,8 @@ impl Replicator {
         present(self.volumes().create(request).await.map_err(of_replicator)?.into_inner().volume)
     }
 
-    /// Of these volumes, or all: those that the orchestrator deleted while they had snapshots. Their snapshots say so.
-    async fn kept_for_snapshots(&self, volumes: Vec<String>) -> Result<BTreeSet<String>, Status> {
-        let snapshots = self.list_snapshots(volumes).await?;
-        let kept = snapshots.into_iter().filter(|s| s.labels.contains_key(LABEL_VOLUME_DELETED));
-        Ok(kept.map(|snapshot| snapshot.volume_id).collect())
-    }
-
-    /// A volume that is not there is deleted already. One with snapshots is kept for them, unseen, until the last is
-    /// deleted: that is said on each of them, in the volume's own order, so that every site knows it.
+    /// A volume that is not there is deleted already. Its snapshots stay.
     pub async fn delete(&self, id: &str) -> Result<(), Status> {
-        let snapshots = self.list_snapshots(vec![id.to_string()]).await?;
-        for snapshot in &snapshots {
-            let labels = BTreeMap::from([(LABEL_VOLUME_DELETED.to_string(), "true".to_string())]);
-            let request = api::UpdateSnapshotRequest { snapshot: snapshot.id.clone(), labels, ..Default::default() };
-            self.snapshots().update(request).await.map_err(of_replicator)?;
-        }
-        if snapshots.is_empty() { self.delete_now(id).await } else { Ok(()) }
-    }
-
-    async fn delete_now(&self, id: &str) -> Result<(), Status> {
         match self.volumes().delete(api::DeleteVolumeRequest { volume: id.into() }).await {
             Err(status) if status.code() != Code::NotFound => Err(of_replicator(status)),
             _ => Ok(()),
@@ -233,17 +199,11 @@ impl Replicator {
         Ok(self.snapshots().create(request).await.map_err(of_replicator)?.into_inner().snapshots)
     }
 
-    /// With the last snapshot goes the volume that was kept for it.
+    /// One that is not there is deleted already.
     pub async fn delete_snapshot(&self, snapshot: &api::Snapshot) -> Result<(), Status> {
-        let (id, volume) = (snapshot.id.clone(), &snapshot.volume_id);
-        match self.snapshots().delete(api::DeleteSnapshotRequest { snapshot: id }).await {
-            Err(status) if status.code() != Code::NotFound => return Err(of_replicator(status)),
-            _ => {}
+        match self.snapshots().delete(api::DeleteSnapshotRequest { snapshot: snapshot.id.clone() }).await {
+            Err(status) if status.code() != Code::NotFound => Err(of_replicator(status)),
+            _ => Ok(()),
         }
-        let kept = snapshot.labels.contains_key(LABEL_VOLUME_DELETED);
-        if kept && self.list_snapshots(vec![volume.clone()]).await?.is_empty() {
-            self.delete_now(volume).await?;
-        }
-        Ok(())
     }
 }

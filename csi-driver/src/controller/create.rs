@@ -62,12 +62,6 @@ impl Cluster {
             same(&existing, &plan, &members)?;
             return self.finished(existing, &here).await;
         }
-        if self.replicator.find_any(&plan.name).await?.is_some() {
-            return Err(Status::already_exists(format!(
-                "volume {} was deleted, and is kept for its snapshots: delete them, or choose another name",
-                plan.name
-            )));
-        }
         let (source_bytes, mut request) = self.sourced(plan.source.as_ref()).await?;
         let otherwise = if source_bytes > 0 { source_bytes } else { SIZE_BYTES_DEFAULT };
         if source_bytes > plan.range.limit {

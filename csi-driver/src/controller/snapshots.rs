@@ -82,7 +82,7 @@ impl Cluster {
                 existing.volume
             )));
         }
-        // One that was deleted and is kept for its snapshots gets no more of them.
+        // One that was deleted gets no more of them, though it may have some.
         self.replicator.volume(&volume).await?;
         let request = api::CreateSnapshotRequest { volumes: vec![volume], name, labels };
         let made = self.replicator.create_snapshots(request).await?;
