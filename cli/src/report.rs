@@ -82,8 +82,13 @@ impl View for VolumeView {
         if !self.source.is_empty() {
             line!(out, "  source    {}", self.source);
         }
-        if self.snapshots > 0 {
-            line!(out, "  snapshots {}", self.snapshots);
+        if self.snapshots > 0 || self.snapshot_limit_bytes > 0 {
+            let held = match (self.snapshot_held_bytes, self.snapshot_limit_bytes) {
+                (0, 0) => String::new(),
+                (held, 0) => format!(", which hold {}", bytes(held)),
+                (held, limit) => format!(", which hold {} of at most {}", bytes(held), bytes(limit)),
+            };
+            line!(out, "  snapshots {}{held}", self.snapshots);
         }
         if let Some(scrub) = &self.scrub {
             line!(out, "  scrub     {}", scrubbed(scrub));

@@ -68,6 +68,19 @@ pub enum SnapshotVerb {
     Export(ExportArgs),
     /// Fill a volume with what an export holds: a new one with --members, else one that is empty and detached
     Import(ImportArgs),
+    /// How much a volume's snapshots may hold: beyond that new ones are refused, and writes go on
+    #[command(group = clap::ArgGroup::new("bound").required(true))]
+    Limit {
+        volume: String,
+        #[arg(long, group = "bound", value_parser = values::size, value_name = "SIZE")]
+        bytes: Option<u64>,
+        /// Of the volume's size, also when that grows
+        #[arg(long, group = "bound", value_name = "NUMBER")]
+        percent: Option<u32>,
+        /// As much as there is
+        #[arg(long, group = "bound")]
+        none: bool,
+    },
     /// Snapshots that are made at an interval, and how long they are kept
     #[command(subcommand)]
     Schedule(ScheduleVerb),

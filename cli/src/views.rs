@@ -39,6 +39,10 @@ pub struct VolumeView {
     /// What it was made from; empty: nothing.
     pub source: String,
     pub snapshots: u32,
+    /// Space beside what the replica shows.
+    pub snapshot_held_bytes: u64,
+    /// 0: as much as there is.
+    pub snapshot_limit_bytes: u64,
 }
 
 /// The figures are of the pass that runs, else of the last one.
@@ -331,6 +335,8 @@ impl From<api::VolumeStatus> for VolumeView {
             scrub: v.scrub.map(Into::into),
             source: v.source,
             snapshots: v.snapshots,
+            snapshot_held_bytes: v.snapshot_held_bytes,
+            snapshot_limit_bytes: v.snapshot_limit_bytes,
         }
     }
 }

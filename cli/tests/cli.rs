@@ -668,12 +668,9 @@ fn degraded() -> api::VolumeStatus {
         }),
         labels: [("pvc".to_string(), "prod/pg".to_string())].into(),
         allocated_bytes: 1 << 30,
-        scrub: None,
-        source: String::new(),
-        snapshots: 0,
-        schedules: Vec::new(),
         reporter_site: "east".into(),
         reporter_node: "east-1".into(),
+        ..Default::default()
     }
 }
 

@@ -126,6 +126,22 @@ fn a_deleted_volumes_snapshots_stay() {
 }
 
 #[test]
+fn what_snapshots_may_hold_is_bounded() {
+    let site = site();
+    let limited = site.json(&["snapshot", "limit", "pg", "--bytes", "100MiB"]);
+    assert_eq!((limited["snapshot_limit_bytes"].as_u64(), limited["name"].as_str()), (Some(100 << 20), Some("pg")));
+    assert!(site.ok(&["volume", "show", "pg"]).contains("  snapshots 0, which hold 12 MiB of at most 100 MiB\n"));
+    assert!(
+        site.json(&["snapshot", "limit", "pg", "--percent", "50"])["snapshot_limit_bytes"].as_u64() > Some(500 << 20)
+    );
+    assert_eq!(site.json(&["snapshot", "limit", "pg", "--none"])["snapshot_limit_bytes"], 0);
+    for bad in [&["pg"][..], &["pg", "--bytes=1MiB", "--percent=5"], &["pg", "--percent=1001"]] {
+        site.fails(2, &[&["snapshot", "limit"], bad].concat());
+    }
+    site.fails(3, &["snapshot", "limit", "nothing", "--none"]);
+}
+
+#[test]
 fn a_difference_is_of_one_volume() {
     let site = site();
     for name in ["s1", "s2"] {

@@ -251,12 +251,15 @@ pub struct Store {
     pub scrub_interval_s: u64,
     /// What verifying may read of this node's disks.
     pub scrub_bytes_per_second: ByteSize,
+    /// With less of the capacity free, no more snapshots are made: what they would keep is left for writes.
+    pub snapshots_free_percent: u8,
 }
 
 impl Default for Store {
     fn default() -> Self {
         let (scrub_interval_s, scrub_bytes_per_second) = (7 * 24 * 3600, ByteSize(16 << 20));
-        Self { capacity_bytes: None, slab: None, scrub_interval_s, scrub_bytes_per_second }
+        let snapshots_free_percent = 10;
+        Self { capacity_bytes: None, slab: None, scrub_interval_s, scrub_bytes_per_second, snapshots_free_percent }
     }
 }
 
@@ -303,7 +306,7 @@ const KEYS: [(&str, &[&str]); 9] = [
     ("control", &["socket"]),
     ("http", &["listen"]),
     ("journal", &["engine", "budget_bytes", "segment_bytes"]),
-    ("store", &["capacity_bytes", "slab", "scrub_interval_s", "scrub_bytes_per_second"]),
+    ("store", &["capacity_bytes", "slab", "scrub_interval_s", "scrub_bytes_per_second", "snapshots_free_percent"]),
     ("nbd", &["socket", "tcp", "ca", "cert", "key"]),
     ("log", &["filter", "format"]),
 ];
@@ -385,6 +388,13 @@ impl Config {
             "store.scrub_bytes_per_second",
             self.store.scrub_bytes_per_second,
             format!("give at least {}; scrub_interval_s = 0 turns it off", ByteSize(SCRUB_RATE_MIN)),
+        )?;
+        let percent = self.store.snapshots_free_percent;
+        ensure(
+            percent < 100,
+            "store.snapshots_free_percent",
+            percent,
+            "give 0 to 99; 0 lets snapshots take all there is",
         )?;
         let idle = self.transport.idle_timeout_ms;
         ensure(

@@ -36,6 +36,12 @@ pub async fn run(format: Format, replicator: &Replicator, verb: SnapshotVerb) ->
         SnapshotVerb::Diff { snapshot, since } => diff(format, replicator, snapshot, since).await,
         SnapshotVerb::Export(args) => exports::export(format, replicator, args).await,
         SnapshotVerb::Import(args) => exports::import(format, replicator, args).await,
+        SnapshotVerb::Limit { volume, bytes, percent, none: _ } => {
+            let (bytes, percent) = (bytes.unwrap_or(0), percent.unwrap_or(0));
+            let request = api::LimitSnapshotsRequest { volume, bytes, percent };
+            let limited = present(snapshots.limit(request).await?.into_inner().volume)?;
+            output::print(format, &VolumeView::from(limited))
+        }
         SnapshotVerb::Schedule(verb) => schedules::run(format, replicator, verb).await,
         SnapshotVerb::Update { snapshot, labels, unlabels, hold, release } => {
             let mut labels: std::collections::BTreeMap<_, _> = labels.into_iter().collect();

@@ -104,6 +104,10 @@ impl Snapshots for Fake {
         Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
     }
 
+    async fn limit(&self, _: Request<api::LimitSnapshotsRequest>) -> Reply<api::LimitSnapshotsResponse> {
+        Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
+    }
+
     async fn create_schedule(&self, _: Request<api::CreateScheduleRequest>) -> Reply<api::CreateScheduleResponse> {
         Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
     }

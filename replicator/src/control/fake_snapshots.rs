@@ -262,6 +262,15 @@ impl SnapshotOperations for FakeOperations {
         }
         .boxed()
     }
+    fn limit_snapshots(&self, request: api::LimitSnapshotsRequest) -> OpFuture<'_, api::VolumeStatus> {
+        self.run(|_, state| {
+            let volume = state.find(&request.volume)?;
+            volume.snapshot_held_bytes = 12 << 20;
+            volume.snapshot_limit_bytes = request.bytes.max(volume.size_bytes / 100 * u64::from(request.percent));
+            Ok(volume.clone())
+        })
+    }
+
     fn create_schedule(&self, request: api::CreateScheduleRequest) -> OpFuture<'_, api::Schedule> {
         self.run(|_, state| state.add_schedule(request))
     }

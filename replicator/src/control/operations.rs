@@ -30,6 +30,8 @@ pub trait SnapshotOperations: Send + Sync + 'static {
     fn read_snapshot(&self, request: api::ReadSnapshotRequest) -> OpFuture<'_, OpStream<api::ReadSnapshotResponse>>;
     /// `ranges` ends with an error where the caller broke off before the end.
     fn import(&self, begin: api::ImportBegin, ranges: OpStream<api::ImportRange>) -> OpFuture<'_, api::ImportResponse>;
+    /// Neither bytes nor percent: no limit.
+    fn limit_snapshots(&self, request: api::LimitSnapshotsRequest) -> OpFuture<'_, api::VolumeStatus>;
 
     // Those that are made at an interval.
     fn create_schedule(&self, request: api::CreateScheduleRequest) -> OpFuture<'_, api::Schedule>;

@@ -77,7 +77,16 @@ impl Snapshots for Services {
         Ok(Response::new(self.operations.import(begin, ranges(steps)).await?))
     }
 
-    async fn create_schedule(&self, request: Request<api::CreateScheduleRequest>) -> Reply<api::CreateScheduleResponse> {
+    async fn limit(&self, request: Request<api::LimitSnapshotsRequest>) -> Reply<api::LimitSnapshotsResponse> {
+        let request = validate_snapshots::limit(request.into_inner())?;
+        let volume = self.operations.limit_snapshots(request).await?;
+        Ok(Response::new(api::LimitSnapshotsResponse { volume: Some(volume) }))
+    }
+
+    async fn create_schedule(
+        &self,
+        request: Request<api::CreateScheduleRequest>,
+    ) -> Reply<api::CreateScheduleResponse> {
         let request = validate_schedules::create(request.into_inner())?;
         let schedule = self.operations.create_schedule(request).await?;
         Ok(Response::new(api::CreateScheduleResponse { schedule: Some(schedule) }))

@@ -157,6 +157,23 @@ pub fn import_range(range: api::ImportRange) -> Result<api::ImportRange, OpError
     ))
 }
 
+/// Of a volume's size: more would be no limit that anybody means.
+const LIMIT_PERCENT_MAX: u32 = 1000;
+
+pub fn limit(request: api::LimitSnapshotsRequest) -> Result<api::LimitSnapshotsRequest, OpError> {
+    volume_ref(&request.volume)?;
+    if request.bytes > 0 && request.percent > 0 {
+        return Err(OpError::invalid("a limit was given in bytes and in percent", "give one of both"));
+    }
+    if request.percent > LIMIT_PERCENT_MAX {
+        return Err(OpError::invalid(
+            format!("{} % of a volume's size is no limit for its snapshots", request.percent),
+            format!("give up to {LIMIT_PERCENT_MAX} %, or a number of bytes"),
+        ));
+    }
+    Ok(request)
+}
+
 /// What a mark can carry, for requests that add to what is there.
 pub fn labels_fit(labels: &std::collections::BTreeMap<String, String>) -> Result<(), OpError> {
     if labels.len() <= LABELS_MAX {
@@ -201,6 +218,14 @@ mod tests {
             let error = create(bad, drawn).expect_err(part);
             assert!(error.message.contains(part), "{part:?} is not in {:?}", error.message);
         }
+    }
+
+    #[test]
+    fn a_limit_is_one_number() {
+        let request =
+            |bytes, percent| limit(api::LimitSnapshotsRequest { volume: "pg".into(), bytes, percent }).is_ok();
+        assert!(request(0, 0) && request(1, 0) && request(0, 1) && request(u64::MAX, 0) && request(0, 1000));
+        assert!(!request(1, 1) && !request(0, 1001));
     }
 
     #[test]

@@ -335,6 +335,9 @@ impl Node {
                 {
                     return Err(name_taken(handle, row));
                 }
+                if row.is_none() {
+                    self.refuse_without_room(handle)?;
+                }
                 self.reserve(handle, group)?;
                 let snapshot = row.map(|row| self.shown(handle, &row));
                 Ok(CutAnswer { snapshot, volume_id: handle.id.to_string(), ..CutAnswer::default() })

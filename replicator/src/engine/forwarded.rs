@@ -46,7 +46,8 @@ about_volume!(
     ResyncRequest,
     ScrubRequest,
     CreateScheduleRequest,
-    DeleteScheduleRequest
+    DeleteScheduleRequest,
+    LimitSnapshotsRequest
 );
 
 impl AboutVolume for CutStep {
@@ -148,6 +149,10 @@ async fn serve_snapshots(
             };
             node.drop_for(peer, volume, id).await?;
             api::DeleteSnapshotResponse {}.encode_to_vec()
+        }
+        "snapshot-limit" => {
+            let volume = Some(verbs.limit_snapshots(decode(node, peer, request)?).await?);
+            api::LimitSnapshotsResponse { volume }.encode_to_vec()
         }
         "schedule-create" => {
             let schedule = Some(verbs.create_schedule(decode(node, peer, request)?).await?);

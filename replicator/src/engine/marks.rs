@@ -173,6 +173,9 @@ impl Node {
                 false => Err(name_taken(handle, &row)),
             };
         }
+        if !labels.contains_key(UNFINISHED_LABEL) {
+            self.refuse_without_room(handle)?;
+        }
         let creation = creation(name, labels, None);
         let id = creation.id;
         let seq = self.mark(handle, Mark::Create(creation.clone()), turn).await?;

@@ -49,6 +49,7 @@ mod scrub;
 mod scrub_record;
 mod session_device;
 mod ship;
+mod snapshot_space;
 mod snapshots;
 mod takeover;
 mod view;

@@ -168,6 +168,7 @@ impl Node {
         }
         self.refuse_being_cut(handle)?;
         self.refuse_unfinished(handle).await?;
+        self.refuse_without_room(handle)?;
         let snapshot = snapshot_name(schedule, name);
         if let Some(taken) = self.named(handle, &snapshot)? {
             return Err(super::marks::name_taken(handle, &taken));

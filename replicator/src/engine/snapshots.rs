@@ -433,6 +433,10 @@ impl SnapshotOperations for Node {
         verb!(self, node, async move { node.import_into(begin, ranges).await })
     }
 
+    fn limit_snapshots(&self, request: api::LimitSnapshotsRequest) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, node, async move { Node::limit_snapshots(&node, request).await })
+    }
+
     fn create_schedule(&self, request: api::CreateScheduleRequest) -> OpFuture<'_, api::Schedule> {
         verb!(self, node, async move { node.add_schedule(request).await })
     }

@@ -15,6 +15,7 @@ use super::marks::{UNFINISHED_LABEL, kept_count};
 use super::node::Node;
 use super::schedule_text::SCHEDULE_LABEL;
 use super::schedule_verbs::Led;
+use super::snapshot_space::{LIMIT_LABEL, limit_bytes};
 use crate::control::{OpError, OpKind, states};
 use crate::store::SnapshotRow;
 use crate::transport::PeerName;
@@ -138,7 +139,12 @@ impl Node {
             (_, None) => Led::Nowhere,
         };
         view.schedules = self.schedule_views(handle, &status.config, &rows, led);
-        view.labels.retain(|key, _| !key.starts_with(SCHEDULE_LABEL));
+        view.labels.retain(|key, _| !key.starts_with(SCHEDULE_LABEL) && key != LIMIT_LABEL);
+        view.snapshot_held_bytes = self.shared.store.held_bytes(handle.id).unwrap_or(0);
+        view.snapshot_limit_bytes = limit_bytes(&status.config).unwrap_or(0);
+        if led == Led::Here {
+            view.conditions.extend(self.snapshots_refused(handle));
+        }
         view.source = view.labels.get(SOURCE_LABEL).cloned().unwrap_or_default();
         view.conditions.extend(unfinished_condition(handle, &rows));
         if handle.applier.has_store() {

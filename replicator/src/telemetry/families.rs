@@ -140,6 +140,14 @@ impl Families<'_> {
         self.gauges(("volume_state", None, "The volume's state as status shows it; always 1"), states)?;
         self.gauges(("volume_size", bytes, "The volume's size"), each(|v| v.size_bytes))?;
         self.gauges(("volume_allocated", bytes, "Space that the local replica takes"), each(|v| v.allocated_bytes))?;
+        self.gauges(
+            ("volume_snapshot_held", bytes, "Space of the local replica beside what it shows"),
+            each(|v| v.snapshot_held_bytes),
+        )?;
+        self.gauges(
+            ("volume_snapshot_limit", bytes, "What snapshots may hold; 0: as much as there is"),
+            each(|v| v.snapshot_limit_bytes),
+        )?;
         let epoch = |v: &api::VolumeStatus| v.epoch.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0);
         self.gauges(("volume_epoch", None, "Number of the epoch"), each(epoch))?;
         self.gauges(("volume_appended_seq", None, "Newest record appended"), each(|v| v.appended_seq))?;
@@ -186,8 +194,9 @@ impl Families<'_> {
 
     /// Of schedules that are run from here: others would tell what they knew last.
     fn schedules(&mut self, volumes: &[VolumeReading]) -> fmt::Result {
-        use crate::control::states::schedule::{FAILING, WAITING};
-        let led = |s: &&api::Schedule| [WAITING, FAILING].contains(&s.state.as_str());
+        // As in the words of the API.
+        const FAILING: &str = "failing";
+        let led = |s: &&api::Schedule| ["waiting", FAILING].contains(&s.state.as_str());
         let all = || {
             volumes.iter().flat_map(move |v| {
                 let name = v.status.name.as_str();

@@ -77,6 +77,8 @@ var cases = []struct {
 		farshore_volume_io_seconds_bucket{volume="v", op="write", le="+Inf"} 0+10x60
 		farshore_volume_io_seconds_bucket{volume="v", op="read", le="0.1"} 0x60
 		farshore_volume_io_seconds_bucket{volume="v", op="read", le="+Inf"} 0+10x60`, 0},
+	{"FarshoreSnapshotsRefused", `farshore_volume_condition{volume="v", condition="snapshots-refused"} 1x60`, 1},
+	{"FarshoreSnapshotsRefused", `farshore_volume_condition{volume="v", condition="apply-stopped"} 1x60`, 0},
 	{"FarshoreScheduleFailing", `farshore_schedule_failing{volume="v", schedule="hourly"} 1x60`, 1},
 	{"FarshoreScheduleFailing", `farshore_schedule_failing{volume="v", schedule="hourly"} 0x60`, 0},
 	{"FarshoreReplicatorGone", `farshore_node_info{site="east", node="e", version="1"} 1x30 _x30
