@@ -30,7 +30,7 @@ use crate::store::{SnapshotRow, SnapshotState, StoreError};
 use crate::transport::PeerName;
 
 /// Where a clone's own records begin.
-const BASE_SEQ: Seq = Seq(1);
+pub(super) const BASE_SEQ: Seq = Seq(1);
 /// For a member to come to a snapshot that was taken just now.
 const APPLY_PATIENCE: Duration = Duration::from_secs(5);
 const APPLY_PAUSE: Duration = Duration::from_millis(20);

@@ -168,6 +168,7 @@ impl Node {
         });
         let stored = shared.store.volumes();
         recovery::drop_what_shipments_left(&shared).await?;
+        recovery::drop_clones_never_begun(&shared, found.iter().map(|recovered| recovered.volume).collect()).await?;
         for recovered in found {
             let applied = stored.iter().find(|v| v.volume == recovered.volume).map(|v| v.applied_seq);
             match recovery::plan(&recovered, applied) {

@@ -9,6 +9,7 @@ use farshore_core::replica::Recovered;
 use farshore_core::volume::Volume;
 
 use super::clock;
+use super::clone::BASE_SEQ;
 use super::driver::{Driver, VolumeHandle};
 use super::inbox::Inbox;
 use super::node::Shared;
@@ -22,6 +23,24 @@ pub async fn drop_what_shipments_left(shared: &Arc<Shared>) -> Result<(), StoreE
         for volume in shared.store.volumes() {
             for pin in shared.store.pins(volume.volume)?.iter().filter(|pin| pin.name.starts_with(SHIP_PIN_PREFIX)) {
                 shared.store.unpin(volume.volume, &pin.name)?;
+            }
+        }
+        Ok(())
+    });
+    dropped.await.unwrap_or_else(|e| Err(StoreError::Poisoned { reason: e.to_string() }))
+}
+
+/// Clones that a crash left in the store before the journal knew of them, in `known`. Nothing of their own is in them, and
+/// they would hold for ever what their parent has.
+pub async fn drop_clones_never_begun(shared: &Arc<Shared>, known: Vec<VolumeId>) -> Result<(), StoreError> {
+    let shared = shared.clone();
+    let dropped = tokio::task::spawn_blocking(move || {
+        for stored in shared.store.volumes() {
+            let empty = stored.cloned_from.is_some() && stored.used_bytes == 0 && stored.applied_seq <= BASE_SEQ;
+            let kept = known.contains(&stored.volume) || shared.diverged.newest(stored.volume).is_some();
+            if empty && !kept {
+                tracing::info!(volume = %stored.volume, "a clone whose creation was cut short is removed");
+                shared.store.remove(stored.volume)?;
             }
         }
         Ok(())
