@@ -74,6 +74,10 @@ images: deps-images deps-build ## Container images on a Debian base made here, i
 pods: ## The images as the chart runs them, without Kubernetes, under the suite of CSI (root; after images, chart and csi-sanity)
 	@tests/chart/pods
 
+.PHONY: e2e
+e2e: deps-e2e images ## Two real Kubernetes clusters on this machine, one of them killed; BIN_DIR as for images (root, Go, half an hour the first time)
+	@BIN_DIR='$(or $(BIN_DIR),$(CARGO_TARGET_DIR)/release)' tests/e2e/run
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt --all
@@ -92,6 +96,6 @@ lint: deps-build ## clippy and rustdoc over everything, warnings are errors
 .PHONY: deps
 deps: deps-demo deps-test ## Install every Debian package that any target needs
 
-.PHONY: deps-build deps-test deps-demo deps-bench deps-images
-deps-build deps-test deps-demo deps-bench deps-images: deps-%:
+.PHONY: deps-build deps-test deps-demo deps-bench deps-images deps-e2e
+deps-build deps-test deps-demo deps-bench deps-images deps-e2e: deps-%:
 	@tests/deps $*
