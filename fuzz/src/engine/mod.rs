@@ -17,6 +17,6 @@ mod scrub_record;
 mod targets;
 
 pub use targets::{
-    answer_seeds, answers, call_seeds, calls, diverged_notes, diverged_seeds, kept_notes, kept_seeds, schedule_seeds, schedules,
-    scrub_records, scrub_seeds,
+    answer_seeds, answers, call_seeds, calls, diverged_notes, diverged_seeds, kept_notes, kept_seeds, schedule_seeds,
+    schedules, scrub_records, scrub_seeds,
 };
