@@ -42,7 +42,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
 ];
 
 /// What the core may name beside itself. Tests may also name proptest.
-const CORE_LIBRARIES: &[&str] = &["blake3", "bytes", "crc32fast", "thiserror", "std", "core", "alloc"];
+const CORE_LIBRARIES: &[&str] = &["blake3", "bytes", "crc32fast", "thiserror", "xxhash_rust", "std", "core", "alloc"];
 /// Parts of std that bring a clock, a thread, a file, a socket, chance, or an order that is not ours.
 const CORE_BANNED: &[(&str, &[&str])] = &[
     ("std", &["fs", "net", "thread", "process", "env", "os", "io"]),

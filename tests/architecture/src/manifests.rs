@@ -15,7 +15,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("farshore-cli", &["farshore-core", "farshore-proto", "farshore-replicator"]),
 ];
 /// Beside ours, all that the core may depend on. More would be a way for the world to come in.
-const CORE_LIBRARIES: &[&str] = &["blake3", "bytes", "crc32fast", "thiserror"];
+const CORE_LIBRARIES: &[&str] = &["blake3", "bytes", "crc32fast", "thiserror", "xxhash-rust"];
 /// The one place where the core is built so that it can be broken.
 const SABOTAGE: &str = "tests/sabotage/";
 const SECTIONS: &[&str] = &["dependencies", "dev-dependencies", "build-dependencies"];
