@@ -45,6 +45,25 @@ fn a_node_that_was_stopped_is_fenced_before_the_detach_answers() {
     assert!(NbdClient::connect(&first.nbd_socket(), "pg").is_err(), "the fenced device is gone");
 }
 
+/// As an orchestrator's controller does, which may run beside either.
+#[test]
+fn a_volume_that_is_not_to_be_on_this_node_is_made_by_the_one_it_is_on() {
+    let cluster = Cluster::start(&SITES);
+    let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
+    let create = ["volume", "create", "pg", "--size=8MiB", "--members=east/n2,west,north", "--lease=1s"];
+    let made = first.run(&create);
+    assert_eq!((&made["name"], &made["size_bytes"]), (&"pg".into(), &(8 << 20).into()), "{made:#}");
+    assert_eq!(first.run(&create)["id"], made["id"], "asked again, it is there");
+    let ledger = Ledger::of_new(BLOCKS);
+    ledger.fill(&mut second.attach("pg"));
+    second.run(&["volume", "detach", "pg"]);
+    // What the other node holds is cloned there, too.
+    let clone = first.run(&["snapshot", "clone", "pg", "copy"]);
+    ledger.check_all(&mut second.attach("copy"));
+    assert_eq!(clone["name"], "copy");
+    first.refused(&["volume", "create", "kv", "--size=8MiB", "--members=west,north"]).says(2, &["kv", "east"]);
+}
+
 /// It is dead, and nobody who is asked knows more than that the volume was there.
 #[test]
 fn what_only_a_silent_node_knows_is_not_taken_for_gone() {

@@ -63,6 +63,23 @@ pub(super) fn first_of_clone(volume: VolumeId, durable: Durable) -> Durable {
 }
 
 impl Node {
+    /// The neighbour that holds what a new volume shall begin with.
+    pub(super) async fn neighbour_with_source(
+        self: &Arc<Self>,
+        request: &api::CreateVolumeRequest,
+    ) -> Result<Option<PeerName>, OpError> {
+        if !request.source_snapshot.is_empty() {
+            return Ok(match self.find_snapshot(&request.source_snapshot).await? {
+                Found::Here(..) => None,
+                Found::Neighbour(peer) => Some(peer),
+            });
+        }
+        if request.source_volume.is_empty() {
+            return Ok(None);
+        }
+        Ok(self.neighbour_with(&request.source_volume).await)
+    }
+
     /// Finds what a new volume shall begin with, and fills in what the request leaves to it.
     pub(super) async fn source_of(
         self: &Arc<Self>,

@@ -31,8 +31,49 @@ pub(super) const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 const SET_ASIDE_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Node {
+    /// Who of this site makes it, if that is another node: one that holds what it begins with, or a member. What is said by
+    /// anybody else about a volume no member believes.
+    async fn maker_of(
+        self: &std::sync::Arc<Self>,
+        request: &api::CreateVolumeRequest,
+    ) -> Result<Option<PeerName>, OpError> {
+        if self.catalog.find(&request.name).is_some() {
+            return Ok(None);
+        }
+        if let Some(peer) = self.neighbour_with(&request.name).await {
+            return Ok(Some(peer));
+        }
+        if let Some(peer) = self.neighbour_with_source(request).await? {
+            return Ok(Some(peer));
+        }
+        if !request.source_snapshot.is_empty() || !request.source_volume.is_empty() {
+            return Ok(None);
+        }
+        let me = &self.shared.me;
+        let here: Vec<Member> = self.choose_members(&request.members)?.into_iter().map(|(member, _)| member).collect();
+        let own: Vec<&Member> = here.iter().filter(|m| m.site == me.site).collect();
+        match own.first() {
+            Some(_) if own.iter().any(|m| m.node == me.node) => Ok(None),
+            Some(member) => PeerName::new(&member.site, &member.node).map(Some).map_err(name_error),
+            None => Err(OpError::invalid(
+                format!("{} would have no member in {}, so nobody there makes it", request.name, me.site),
+                format!("run it in a site that holds a copy, or name {} too", me.site),
+            )),
+        }
+    }
+
     /// Creates the volume on every member, or on none.
     pub(super) async fn create(
+        self: &std::sync::Arc<Self>,
+        request: api::CreateVolumeRequest,
+    ) -> Result<VolumeId, OpError> {
+        let Some(peer) = self.maker_of(&request).await? else { return self.create_here(request).await };
+        let made: api::CreateVolumeResponse = self.forward(&peer, "create", &request).await?;
+        let id = made.volume.and_then(|volume| volume.id.parse().ok());
+        id.ok_or_else(|| OpError::internal(format!("{peer} made {} and does not say which it is", request.name)))
+    }
+
+    async fn create_here(
         self: &std::sync::Arc<Self>,
         mut request: api::CreateVolumeRequest,
     ) -> Result<VolumeId, OpError> {
@@ -45,12 +86,6 @@ impl Node {
                 return Ok(same);
             }
             self.undo_everywhere(&existing).await?;
-        }
-        if let Some(peer) = self.neighbour_with(&request.name).await {
-            return Err(OpError::already_exists(
-                format!("{peer} holds a volume named {}", request.name),
-                "choose another name",
-            ));
         }
         if let Some(copy) = self.shared.diverged.find(&request.name) {
             return Err(OpError::already_exists(
@@ -135,7 +170,10 @@ impl Node {
             return Ok(existing.id);
         }
         Err(OpError::already_exists(
-            format!("volume {} exists with another size, members, policy or source", request.name),
+            format!(
+                "volume {} exists on {}, with another size, members, policy or source",
+                request.name, self.shared.me
+            ),
             "choose another name, or see `farshore volume show`",
         ))
     }

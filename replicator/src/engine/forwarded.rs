@@ -188,6 +188,10 @@ pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, reque
         "own-words" => OwnWords::now().encode_to_vec(),
         // For nodes of this site, about what they do not hold themselves.
         "volumes" if neighbour => api::ListVolumesResponse { volumes: node.full_views().await }.encode_to_vec(),
+        "create" if neighbour => {
+            let request = api::CreateVolumeRequest::decode(request).map_err(undecodable)?;
+            api::CreateVolumeResponse { volume: Some(verbs.create_volume(request).await?) }.encode_to_vec()
+        }
         "failover" if neighbour => {
             let request = api::FailoverRequest::decode(request).map_err(undecodable)?;
             api::FailoverResponse { results: node.fail_over_for(peer, request).await? }.encode_to_vec()

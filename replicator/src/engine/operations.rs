@@ -102,11 +102,14 @@ impl Operations for Node {
         verb!(self, node, async move {
             let name = request.name.clone();
             let id = node.create(request).await?;
-            if node.catalog.get(id).is_none() {
-                // No member of it is on this node.
-                return Ok(api::VolumeStatus { id: id.to_string(), name, ..api::VolumeStatus::default() });
+            match node.by_name(&id.to_string()).await {
+                // The node that made it has just gone.
+                Err(error) if node.catalog.get(id).is_none() => {
+                    tracing::warn!(volume = %name, %error, "what was created can't be shown");
+                    Ok(api::VolumeStatus { id: id.to_string(), name, ..api::VolumeStatus::default() })
+                }
+                shown => shown,
             }
-            node.by_name(&id.to_string()).await
         })
     }
 
