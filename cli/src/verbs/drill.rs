@@ -16,7 +16,7 @@ use crate::views::{DrillView, PlaceView, StepView};
 use super::volumes::device_kind;
 
 /// Of a drill's volume: what is rehearsed.
-const DRILL_LABEL: &str = "farshore.drill";
+const DRILL_LABEL: &str = "drill-of";
 const NAME_BYTES_MAX: usize = 63;
 
 /// What has been done so far, and how long each step took.
