@@ -12,7 +12,7 @@ use crate::mark::Mark;
 use crate::message::Message;
 use crate::overlay::Hit;
 use crate::record::{Origin, Record};
-use crate::register::{Configuration, DataRule, Member};
+use crate::register::{Configuration, DataRule, Durability, Member, Mode, OnQuorumLoss, Vote};
 
 /// Names a device request from submission to completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,6 +127,8 @@ pub enum Promotion {
     Takeover,
     /// A restarted daemon takes its own device back; refused unless the newest register names it.
     Restart { session: SessionId },
+    /// The node that is named shall write no more: refused unless the newest register names it or nobody, in our site.
+    Fence { member: MemberId },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +143,16 @@ pub enum Change {
     Readmit { member: MemberId, incarnation: crate::ids::Incarnation },
     /// Change the rule (and its name).
     Rule { policy: String, rule: DataRule },
+    /// Change the class. To `flush` only while nobody is attached: a device that has no cache has promised that. To
+    /// `write` at once; the register says so when all that was completed is acknowledged.
+    Durability { durability: Durability },
+    /// What happens to the device without a quorum.
+    QuorumLoss { on_quorum_loss: OnQuorumLoss },
+    /// Change the mode. `rule` is what the policy makes of the members that the mode wants in the sync set. `votes` is left
+    /// empty: the holder of the epoch fills in those that get their vote back.
+    Mode { mode: Mode, rule: DataRule, votes: Vec<Vote> },
+    /// After how long without a data quorum those that are heard go on by themselves.
+    Fallback { after_us: Option<u64> },
     /// Set a label of the volume, or take it away.
     Label { key: String, value: Option<String> },
     /// Name or clear the node and session that may do I/O.
@@ -331,6 +343,8 @@ pub type Effects = Vec<Effect>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     pub volume: VolumeId,
+    /// Whose status it is.
+    pub me: MemberId,
     pub role: &'static str,
     pub state: String,
     pub epoch: Epoch,
@@ -344,19 +358,28 @@ pub struct Status {
     /// Which epoch each stretch of the log here belongs to.
     pub history: History,
     pub config: Configuration,
+    /// `config` is on this node's disk.
+    pub config_stored: bool,
+    /// This node holds the epoch, all that an earlier lease allowed is over, and `config` is in effect.
+    pub settled: bool,
     pub appended: Seq,
     pub durable: Seq,
+    /// The highest that is known here to be acknowledged, held here or not.
     pub acked: Seq,
+    /// What may have completed, as far as it is known here: more than that in class `flush`.
+    pub completed: Seq,
     pub applied: Seq,
     pub checkpointed: Seq,
     pub lease_left_us: Option<u64>,
-    /// Of what was acknowledged since, this node may not know: when it last heard the epoch's holder, or when, as holder, a
-    /// data quorum last followed it. `None`: not in this life of the daemon.
+    /// Of what was acknowledged since, this node may not know: when the last that it heard of the epoch's holder was said, or
+    /// when, as holder, a data quorum last followed it. `None`: not in this life of the daemon.
     pub known_us_ago: Option<u64>,
     pub attached_here: bool,
     /// The holder of the epoch that this node follows, if it does.
     pub leader: Option<MemberId>,
     pub members: Vec<MemberStatus>,
+    /// How often the mode, or a fallback, has put members out of the sync set in this epoch.
+    pub departures: u64,
     pub conditions: Vec<Condition>,
 }
 
@@ -364,6 +387,8 @@ pub struct Status {
 pub struct MemberStatus {
     pub id: MemberId,
     pub in_sync_set: bool,
+    /// Why the mode put it out of the sync set, and since when, for people.
+    pub left: Option<String>,
     pub state: &'static str,
     pub durable: Seq,
     pub applied: Seq,
@@ -371,6 +396,8 @@ pub struct MemberStatus {
     pub lag_records: u64,
     pub lag_bytes: u64,
     pub lag_us: u64,
+    /// It has said where it stands, and bytes and time are of all that it lacks; else they may be too small.
+    pub lag_known: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -83,6 +83,14 @@ fn lost_completions(config: &Configuration, promises: &Answers, donor: MemberId)
     Some(lost.member)
 }
 
+fn below_floor(config: &Configuration, donor: MemberId) -> Refusal {
+    Refusal::new(
+        "promote-donor-floor",
+        format!("{} holds a longer log, but its journal begins above our end", config.site_of(donor)),
+        format!("promote {} instead", config.site_of(donor)),
+    )
+}
+
 /// What came of a step.
 #[derive(Debug)]
 pub enum Verdict {
@@ -267,7 +275,9 @@ impl Candidate {
         let mut missing = Vec::new();
         let same = |found, named| found == named || broken(Sabotage::AmnesiacCounts);
         for terms in config.all_terms().take(if broken(Sabotage::PendingIgnored) { 1 } else { usize::MAX }) {
-            if !terms.control_quorum(|id, inc| answers.get(&id).is_some_and(|(r, _)| same(r.incarnation, inc))) {
+            let voted = |id, inc| answers.get(&id).is_some_and(|(r, _)| same(r.incarnation, inc));
+            let enough = terms.control_quorum(voted);
+            if !enough && !config.quorum_with_observers(terms, |id| answers.contains_key(&id)) {
                 let names = silent(&mut terms.votes.iter().map(|v| v.member));
                 missing.push(format!("a majority of votes (no answer from {names})"));
             }
@@ -308,7 +318,15 @@ impl Candidate {
             return Some(Refusal::new(
                 "promote-not-in-sync",
                 format!("the replica in {site} is not in the sync set, so it may lack acknowledged writes"),
-                "promote a site that `farshore status` lists in the sync set, or wait for the resync",
+                match config.member(me).is_some_and(|m| config.follows_behind(m)) {
+                    true => format!(
+                        "if the primary's site is lost: `farshore promote {} --force --members {site}` says what that costs; if it is \
+                         not: `farshore switchover {} --to {site} --wait`",
+                        config.volume.name, config.volume.name
+                    ),
+                    false => "promote a site that `farshore status` lists in the sync set, or wait for the resync"
+                        .to_string(),
+                },
             ));
         }
         if let Some(refusal) = self.refuse_superseded(replica) {
@@ -363,6 +381,16 @@ impl Candidate {
                             config.volume.lease_us.saturating_sub(report.lease_left_us) / 1000
                         ),
                         format!("use `farshore switchover`, or `farshore failover --from {home}` to take over anyway"),
+                    ));
+                }
+            }
+            (Promotion::Fence { member }, _) => {
+                let another = config.attached.is_some_and(|a| a.member != member);
+                if (another || home != site) && !broken(Sabotage::FenceAnywhere) {
+                    return Some(Refusal::new(
+                        "fence-not-named",
+                        "the newest configuration names another node, or the volume has left this site",
+                        "look at `farshore volume show`: whoever was to be fenced has lost the volume already",
                     ));
                 }
             }
@@ -440,11 +468,7 @@ impl Candidate {
             ));
         }
         if donor != me && goal > common && report.floor > common.next() {
-            return Err(Refusal::new(
-                "promote-donor-floor",
-                format!("{} holds a longer log, but its journal begins above our end", config.site_of(donor)),
-                format!("promote {} instead", config.site_of(donor)),
-            ));
+            return Err(below_floor(&config, donor));
         }
         if let Some(refusal) = self.refuse_lost_completions(&config, &promises, donor) {
             return Err(refusal);
@@ -488,7 +512,7 @@ impl Candidate {
         &mut self,
         from: MemberId,
         epoch: Epoch,
-        records: Vec<Record>,
+        (floor, records): (Seq, Vec<Record>),
         replica: &mut Replica,
         now: Tick,
         fx: &mut Effects,
@@ -496,6 +520,10 @@ impl Candidate {
         let Phase::Fetching { epoch: ours, donor, goal, promises } = &self.phase else { return Verdict::Waiting };
         if *ours != epoch || *donor != from {
             return Verdict::Waiting;
+        }
+        // Only who reads its journal knows how far back it reaches; a report may be older than that.
+        if records.is_empty() && floor > replica.end().next() && replica.end() < *goal {
+            return Verdict::Lost(below_floor(self.newest(replica), from));
         }
         // A late answer may have been read from the donor's log before it was cut; its report says what it holds.
         let held = promises.get(donor).map(|(report, _)| &report.history);

@@ -3,7 +3,7 @@
 
 use crate::api::{Change, CommandId, Refusal};
 use crate::ids::{Epoch, Incarnation, MemberId};
-use crate::register::{Configuration, MemberKind, SyncMember, Terms, Vote};
+use crate::register::{Configuration, DataRule, Durability, Member, MemberKind, Mode, SyncMember, Terms, Vote};
 use crate::sabotage::{Sabotage, broken};
 
 /// A register write on its way.
@@ -73,7 +73,8 @@ pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Resu
                 ));
             }
             next.members.push(member.clone());
-            if *votes > 0 {
+            let behind = next.is_async(member);
+            if *votes > 0 && !behind {
                 next.current.votes.push(Vote { member: member.id, incarnation: *incarnation, votes: *votes });
             }
         }
@@ -92,6 +93,8 @@ pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Resu
             require(config, *member)?;
             match next.current.votes.iter_mut().find(|v| v.member == *member) {
                 Some(vote) => vote.incarnation = *incarnation,
+                // It follows behind, whichever disk it has.
+                None if config.member(*member).is_some_and(|m| config.follows_behind(m)) => {}
                 // Left out by a forced promotion; the operator takes it in again.
                 None => next.current.votes.push(Vote { member: *member, incarnation: *incarnation, votes: 1 }),
             }
@@ -101,6 +104,19 @@ pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Resu
             next.volume.rule = *rule;
             next.current.rule = *rule;
         }
+        Change::Durability { durability } => {
+            if *durability == Durability::Flush && config.attached.is_some() {
+                return Err(Refusal::new(
+                    "durability-attached",
+                    "a device without a cache is attached: what it completes is safe",
+                    "detach it first",
+                ));
+            }
+            next.volume.durability = *durability;
+        }
+        Change::QuorumLoss { on_quorum_loss } => next.volume.on_quorum_loss = *on_quorum_loss,
+        Change::Mode { mode, rule, votes } => change_mode(&mut next, *mode, *rule, votes),
+        Change::Fallback { after_us } => next.volume.fallback_after_us = *after_us,
         Change::Label { key, value } => match value {
             Some(value) => drop(next.volume.labels.insert(key.clone(), value.clone())),
             None => drop(next.volume.labels.remove(key)),
@@ -116,7 +132,46 @@ pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Resu
     }
     check_satisfiable(&next.current)?;
     keep_earlier(under, &mut next);
+    if next.earlier.is_empty() {
+        // Who neither votes nor is in the sync set goes at once: no other value follows that would drop it.
+        next.members.retain(|m| m.kind != MemberKind::Leaving);
+    }
+    if matches!(change, Change::Mode { .. }) && broken(Sabotage::ModeVotesForgotten) {
+        next.earlier.clear();
+    }
     Ok(next)
+}
+
+impl Configuration {
+    /// As it would be in `mode`, if every copy that follows behind now got a vote for it.
+    pub fn in_mode(&self, mode: Mode) -> Configuration {
+        let mut next = self.clone();
+        let behind = self.members.iter().filter(|m| self.is_async(m));
+        let votes: Vec<Vote> =
+            behind.map(|m| Vote { member: m.id, incarnation: Incarnation::default(), votes: 1 }).collect();
+        change_mode(&mut next, mode, self.volume.rule, &votes);
+        next
+    }
+}
+
+/// Who is to follow behind loses vote and place; who is to be waited for gets its vote, and its place once it is whole.
+fn change_mode(next: &mut Configuration, mode: Mode, rule: DataRule, votes: &[Vote]) {
+    next.volume.mode = mode;
+    next.volume.rule = rule;
+    if matches!(mode, Mode::Async { .. }) {
+        let home = next.current.primary_site.clone();
+        next.current.sync.retain(|s| s.site == home);
+        let away = |m: &&Member| m.kind == MemberKind::Data && m.site != home;
+        let behind: Vec<MemberId> = next.members.iter().filter(away).map(|m| m.id).collect();
+        next.current.votes.retain(|v| !behind.contains(&v.member));
+        next.current.rule = rule;
+        return;
+    }
+    for vote in votes.iter().filter(|v| next.members.iter().any(|m| m.id == v.member)) {
+        next.current.votes.retain(|v| v.member != vote.member);
+        next.current.votes.push(vote.clone());
+    }
+    next.current.rule = rule.reduced_to(&next.current.sync, &next.current.primary_site);
 }
 
 /// The value that takes a pending one back.
@@ -193,7 +248,7 @@ pub fn check_satisfiable(terms: &Terms) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::register::{ConfigVersion, DataRule, Descriptor, Durability, Member, OnQuorumLoss};
+    use crate::register::{ConfigVersion, Descriptor, OnQuorumLoss};
 
     fn configuration() -> Configuration {
         let rule = DataRule { w: 2, min_remote: 1, local: false };
@@ -210,6 +265,8 @@ mod tests {
                 policy: "majority".to_string(),
                 rule,
                 labels: Default::default(),
+                mode: Mode::Sync,
+                fallback_after_us: None,
             },
             members: ids()
                 .map(|(id, site)| Member { id, site, node: "n".to_string(), kind: MemberKind::Data })
@@ -223,6 +280,20 @@ mod tests {
             earlier: Vec::new(),
             attached: None,
         }
+    }
+
+    #[test]
+    fn who_counts_for_nothing_leaves_with_the_change_itself() {
+        let mut before = configuration();
+        let out = MemberId(2);
+        let gone = |config: &Configuration| config.member(out).is_none();
+        let under = vec![before.current.clone()];
+        let remove = Change::Remove { member: out };
+        assert!(!gone(&propose(&before, &under, &remove).expect("two are left")), "its vote counts until that is over");
+        before.current.votes.retain(|v| v.member != out);
+        before.current.sync.retain(|s| s.member != out);
+        let under = vec![before.current.clone()];
+        assert!(gone(&propose(&before, &under, &remove).expect("two are left")));
     }
 
     #[test]
@@ -252,6 +323,17 @@ mod tests {
             assert!(next.all_terms().any(|t| t == terms), "{terms:?} was dropped");
         }
         assert_eq!(next.current.primary_site, "s2");
+    }
+
+    #[test]
+    fn an_observer_with_another_disk_gets_no_vote() {
+        let mut before = configuration();
+        before.members[2].kind = MemberKind::Observer;
+        before.current.votes.retain(|v| v.member != MemberId(2));
+        before.current.sync.retain(|s| s.member != MemberId(2));
+        let readmit = Change::Readmit { member: MemberId(2), incarnation: Incarnation(7) };
+        let next = propose(&before, &[before.current.clone()], &readmit).expect("satisfiable");
+        assert_eq!(next.current, before.current);
     }
 
     #[test]

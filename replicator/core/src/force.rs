@@ -66,6 +66,13 @@ impl Force {
                 "run it there, or name this site's member too",
             ));
         }
+        if replica.d.installing.is_some() {
+            return Err(Refusal::new(
+                "force-installing",
+                "an image that was shipped here is about to be shown: the new lineage would begin below it",
+                "try again in a moment",
+            ));
+        }
         let phase = half_done(&named, replica).unwrap_or(Phase::Asking { answers: BTreeMap::new() });
         let (deadline, retry_at) = (now.plus(PROMOTE_TIMEOUT_US), now.plus(RETRY_US));
         let force = Force { command, writer, uuid, named, deadline, retry_at, phase };

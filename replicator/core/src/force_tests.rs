@@ -2,11 +2,12 @@
 
 use crate::api::{Command, CommandId, Effect, Effects, Event, JournalOp, Promotion};
 use crate::durable::{Durable, LogBase};
+use crate::history::History;
 use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, Tick, VolumeId};
 use crate::message::{Body, Message};
 use crate::record::Record;
 use crate::register::{
-    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
+    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, Mode, OnQuorumLoss, SyncMember,
     Terms, Vote,
 };
 use crate::replica::Recovered;
@@ -42,6 +43,8 @@ fn configuration() -> Configuration {
             policy: "majority".to_string(),
             rule,
             labels: Default::default(),
+            mode: Mode::Sync,
+            fallback_after_us: None,
         },
         members: ids.iter().zip(&sites).map(member).collect(),
         current: Terms {
@@ -194,4 +197,24 @@ fn a_holder_that_enters_a_fork_holds_nothing_any_more() {
     a.handle(3_000_000, Event::Message(Message { volume: VOLUME, lineage: old, from: B, to: MemberId(0), body }));
     assert_eq!(a.durable.lineage, lineage);
     assert!(a.volume.primary().is_none());
+}
+
+/// It would show an image that the new lineage does not begin with.
+#[test]
+fn a_copy_that_is_about_to_show_an_image_is_not_forced() {
+    let mut node = Node::new(B);
+    let (lineage, base) = (node.durable.lineage, LogBase { seq: Seq(5), hash: Default::default() });
+    let history = History(vec![(Epoch { n: 1, writer: 1 }, Seq(1))]);
+    node.handle(1, Event::Staged { lineage, base, history });
+    let refused = |node: &mut Node| {
+        let (command, mut fx) = (Command::Force { writer: 7, uuid: 8, members: vec![B] }, Effects::new());
+        node.volume.handle(Tick(2), Event::Command { id: CommandId(1), command }, &mut fx);
+        fx.into_iter().find_map(|e| match e {
+            Effect::Answer { result: Err(refusal), .. } => Some(refusal.rule),
+            _ => None,
+        })
+    };
+    assert_eq!(refused(&mut node), Some("force-installing"));
+    node.handle(3, Event::ImageVisible);
+    assert_eq!(refused(&mut node), None);
 }

@@ -8,7 +8,12 @@ pub mod api;
 mod candidate;
 mod change;
 pub mod codec;
+mod contact;
+#[cfg(test)]
+mod distance_tests;
 pub mod durable;
+#[cfg(test)]
+mod field_tests;
 mod force;
 #[cfg(test)]
 mod force_tests;
@@ -16,6 +21,9 @@ pub mod history;
 pub mod ids;
 pub mod journal;
 pub mod limits;
+pub mod loss;
+#[cfg(test)]
+mod loss_tests;
 pub mod mark;
 #[cfg(test)]
 mod marks_tests;

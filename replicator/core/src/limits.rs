@@ -27,6 +27,9 @@ pub const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;
 pub const WAITING_REQUESTS_MAX: usize = 4096;
 /// Hashes and sizes of recent records kept in memory, for truncation and for exact lag.
 pub const TAIL_ENTRIES_MAX: usize = 65_536;
+/// Of those that were forgotten one in so many is kept, and when there are this many every second one goes.
+pub const TAIL_SAMPLE_RECORDS: u64 = 1024;
+pub const TAIL_SAMPLES_MAX: usize = 1024;
 /// Commands that wait for one and the same thing.
 pub const COMMANDS_MAX: usize = 64;
 /// How often the holder of an epoch speaks to each member when it has nothing to send.
@@ -59,6 +62,19 @@ pub const PROMOTE_TIMEOUT_US: u64 = 15_000_000;
 pub const HANDOVER_TIMEOUT_US: u64 = 30_000_000;
 /// A candidate that has what it needs still waits this long for stragglers, who may hold a longer log.
 pub const LINGER_US: u64 = 50_000;
+/// A remote member that stays beyond a limit of the mode for so many leases leaves the sync set. So long nobody can read
+/// anyway, where it is waited for and gone.
+pub const LEAVE_LEASES: u64 = 1;
+/// It comes back when it has kept well within them for so many leases, or twice as long each time it has left of late.
+pub const REJOIN_LEASES: u64 = 2;
+pub const REJOIN_DOUBLINGS_MAX: u32 = 4;
+/// Having stayed in the sync set for so many leases, it is as if it had never left.
+pub const STAY_LEASES: u64 = 2 * (REJOIN_LEASES << REJOIN_DOUBLINGS_MAX);
+/// How long a word of the holder was under way is measured by the quickest of so long a time, or of twice as long. Clocks may
+/// drift apart meanwhile.
+pub const CONTACT_WINDOW_US: u64 = 60_000_000;
+/// A scheduled shipment that has brought nothing is begun again after this.
+pub const RESHIP_AFTER_US: u64 = 1_000_000;
 /// A cut over several volumes keeps one of them waiting no longer than this; nor does its release wait longer.
 pub const HOLD_US_MAX: u64 = 2_000_000;
 /// Clocks of two nodes may run apart by one part in this many (1 %).

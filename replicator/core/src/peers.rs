@@ -3,7 +3,8 @@
 //! ```text
 //!  silent ──Elect/ElectOk──► live ◄──────► reading (from our journal)
 //!    ▲                         │ behind our journal's floor
-//!    └────── link lost ────────┴──► shipping (resync) ──shipped──► silent
+//!    └────── link lost ────────┼──► shipping (resync) ──shipped──► silent
+//!                              └──► resting ──its time──► shipping        (on a schedule)
 //! ```
 
 use crate::ids::{Incarnation, Seq, Tick};
@@ -18,8 +19,10 @@ pub enum Feed {
     Live,
     /// Records are being read from the journal for it.
     Reading,
-    /// The journal no longer holds what it needs: an image is being shipped.
+    /// What it needs is being shipped: the journal no longer holds it, or its time has come.
     Shipping,
+    /// It is shipped what changed, at its times; until then it is only spoken to.
+    Resting,
 }
 
 #[derive(Debug)]
@@ -34,6 +37,10 @@ pub struct Peer {
     /// Our clock at the sending of the newest message it has answered: the lease counts from here.
     pub echo: Option<Tick>,
     pub heard: Option<Tick>,
+    /// When it was last begun to be shipped, or found to lack nothing, by its schedule.
+    pub served: Option<Tick>,
+    /// What its schedule's last shipment began with, until it says where it stands.
+    pub ship_base: Option<Seq>,
     /// When `appended` last moved, or records were first sent after it had caught up.
     pub moved: Tick,
     /// How often it was sent records again since `appended` last moved.
@@ -60,6 +67,8 @@ impl Peer {
             applied: Seq::ZERO,
             echo: None,
             heard: None,
+            served: None,
+            ship_base: None,
             moved: now,
             resent: 0,
             catching_up: false,

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::ids::{Epoch, Incarnation, MemberId, SessionId};
+use crate::sabotage::{Sabotage, broken};
 
 /// Orders register values; `epoch` is that of the writer who wrote this value, `k` counts its writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -73,6 +74,20 @@ pub struct DataRule {
     pub local: bool,
 }
 
+impl DataRule {
+    /// As far as these can meet it.
+    pub fn reduced_to(self, sync: &[SyncMember], primary_site: &str) -> DataRule {
+        let mut remote: Vec<&str> = sync.iter().map(|s| s.site.as_str()).filter(|s| *s != primary_site).collect();
+        remote.sort_unstable();
+        remote.dedup();
+        DataRule {
+            w: self.w.min(sync.len() as u8),
+            min_remote: self.min_remote.min(remote.len() as u8),
+            local: self.local && sync.iter().any(|s| s.site == primary_site),
+        }
+    }
+}
+
 /// Everything that decides whether a set of answers is a quorum.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
@@ -106,6 +121,19 @@ pub enum OnQuorumLoss {
     Fence { after_us: u64 },
 }
 
+/// What distance may cost: who is waited for, and who follows behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Every data member belongs in the sync set.
+    Sync,
+    /// Those of other sites than the primary's are fed and count for nothing: no vote, no place in the sync set. With an
+    /// `rpo_us` they, and observers, are sent nothing but what changed, so often; with 0 they are fed as it is written.
+    Async { rpo_us: u64 },
+    /// As `Sync`, but a remote member that stays over a limit, or is gone, leaves the sync set and keeps its vote; it
+    /// comes back when it has kept well within them. 0: no limit.
+    Adaptive { max_commit_latency_us: u64, max_lag_bytes: u64 },
+}
+
 /// What the volume is, apart from who holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
@@ -122,6 +150,9 @@ pub struct Descriptor {
     pub rule: DataRule,
     /// Whatever the creator wants kept with the volume in every site: the PVC's identity, for one.
     pub labels: BTreeMap<String, String>,
+    pub mode: Mode,
+    /// After so long without a data quorum those that are heard go on by themselves; none: never.
+    pub fallback_after_us: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,9 +184,46 @@ impl Configuration {
         self.current.votes.iter().find(|v| v.member == id)
     }
 
+    /// A copy that follows behind, by the mode: it has no vote and is not waited for.
+    pub fn is_async(&self, member: &Member) -> bool {
+        matches!(self.volume.mode, Mode::Async { .. })
+            && member.kind == MemberKind::Data
+            && member.site != self.current.primary_site
+            && self.vote_of(member.id).is_none()
+    }
+
+    /// A copy that is fed and counts for nothing: an observer, or by the mode.
+    pub fn follows_behind(&self, member: &Member) -> bool {
+        member.kind == MemberKind::Observer || self.is_async(member)
+    }
+
+    /// The suite's mistake: who follows behind has a vote, too. Never so in what ships.
+    pub(crate) fn quorum_with_observers(&self, terms: &Terms, answered: impl Fn(MemberId) -> bool) -> bool {
+        let voted = || terms.votes.iter().filter(|v| answered(v.member)).map(|v| usize::from(v.votes)).sum::<usize>();
+        let all = || terms.votes.iter().map(|v| usize::from(v.votes)).sum::<usize>();
+        let behind = || self.members.iter().filter(|m| self.follows_behind(m) && answered(m.id)).count();
+        broken(Sabotage::ObserverVotes) && 2 * (voted() + behind()) > all()
+    }
+
+    /// The data members that the mode wants in the sync set of a volume whose primary is where it is now.
+    pub fn asked_for(&self, mode: Mode) -> impl Iterator<Item = &Member> {
+        let all = !matches!(mode, Mode::Async { .. });
+        let home = move |m: &&Member| all || m.site == self.current.primary_site;
+        self.members.iter().filter(|m| m.kind == MemberKind::Data).filter(home)
+    }
+
+    /// A site, other than the primary's, without which the others would have no control quorum: they could neither leave
+    /// it out nor go on.
+    pub fn site_that_decides(&self) -> Option<&str> {
+        let mut others = self.members.iter().map(|m| m.site.as_str()).filter(|s| *s != self.current.primary_site);
+        others.find(|site| !self.current.control_quorum(|id, _| self.site_of(id) != *site))
+    }
+
     pub fn encode(&self) -> Bytes {
         let mut w = Writer::default();
-        w.u16(CONFIG_FORMAT);
+        // What the first format can say is said in it: a node of the version before understands it.
+        let first = self.volume.mode == Mode::Sync && self.volume.fallback_after_us.is_none();
+        w.u16(if first { 1 } else { CONFIG_FORMAT });
         w.epoch(self.version.epoch);
         w.u64(self.version.k);
         put_descriptor(&mut w, &self.volume);
@@ -171,6 +239,10 @@ impl Configuration {
             w.u16(a.member.0);
             w.u128(a.session.0);
         });
+        if !first {
+            put_mode(&mut w, self.volume.mode);
+            w.option(self.volume.fallback_after_us, |w, us| w.u64(us));
+        }
         w.finish()
     }
 
@@ -184,7 +256,7 @@ impl Configuration {
                 known: CONFIG_FORMAT.into(),
             });
         }
-        let config = Configuration {
+        let mut config = Configuration {
             version: ConfigVersion { epoch: r.epoch()?, k: r.u64()? },
             volume: get_descriptor(&mut r)?,
             members: r
@@ -193,12 +265,41 @@ impl Configuration {
             earlier: r.list(get_terms)?,
             attached: r.option(|r| Ok(Attachment { member: r.member()?, session: r.session()? }))?,
         };
+        if format >= 2 {
+            config.volume.mode = get_mode(&mut r)?;
+            config.volume.fallback_after_us = r.option(Reader::u64)?;
+        }
         r.end()?;
         Ok(config)
     }
 }
 
-const CONFIG_FORMAT: u16 = 1;
+/// 2: with mode and fallback.
+const CONFIG_FORMAT: u16 = 2;
+
+fn put_mode(w: &mut Writer, mode: Mode) {
+    match mode {
+        Mode::Sync => w.u8(1),
+        Mode::Async { rpo_us } => {
+            w.u8(2);
+            w.u64(rpo_us);
+        }
+        Mode::Adaptive { max_commit_latency_us, max_lag_bytes } => {
+            w.u8(3);
+            w.u64(max_commit_latency_us);
+            w.u64(max_lag_bytes);
+        }
+    }
+}
+
+fn get_mode(r: &mut Reader) -> Result<Mode, DecodeError> {
+    match r.u8()? {
+        1 => Ok(Mode::Sync),
+        2 => Ok(Mode::Async { rpo_us: r.u64()? }),
+        3 => Ok(Mode::Adaptive { max_commit_latency_us: r.u64()?, max_lag_bytes: r.u64()? }),
+        other => Err(r.unknown(other.into())),
+    }
+}
 
 fn get_kind(r: &mut Reader) -> Result<MemberKind, DecodeError> {
     match r.u8()? {
@@ -281,5 +382,7 @@ fn get_descriptor(r: &mut Reader) -> Result<Descriptor, DecodeError> {
         policy: r.string()?,
         rule: get_rule(r)?,
         labels: r.list(|r| Ok((r.string()?, r.string()?)))?.into_iter().collect(),
+        mode: Mode::Sync,
+        fallback_after_us: None,
     })
 }

@@ -3,13 +3,14 @@
 use bytes::Bytes;
 
 use crate::api::{Answer, CommandId, Effect, Effects, JournalOp, Token};
+use crate::contact::Word;
 use crate::durable::{Durable, LogBase};
 use crate::history::History;
 use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, SessionId, Tick, VolumeId};
 use crate::message::{Body, Message};
 use crate::record::{Kind, Origin, Record, RecordHash};
 use crate::register::{
-    Attachment, ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss,
+    Attachment, ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, Mode, OnQuorumLoss,
     SyncMember, Terms, Vote,
 };
 use crate::replica::{Recovered, Replica};
@@ -37,6 +38,8 @@ fn configuration() -> Configuration {
             policy: "all".to_string(),
             rule,
             labels: Default::default(),
+            mode: Mode::Sync,
+            fallback_after_us: None,
         },
         members: vec![member(LEADER), member(ME)],
         current: Terms { votes: Vec::new(), sync: Vec::new(), rule, primary_site: "s0".to_string() },
@@ -118,8 +121,12 @@ fn elect(replica: &mut Replica, end: u64, fx: &mut Effects) {
     settle(replica, fx);
 }
 
+fn word(epoch: Epoch, acked: Seq, sent: Tick) -> Word {
+    Word { epoch, acked, end: acked, sent }
+}
+
 fn append(replica: &mut Replica, acked: u64, records: Vec<Record>, fx: &mut Effects) {
-    replica.on_append((EPOCH, Seq(acked), Tick(1)), records, LEADER, Tick(1), fx);
+    replica.on_append(word(EPOCH, Seq(acked), Tick(1)), records, LEADER, Tick(1), fx);
     settle(replica, fx);
 }
 
@@ -143,7 +150,7 @@ fn a_checkpoint_gives_space_back_to_the_records_that_wait_for_it() {
     append(&mut replica, 4, Vec::new(), &mut fx);
     replica.on_applied(Seq(4), &mut fx);
     // The journal is full: these stay where they are until it has let go of what is checkpointed.
-    replica.on_append((EPOCH, Seq(4), Tick(1)), records[4..].to_vec(), LEADER, Tick(1), &mut fx);
+    replica.on_append(word(EPOCH, Seq(4), Tick(1)), records[4..].to_vec(), LEADER, Tick(1), &mut fx);
     replica.on_checkpointed(LogBase { seq: Seq(4), hash: records[3].hash() });
     let begin = fx.len();
     replica.flush(Tick(2), &mut fx);
@@ -238,7 +245,7 @@ fn a_fork_keeps_what_is_on_its_way_to_the_journal_unless_that_waits_for_space() 
     let records = log(EPOCH, 8);
     let mut replica = restarted(&records[..4], None, &mut fx);
     elect(&mut replica, 8, &mut fx);
-    replica.on_append((EPOCH, Seq(2), Tick(1)), records[4..].to_vec(), LEADER, Tick(1), &mut fx);
+    replica.on_append(word(EPOCH, Seq(2), Tick(1)), records[4..].to_vec(), LEADER, Tick(1), &mut fx);
     replica.flush(Tick(1), &mut fx);
     assert_eq!((replica.end(), replica.durable), (Seq(8), Seq(4)));
     let forked = LineageId { generation: LINEAGE.generation + 1, uuid: 3 };
@@ -334,7 +341,7 @@ fn foreign_numbers_do_not_panic() {
     let top = Epoch { n: u64::MAX, writer: u128::MAX };
     replica.on_elect(top, (&History(vec![(top, Seq(u64::MAX))]), Seq(u64::MAX)), LEADER, Tick(u64::MAX), &mut fx);
     settle(&mut replica, &mut fx);
-    replica.on_append((top, Seq(u64::MAX), Tick(u64::MAX)), Vec::new(), LEADER, Tick(u64::MAX), &mut fx);
+    replica.on_append(word(top, Seq(u64::MAX), Tick(u64::MAX)), Vec::new(), LEADER, Tick(u64::MAX), &mut fx);
     settle(&mut replica, &mut fx);
     assert_eq!(Replica::with_drift(u64::MAX), u64::MAX);
 }
@@ -356,7 +363,7 @@ fn a_promise_does_not_wait_for_records_that_wait_for_space() {
     let mut replica = restarted(&[], None, &mut fx);
     elect(&mut replica, 0, &mut fx);
     fx.clear();
-    replica.on_append((EPOCH, Seq::ZERO, Tick(1)), log(EPOCH, 3), LEADER, Tick(1), &mut fx);
+    replica.on_append(word(EPOCH, Seq::ZERO, Tick(1)), log(EPOCH, 3), LEADER, Tick(1), &mut fx);
     replica.flush(Tick(1), &mut fx);
     let waiting = journal_effects(&fx)[0].0;
     fx.clear();
@@ -392,7 +399,7 @@ fn portions_of_a_batch_count_one_by_one() {
         record.payload_crc = crc32fast::hash(&record.payload);
     }
     records[2].prev_hash = records[1].hash();
-    replica.on_append((EPOCH, Seq::ZERO, Tick(1)), records, LEADER, Tick(1), &mut fx);
+    replica.on_append(word(EPOCH, Seq::ZERO, Tick(1)), records, LEADER, Tick(1), &mut fx);
     let config = Configuration { version: ConfigVersion { epoch: EPOCH, k: 1 }, ..configuration() };
     replica.on_put_config(EPOCH, config, LEADER, Tick(1), &mut fx);
     replica.flush(Tick(1), &mut fx);

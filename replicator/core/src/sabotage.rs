@@ -74,6 +74,8 @@ pub enum Sabotage {
     UnackedApplied,
 
     // Changing the configuration.
+    /// The register says class `write` while what completed in class `flush` is not acknowledged.
+    ClassBeforeAcked,
     /// New terms hold as soon as they are proposed.
     ShrinkEarly,
     /// New terms take effect before their members have what was acknowledged.
@@ -86,6 +88,18 @@ pub enum Sabotage {
     EarlierNotKept,
     /// The new voters alone decide that there are new voters.
     NewVotersAlone,
+    /// Who is put out of the sync set by itself is not waited for from that moment on, whatever the control quorum says.
+    LeftOutUnasked,
+    /// Who was put out of the sync set still counts for acknowledgements.
+    LeftStillCounts,
+    /// A copy that follows behind counts for acknowledgements.
+    ObserverCounted,
+    /// A copy that follows behind has a vote.
+    ObserverVotes,
+    /// Without a data quorum the others are left out at once, however long they were to be waited for.
+    FallbackEarly,
+    /// A change of the mode forgets who had votes before.
+    ModeVotesForgotten,
     /// The site that was primary before is forgotten when another takes over.
     OldSiteForgotten,
 
@@ -100,6 +114,11 @@ pub enum Sabotage {
     InstallUnmarked,
     /// A late copy of an Elect cuts records of its own epoch.
     LateElectCuts,
+
+    /// A store shows of a shipment what has arrived.
+    ShownInPart,
+    /// What has arrived of one shipment is gone on with by another.
+    PartsMixed,
 
     // Force and lineages.
     /// A forced promotion begins another lineage of the same generation.
@@ -159,9 +178,27 @@ pub enum Sabotage {
     /// A replica's older state is taken where the newest cannot be read.
     OlderStateTaken,
 
+    // What a loss would cost.
+    /// A word that comes late, or once more, is taken for one that was said just now.
+    StaleWordTaken,
+    /// What is acknowledged and has not arrived is taken to be here.
+    UnwrittenForgotten,
+    /// What was sent to a member is taken to be there.
+    SentTakenForHeld,
+    /// A member that has not said in this epoch where it stands is taken to lack nothing.
+    SilenceTakenForAll,
+    /// Of other sites a member claims to know as much as of its own.
+    OthersGuessed,
+    /// What was told in the lineage that was left is told on in the new one.
+    OldLineageTold,
+    /// The figures are called exact by a holder that nobody may follow any more.
+    ExactWithoutLease,
+
     // Attaching and handing over.
     /// A volume is attached in another site than the one that was promoted.
     AttachAnywhere,
+    /// A node takes the epoch to fence another one, wherever the volume is now.
+    FenceAnywhere,
     /// A restarted daemon takes its device back though another session was named since.
     RestartUnnamed,
     /// A restarted daemon takes its device back though completed writes are gone.

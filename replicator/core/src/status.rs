@@ -4,7 +4,7 @@ use crate::api::{Condition, MemberStatus, Status};
 use crate::ids::{Incarnation, MemberId, Seq, Tick};
 use crate::peers::Feed;
 use crate::primary::Primary;
-use crate::register::MemberKind;
+use crate::register::{MemberKind, Mode};
 use crate::volume::{RELEASED, Role, Volume};
 
 impl Volume {
@@ -15,18 +15,22 @@ impl Volume {
             _ => &replica.d.config,
         };
         let (role, state) = self.role_and_state(now);
+        let known_until = replica.contact.known_until(replica.durable, replica.end());
         let primary = self.primary();
-        let acked = primary.map_or(replica.acked, |p| p.acked.max(replica.acked));
+        let told = replica.acked.max(replica.contact.acked());
+        let acked = primary.map_or(told, |p| p.acked.max(told));
+        let completed = primary.map_or(acked, |p| p.completed().max(acked));
         let members = config
             .members
             .iter()
             .map(|m| {
                 let voted = config.vote_of(m.id).map(|v| v.incarnation);
-                self.member_status(m.id, m.kind, voted, acked, now)
+                self.member_status(m.id, m.kind, voted, completed, now)
             })
             .collect();
         Status {
             volume: replica.volume,
+            me: replica.me(),
             role,
             state,
             epoch: self.role_epoch().max(replica.d.promised),
@@ -36,26 +40,31 @@ impl Volume {
             parents: replica.d.parents.clone(),
             history: replica.history().clone(),
             config: config.clone(),
-            appended: replica.end(),
+            config_stored: replica.config_stored == config.version,
+            settled: primary.is_some_and(|p| p.is_open() && p.is_settled()),
+            appended: replica.d.installing.as_ref().map_or(replica.end(), |i| i.base.seq.max(replica.end())),
             durable: replica.durable,
             acked,
+            completed,
             applied: replica.applied,
             checkpointed: replica.d.base.seq,
             lease_left_us: primary.map(|p| p.lease_until().map_or(0, |until| until.since(now))),
             known_us_ago: match primary {
                 Some(primary) => primary.followed_until().map(|at| now.since(at)),
-                None => replica.holder_heard_us_ago(now),
+                None => known_until.map(|at| now.since(at)),
             },
             attached_here: primary.is_some_and(Primary::device_open),
             leader: replica.leader().map(|(_, member)| member),
             members,
+            departures: primary.map_or(0, Primary::departures),
             conditions: self.conditions(now),
         }
     }
 
     fn role_and_state(&self, now: Tick) -> (&'static str, String) {
         let replica = self.replica();
-        let kind = replica.d.config.member(replica.me()).map(|m| m.kind);
+        let config = &replica.d.config;
+        let kind = config.member(replica.me()).map(|m| if config.is_async(m) { MemberKind::Observer } else { m.kind });
         match &self.role {
             _ if replica.failed.is_some() => ("secondary", "failed".into()),
             Role::Candidate(_) | Role::Force(_) => ("candidate", "promoting".into()),
@@ -87,13 +96,14 @@ impl Volume {
         id: MemberId,
         kind: MemberKind,
         voted: Option<Incarnation>,
-        acked: Seq,
+        completed: Seq,
         now: Tick,
     ) -> MemberStatus {
         let replica = self.replica();
         let mut status = MemberStatus {
             id,
             in_sync_set: false,
+            left: self.primary().and_then(|p| p.left(id, now)),
             state: "unknown",
             durable: Seq::ZERO,
             applied: Seq::ZERO,
@@ -101,6 +111,7 @@ impl Volume {
             lag_records: 0,
             lag_bytes: 0,
             lag_us: 0,
+            lag_known: false,
         };
         let config = self.primary().map_or(&replica.d.config, Primary::config);
         status.in_sync_set = voted.is_some_and(|inc| config.current.in_sync(id, inc));
@@ -121,14 +132,25 @@ impl Volume {
                 Feed::Shipping => "resyncing",
                 _ if kind == MemberKind::Witness => "voting",
                 _ if peer.heard.is_none_or(|at| now.since(at) > config.volume.lease_us) => "unreachable",
-                _ if acked.since(peer.durable) > CATCHING_UP_RECORDS => "catching-up",
+                _ if peer.feed != Feed::Resting && completed.since(peer.durable) > CATCHING_UP_RECORDS => "catching-up",
+                Feed::Resting => "resting",
                 Feed::Live | Feed::Reading => "replicating",
             };
         }
-        if kind != MemberKind::Witness && status.state != "unknown" && status.durable < acked {
-            status.lag_records = acked.since(status.durable);
-            status.lag_bytes = replica.tail().bytes_after(status.durable);
-            status.lag_us = replica.tail().appended_at(status.durable.next()).map_or(0, |at| now.since(at));
+        status.lag_known = status.heard_us_ago.is_some();
+        if kind != MemberKind::Witness && status.state != "unknown" && status.durable < completed {
+            let tail = replica.tail();
+            status.lag_records = completed.since(status.durable);
+            // What is appended and not completed is no lag.
+            status.lag_bytes = tail.bytes_after(status.durable).saturating_sub(tail.bytes_after(completed));
+            let behind_since = match tail.appended_at(status.durable.next()) {
+                // It is not here either: since it was told of, at least.
+                None if status.durable >= replica.end() => replica.contact.known_until(status.durable, replica.end()),
+                None => tail.oldest_at(),
+                at => at,
+            };
+            status.lag_known &= tail.appended_at(status.durable.next()).is_some();
+            status.lag_us = behind_since.map_or(0, |at| now.since(at));
         }
         status
     }
@@ -195,6 +217,11 @@ impl Volume {
                     let remedy = format!("`farshore member replace {} {site}`", config.volume.name);
                     add("member-not-readmitted", text, &remedy);
                 }
+            }
+            let distant = config.volume.mode != Mode::Sync || config.volume.fallback_after_us.is_some();
+            if let Some(site) = config.site_that_decides().filter(|_| distant) {
+                let text = format!("without {site} there is no majority of the votes: nobody could be left out then");
+                add("site-decides", text, "add a witness in a third site, or move the primary back");
             }
             if let Some(since) = primary.lease_lost_at() {
                 let text = format!("no data quorum since {} ms; I/O waits", now.since(since) / 1000);

@@ -10,6 +10,7 @@
 
 use crate::api::{Answer, Change, Command, CommandId, Effect, Effects, Event, IoFault, Outcome, Promotion, Refusal};
 use crate::candidate::{Candidate, Verdict};
+use crate::contact::Word;
 use crate::force::{Force, Step};
 use crate::ids::{Epoch, MemberId, SessionId, Tick, VolumeId};
 use crate::limits::APPEND_BYTES_MAX;
@@ -349,8 +350,8 @@ impl Volume {
             Body::Prepare { epoch } => self.replica.on_prepare(epoch, from, fx),
             Body::PutConfig { epoch, config } => self.replica.on_put_config(epoch, *config, from, now, fx),
             Body::Elect { epoch, history, end } => self.replica.on_elect(epoch, (&history, end), from, now, fx),
-            Body::Append { epoch, acked, end: _, sent, records } => {
-                self.replica.on_append((epoch, acked, sent), records, from, now, fx);
+            Body::Append { epoch, acked, end, sent, records } => {
+                self.replica.on_append(Word { epoch, acked, end, sent }, records, from, now, fx);
             }
             Body::Release { epoch } => self.replica.on_release(epoch, now),
             Body::Fetch { epoch, from: seq, max_bytes } => {
@@ -381,9 +382,9 @@ impl Volume {
                     self.judge(verdict, now, fx);
                 }
             }
-            Body::Fetched { epoch, records, .. } => {
+            Body::Fetched { epoch, floor, records, .. } => {
                 if let Role::Candidate(candidate) = &mut self.role {
-                    let verdict = candidate.on_fetched(from, epoch, records, &mut self.replica, now, fx);
+                    let verdict = candidate.on_fetched(from, epoch, (floor, records), &mut self.replica, now, fx);
                     self.judge(verdict, now, fx);
                 }
             }
@@ -411,6 +412,7 @@ impl Volume {
             }
             Body::Ack { epoch, incarnation, appended, durable, applied, echo } if epoch == held => {
                 if let Role::Primary(primary) = &mut self.role {
+                    primary.measure(from, durable, echo, &self.replica, now);
                     primary.on_ack(
                         from,
                         incarnation,
@@ -472,7 +474,7 @@ impl Volume {
             (Role::Follower, Command::Promote { writer, why }) => {
                 let attach = match why {
                     Promotion::Restart { session } => Some(session),
-                    Promotion::Verb | Promotion::Takeover => None,
+                    Promotion::Verb | Promotion::Takeover | Promotion::Fence { .. } => None,
                 };
                 self.run_for(Some(id), why, attach, writer, now, fx);
             }

@@ -14,7 +14,7 @@ use crate::limits::{CATCH_UP_INFLIGHT_BYTES_MAX, GROW_LAG_BYTES_MAX, GROW_LAG_RE
 use crate::message::{Body, Message};
 use crate::record::{Origin, Record, RecordHash};
 use crate::register::{
-    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
+    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, Mode, OnQuorumLoss, SyncMember,
     Terms, Vote,
 };
 use crate::replica::Recovered;
@@ -32,6 +32,12 @@ pub(super) struct Cluster {
     never_lands: BTreeSet<MemberId>,
     /// What is sent behind all else, while that gets nowhere.
     held: Option<Vec<Message>>,
+    /// Messages to them take so long, in microseconds.
+    pub(super) delays: BTreeMap<MemberId, u64>,
+    later: Vec<(Tick, MemberId, Event)>,
+    /// Who was told, by rule.
+    pub(super) edges: Vec<(&'static str, String)>,
+    pub(super) shipments: Vec<(MemberId, Seq)>,
     pub(super) answers: BTreeMap<u64, Result<Answer, Refusal>>,
     /// What devices were told, in that order.
     pub(super) completed: Vec<(MemberId, RequestId, Outcome)>,
@@ -76,6 +82,8 @@ impl Cluster {
                 policy: "majority".to_string(),
                 rule,
                 labels: Default::default(),
+                mode: Mode::Sync,
+                fallback_after_us: None,
             },
             current: Terms { votes, sync: sync.collect(), rule, primary_site: "s0".to_string() },
             members,
@@ -97,6 +105,10 @@ impl Cluster {
             dead: BTreeSet::new(),
             never_lands: BTreeSet::new(),
             held: None,
+            delays: BTreeMap::new(),
+            later: Vec::new(),
+            edges: Vec::new(),
+            shipments: Vec::new(),
             answers: BTreeMap::new(),
             completed: Vec::new(),
             commands: 0,
@@ -141,6 +153,18 @@ impl Cluster {
                 self.held.as_mut().expect("just seen").push(message);
                 None
             }
+            Effect::Edge { rule, text } => {
+                self.edges.push((rule, text));
+                None
+            }
+            Effect::Ship { to, base, .. } => {
+                self.shipments.push((to, base));
+                None
+            }
+            Effect::Send(message) if self.delays.contains_key(&message.to) => {
+                self.later.push((self.now.plus(self.delays[&message.to]), message.to, Event::Message(message)));
+                None
+            }
             Effect::Send(message) | Effect::CatchUp(message) => Some((message.to, Event::Message(message))),
             Effect::Apply { upto } => Some((id, Event::Applied { seq: upto })),
             Effect::ReadLog { to, from, max_bytes } => {
@@ -149,8 +173,10 @@ impl Cluster {
                     bytes += r.encoded_len();
                     r.seq == from || bytes <= max_bytes
                 };
-                let records = log.range(from..).map(|(_, r)| r).take_while(fits).cloned().collect();
-                Some((id, Event::LogRead { to, from, floor: Seq(1), records }))
+                let floor = log.keys().next().copied().unwrap_or(Seq(1));
+                let reaches = from >= floor;
+                let records = log.range(from..).map(|(_, r)| r).filter(|_| reaches).take_while(fits).cloned().collect();
+                Some((id, Event::LogRead { to, from, floor, records }))
             }
             Effect::Answer { id: command, result } => {
                 self.answers.insert(command.0, result);
@@ -168,6 +194,11 @@ impl Cluster {
         let until = self.now.plus(us);
         while self.now < until {
             self.now = self.now.plus(10_000);
+            let (due, later) = std::mem::take(&mut self.later).into_iter().partition(|(at, ..)| *at <= self.now);
+            self.later = later;
+            for (_, id, event) in due {
+                self.feed(id, event);
+            }
             let ids: Vec<MemberId> = self.volumes.keys().copied().collect();
             for id in ids {
                 if self.volumes[&id].wakeup(self.now).is_some_and(|at| at <= self.now) {
@@ -215,7 +246,7 @@ impl Cluster {
         self.volumes.insert(id, Volume::recover(VOLUME, recovered, self.now, &mut Effects::new()));
     }
 
-    fn terms(&self, id: MemberId) -> &Terms {
+    pub(super) fn terms(&self, id: MemberId) -> &Terms {
         &self.volumes[&id].primary().expect("it holds the epoch").config().current
     }
 }
@@ -416,6 +447,28 @@ fn a_candidate_applies_what_its_promises_know_to_be_acked() {
     cluster.pass(2 * LEASE_US);
     let replica = cluster.volumes[&third].replica();
     assert_eq!((replica.durable, replica.applied), (Seq(1), Seq(1)));
+}
+
+/// A follower does not know how far back its journal still reaches. A candidate that is too far behind for it says so as
+/// soon as it is told, and not that time was over.
+#[test]
+fn a_candidate_below_its_donors_journal_says_which_site_to_promote() {
+    let (first, second, third) = (MemberId(0), MemberId(1), MemberId(2));
+    let mut cluster = Cluster::of(&[DATA, DATA, DATA], TWO_SITES);
+    cluster.promote(first);
+    cluster.promote(second);
+    cluster.promote(first);
+    cluster.pass(LEASE_US);
+    let acked = cluster.volumes[&first].replica().acked;
+    assert!(acked > Seq(2));
+    cluster.comes_back_forgetful(third, Seq(1));
+    cluster.dead.insert(first);
+    cluster.logs.get_mut(&second).expect("it has one").retain(|seq, _| *seq > Seq(2));
+    assert_eq!(cluster.volumes[&second].replica().floor, Seq(1), "what its report says");
+    let began = cluster.now;
+    let refusal = cluster.command(third, Command::Promote { writer: 77, why: Promotion::Takeover }).unwrap_err();
+    assert_eq!((refusal.rule, refusal.remedy.as_str()), ("promote-donor-floor", "promote s1 instead"));
+    assert!(cluster.now.0 - began.0 < crate::limits::PROMOTE_TIMEOUT_US / 2);
 }
 
 /// A member that is being removed when the primary dies may be the only one that has everything: it may take over, and

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use farshore_core::api::{JournalOp, Token};
 use farshore_core::durable::{Durable, LogBase};
-use farshore_core::ids::{BLOCK_BYTES, Seq};
+use farshore_core::ids::{BLOCK_BYTES, LineageId, Seq};
 use farshore_core::journal::found::{RecoveredVolume, plan};
 use farshore_core::journal::recovery::Rule;
 use farshore_core::mark::Mark;
@@ -22,6 +22,7 @@ use crate::journal::{Asker, Journal};
 use crate::layout::VOLUME_BLOCKS;
 use crate::neighbour::NEIGHBOUR;
 use crate::opening::{self, Shape, Unopened};
+use crate::shipments::Partial;
 use crate::world::VOLUME;
 
 /// What was written last, to a journal.
@@ -90,6 +91,7 @@ impl Image {
 pub struct Staged {
     pub since: Seq,
     pub image: Image,
+    pub lineage: LineageId,
 }
 
 /// What a crash did to the disk, for the tally.
@@ -109,6 +111,8 @@ pub struct Disk {
     pub now: Image,
     safe: Image,
     staged: BTreeMap<Seq, Staged>,
+    /// A shipment that has not arrived completely.
+    pub partial: Option<Partial>,
     /// What the last opening found; taken when the daemon starts.
     recovered: Option<Recovered>,
     /// What the other volume's log is by the last opening.
@@ -142,6 +146,7 @@ impl Disk {
             now: Image::empty(),
             safe: Image::empty(),
             staged: BTreeMap::new(),
+            partial: None,
             recovered: Some(recovered),
             neighbour: None,
             rots_lately: false,
@@ -190,6 +195,11 @@ impl Disk {
         true
     }
 
+    /// In which lineage the image was made that is staged at `seq`.
+    pub fn staged_lineage(&self, seq: Seq) -> Option<LineageId> {
+        self.staged.get(&seq).map(|staged| staged.lineage)
+    }
+
     /// False if the staged image is gone.
     pub fn install(&mut self, seq: Seq) -> bool {
         if self.now.base.seq >= seq {
@@ -215,6 +225,9 @@ impl Disk {
         self.zeroes.clear();
         if dice.chance(150) {
             self.staged.clear();
+        }
+        if let Some(partial) = &mut self.partial {
+            partial.cut(side.range(0, VOLUME_BLOCKS));
         }
         let mut crashed = Crashed { rule: None, rot: None, cuts: 0 };
         if self.broken.is_some() {

@@ -125,6 +125,9 @@ impl World {
             Effect::Edge { rule, text } => {
                 self.say(|| format!("{id}: [{rule}] {text}"));
                 *self.tally.edges.entry(rule).or_default() += 1;
+                if rule == "fallback" {
+                    self.was_patient(id);
+                }
                 if self.heeds_the_core && (rule == "diverged-below-acked" || rule == "promote-diverged") {
                     self.check(Err(Violation { checker: "order", text: format!("{id}: {rule}: {text}") }));
                 }
@@ -267,5 +270,6 @@ impl World {
         let verdict = self.oracle.completed(request.0, seen, epoch, self.now);
         self.check(verdict);
         self.count_copies(request.0);
+        self.oracle.note_service(request.0);
     }
 }

@@ -199,8 +199,11 @@ impl World {
     pub fn oracle_hears(&mut self, id: MemberId, command: &Command) {
         let asked = match command {
             Command::Change(Change::Rule { rule, .. } | Change::Reduce { rule, .. }) => usize::from(rule.w),
+            // From now on the primary may leave out all but itself.
+            Command::Change(Change::Mode { .. } | Change::Fallback { .. }) => 1,
             Command::Force { uuid, members, .. } => {
                 let claim = self.claim_of(id, members);
+                self.ask_the_cost(id, members, *uuid);
                 return self.oracle.force_asked(*uuid, claim);
             }
             _ => return,
@@ -293,8 +296,11 @@ impl World {
                 verdict = verdict.and(Err(Violation { checker: "fork", text }));
             }
         }
-        self.oracle.branches.of(lineage.uuid).served = true;
+        let first = !std::mem::replace(&mut self.oracle.branches.of(lineage.uuid).served, true);
         self.check(verdict);
+        if first {
+            self.judge_the_cost(lineage.uuid);
+        }
     }
 
     /// Whoever has met a newer lineage neither promises nor acknowledges, nor speaks as a holder, in its own.
@@ -314,6 +320,19 @@ impl World {
         let what = format!("says {}", message.body.name());
         let verdict = self.oracle.branches.may_serve((id, life), message.lineage.uuid, &what);
         self.check(verdict);
+    }
+
+    /// A fallback leaves members out: for as long as was asked for no data quorum was there.
+    pub fn was_patient(&mut self, id: MemberId) {
+        let config = self.nodes.get(&id).and_then(|n| n.volume.as_ref()).and_then(|v| v.primary()).map(|p| p.config());
+        let Some(after_us) = config.and_then(|c| c.volume.fallback_after_us) else { return };
+        let served = self.oracle.served_at.get(&id).copied().unwrap_or(0);
+        // Its clock may be fast by as much.
+        if self.layout.durability == Durability::Write && self.now < served + after_us - after_us / 50 {
+            let text =
+                format!("{id} falls back {} µs after it was asked for a write that completed", self.now - served);
+            self.check(Err(Violation { checker: "patience", text }));
+        }
     }
 
     /// A write has completed: as many disks hold it as somebody asked for. In class `flush` one may be enough.

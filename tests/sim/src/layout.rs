@@ -2,7 +2,7 @@
 
 use farshore_core::ids::{BLOCK_BYTES, Epoch, Incarnation, MemberId};
 use farshore_core::register::{
-    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
+    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, Mode, OnQuorumLoss, SyncMember,
     Terms, Vote,
 };
 
@@ -17,6 +17,8 @@ pub struct Layout {
     pub members: &'static [(&'static str, MemberKind, u8)],
     pub rule: DataRule,
     pub durability: Durability,
+    pub mode: Mode,
+    pub fallback_after_us: Option<u64>,
     /// How often a seed draws it, against the others.
     pub weight: u64,
 }
@@ -39,7 +41,12 @@ const OBSERVED_3: &[(&str, MemberKind, u8)] =
     &[("a", Data, 1), ("b", Data, 1), ("c", Data, 1), ("o", Observer, 0), ("p", Data, 0)];
 const OBSERVED_PAIR: &[(&str, MemberKind, u8)] =
     &[("a", Data, 1), ("b", Data, 1), ("w", Witness, 1), ("o", Observer, 0)];
+/// Three copies of one site, and two that are shipped what changed: by the mode, and since it is an observer.
+const SCHEDULED_2: &[(&str, MemberKind, u8)] =
+    &[("a", Data, 1), ("a", Data, 1), ("a", Data, 1), ("b", Data, 0), ("o", Observer, 0)];
 const TWO_IN_ONE_SITE: &[(&str, MemberKind, u8)] = &[("a", Data, 1), ("a", Data, 1), ("b", Data, 1), ("c", Data, 1)];
+const NEIGHBOURS_WITNESS: &[(&str, MemberKind, u8)] =
+    &[("a", Data, 1), ("a", Data, 1), ("b", Data, 1), ("w", Witness, 1)];
 
 const fn layout(
     name: &'static str,
@@ -48,7 +55,17 @@ const fn layout(
     durability: Durability,
     weight: u64,
 ) -> Layout {
-    Layout { name, members, rule: DataRule { w, min_remote, local }, durability, weight }
+    let rule = DataRule { w, min_remote, local };
+    Layout { name, members, rule, durability, mode: Mode::Sync, fallback_after_us: None, weight }
+}
+
+pub const ADAPTIVE: Mode = Mode::Adaptive { max_commit_latency_us: 50_000, max_lag_bytes: 256 << 10 };
+const SCHEDULED: Mode = Mode::Async { rpo_us: 400_000 };
+const FALLBACK_US: u64 = 800_000;
+
+/// In which the mode or a fallback changes the sync set, and an operator the mode.
+const fn distant(mode: Mode, fallback_after_us: Option<u64>, layout: Layout) -> Layout {
+    Layout { mode, fallback_after_us, ..layout }
 }
 
 pub const LAYOUTS: &[Layout] = &[
@@ -66,11 +83,16 @@ pub const LAYOUTS: &[Layout] = &[
     layout("flush-3", THREE, (2, 1, false), Flush, 2),
     layout("flush-nearest-3", THREE, (2, 1, true), Flush, 1),
     layout("flush-pair-witness", PAIR_WITNESS, (2, 1, false), Flush, 1),
+    distant(ADAPTIVE, None, layout("adaptive-3", THREE, (2, 1, false), Write, 2)),
+    distant(ADAPTIVE, None, layout("adaptive-pair-witness", PAIR_WITNESS, (2, 1, false), Write, 2)),
+    distant(Mode::Sync, Some(FALLBACK_US), layout("fallback-pair-witness", PAIR_WITNESS, (2, 1, false), Write, 2)),
+    distant(SCHEDULED, None, layout("scheduled", SCHEDULED_2, (2, 0, false), Write, 2)),
 ];
 
 /// Only told of in stories.
 const STORIED: &[Layout] = &[
     layout("flush-two-in-one-site", TWO_IN_ONE_SITE, (2, 1, false), Flush, 0),
+    layout("flush-neighbours-witness", NEIGHBOURS_WITNESS, (2, 1, false), Flush, 0),
     layout("heavy-pair-witness", HEAVY_PAIR_WITNESS, (2, 1, false), Write, 0),
     layout("local-pair-witness", PAIR_WITNESS, (1, 0, true), Write, 0),
 ];
@@ -96,6 +118,17 @@ impl Layout {
     /// Does this member begin as one that is fed and counts for nothing?
     pub fn is_fed_only(&self, id: MemberId) -> bool {
         self.members.get(usize::from(id.0)).is_some_and(|(_, kind, votes)| *kind != Witness && *votes == 0)
+    }
+
+    /// Does the sync set change by itself, or who has a vote by the mode?
+    pub fn is_distant(&self) -> bool {
+        self.mode != Mode::Sync || self.fallback_after_us.is_some()
+    }
+
+    /// On how many disks a completed write is, at least: a primary that leaves others out by itself may be left alone.
+    pub fn copies(&self) -> usize {
+        let alone = matches!(self.mode, Mode::Adaptive { .. }) || self.fallback_after_us.is_some();
+        if alone { 1 } else { self.rule.w.into() }
     }
 
     pub fn feeds_observers(&self) -> bool {
@@ -140,6 +173,8 @@ impl Layout {
                 policy: self.name.to_string(),
                 rule: self.rule,
                 labels: Default::default(),
+                mode: self.mode,
+                fallback_after_us: self.fallback_after_us,
             },
             members,
             current,

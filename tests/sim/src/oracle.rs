@@ -8,11 +8,11 @@
 //! | order | one record per seq is ever applied, one per (epoch, seq) journalled (I4, I11, I33) |
 //! | image | every image is the fold of the applied order up to its seq (P3) |
 //! | once | each request completes exactly once, unless its node dies (I36) |
-//!
+//! | patience | a fallback comes no sooner after a write that completed than was asked for |
 //! | copies | what completes is on as many disks as the least that anybody asked for |
 //!
-//! More of them are in words (what members say), sessions (whose the device is), branches (forced promotions) and
-//! snapshots.
+//! More of them are in words (what members say), sessions (whose the device is), branches (forced promotions),
+//! statement (what they are said to cost) and snapshots.
 //!
 //! A checker is believed only once it has caught something: `tests/sabotage` shows what they catch.
 
@@ -79,6 +79,7 @@ struct Operation {
     lineage: Lineage,
     /// Of the record that carries it, once one was journalled.
     seq: Seq,
+    bytes: u64,
     invoked: u64,
     /// When it succeeded, if it did. A failed or lost request may have taken effect or not.
     done: Option<u64>,
@@ -106,6 +107,8 @@ pub struct Oracle {
     pub flush_class: bool,
     pub acked_writes: u64,
     pub reads: u64,
+    /// When the newest write was asked for that each node has completed.
+    pub served_at: BTreeMap<MemberId, u64>,
 }
 
 impl Oracle {
@@ -122,6 +125,7 @@ impl Oracle {
             flush_class,
             acked_writes: 0,
             reads: 0,
+            served_at: BTreeMap::new(),
         }
     }
 
@@ -141,6 +145,7 @@ impl Oracle {
             session,
             lineage,
             seq: Seq::ZERO,
+            bytes: 0,
             invoked: now,
             done: None,
             completed: false,
@@ -191,6 +196,16 @@ impl Oracle {
         Ok(())
     }
 
+    /// A write has completed: when it was asked for, its node had a data quorum, or has had one since.
+    pub fn note_service(&mut self, id: u64) {
+        if let Some((_, invoked)) = self.mutation(id)
+            && let Some(operation) = self.operations.get(&id)
+        {
+            let last = self.served_at.entry(operation.node).or_default();
+            *last = invoked.max(*last);
+        }
+    }
+
     /// A write that completed, the seq of its record and when it was asked for.
     pub fn mutation(&self, id: u64) -> Option<(Seq, u64)> {
         let operation = self.operations.get(&id).filter(|o| o.asked == Asked::Mutate && o.done.is_some())?;
@@ -216,7 +231,7 @@ impl Oracle {
             (hash, news)
         });
         if let Some(operation) = news.and_then(|stamp| self.operations.get_mut(&stamp)) {
-            operation.seq = record.seq;
+            (operation.seq, operation.bytes) = (record.seq, record.payload.len() as u64);
         }
         if known != hash {
             return wrong("order", format!("{node} journals other bytes for {}@{}", record.seq, record.epoch));
@@ -267,6 +282,27 @@ impl Oracle {
         let flushes = |o: &Operation| o.asked == Asked::Flush && o.epoch == write.epoch && o.invoked > done;
         let mut flushed = self.operations.values().filter(|o| flushes(o)).filter_map(|o| o.done);
         if self.flush_class { flushed.any(|at| at <= by) } else { done <= by }
+    }
+
+    /// What had been acknowledged in `from` by then and is not in `to`: since when each was owed, and its bytes.
+    pub fn given_up(&self, from: Lineage, to: Lineage, by: u64) -> Vec<(u64, u64)> {
+        let (Some(old), Some(new)) = (self.branches.get(from), self.branches.get(to)) else { return Vec::new() };
+        let flushes: Vec<&Operation> = self.operations.values().filter(|o| o.asked == Asked::Flush).collect();
+        let owed_at = |write: &Operation| {
+            let done = write.done?;
+            let after = flushes.iter().filter(|o| o.epoch == write.epoch && o.invoked > done);
+            if self.flush_class { after.filter_map(|o| o.done).min() } else { Some(done) }
+        };
+        let there = |id: &u64, o: &Operation| {
+            let until = if o.lineage == from { Some(by) } else { self.branches.counts_until(from, o.lineage) };
+            until.filter(|_| o.lineage == from || old.kept.contains_key(id))
+        };
+        let mutations = self.operations.iter().filter(|(id, o)| o.asked == Asked::Mutate && !new.kept.contains_key(id));
+        let owed = mutations.filter_map(|(id, o)| {
+            let (owed, until) = (owed_at(o)?, there(id, o)?);
+            (owed <= until.min(by)).then_some((owed, o.bytes))
+        });
+        owed.collect()
     }
 
     /// A lineage begins that was not there before. What those named had must be in it; `proven` are those of them whose

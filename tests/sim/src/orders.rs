@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use farshore_core::api::{Change, Command, Promotion};
 use farshore_core::durable::Durable;
 use farshore_core::ids::{BLOCK_BYTES, Incarnation, MemberId, SessionId};
-use farshore_core::register::{Configuration, DataRule, Member, MemberKind, SyncMember};
+use farshore_core::register::{Configuration, DataRule, Durability, Member, MemberKind, Mode, SyncMember};
 
-use crate::layout::VOLUME_BLOCKS;
+use crate::layout::{ADAPTIVE, VOLUME_BLOCKS};
 use crate::schedule::{Happening, Order};
 use crate::world::{Node, World};
 
@@ -48,6 +48,9 @@ impl World {
             self.drama();
         }
         self.promote_observer();
+        self.fence_somebody();
+        self.change_class();
+        self.change_mode();
         let open: Vec<MemberId> = self.holders();
         let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
         let any = self.dice.pick(&ids);
@@ -124,6 +127,66 @@ impl World {
             Some(_) if self.layout.is_fed_only(member) => self.command(id, Command::Change(Change::Remove { member })),
             Some(_) => None,
         };
+    }
+
+    /// The class, where the device has a cache anyway: it is held to no more than that. And what becomes of it without a
+    /// quorum.
+    fn change_class(&mut self) {
+        if !self.side.chance(60) {
+            return;
+        }
+        let primaries = self.primaries();
+        let Some((id, config)) = self.side.pick(&primaries).and_then(|id| Some((id, self.config_of(id)?))) else {
+            return;
+        };
+        let change = match (self.layout.durability, config.volume.durability) {
+            (Durability::Flush, Durability::Flush) => Change::Durability { durability: Durability::Write },
+            (Durability::Flush, Durability::Write) => Change::Durability { durability: Durability::Flush },
+            (Durability::Write, _) => Change::QuorumLoss { on_quorum_loss: config.volume.on_quorum_loss },
+        };
+        self.command(id, Command::Change(change));
+    }
+
+    /// Who is to be waited for, and for how long.
+    fn change_mode(&mut self) {
+        if !self.layout.is_distant() || !self.side.chance(100) {
+            return;
+        }
+        let primaries = self.primaries();
+        let Some((id, config)) = self.side.pick(&primaries).and_then(|id| Some((id, self.config_of(id)?))) else {
+            return;
+        };
+        let fallback = Change::Fallback { after_us: self.side.pick(&[None, Some(100_000), Some(800_000)]).flatten() };
+        let modes =
+            [self.layout.mode, Mode::Sync, Mode::Async { rpo_us: 0 }, Mode::Async { rpo_us: 200_000 }, ADAPTIVE];
+        let mode = self.side.pick(&modes).filter(|_| self.side.chance(600));
+        let change = match mode {
+            Some(mode) => Change::Mode { mode, rule: self.rule_under(mode, &config), votes: Vec::new() },
+            None => fallback,
+        };
+        self.command(id, Command::Change(change));
+    }
+
+    /// The layout's rule, as far as those can meet it that the mode wants in the sync set.
+    fn rule_under(&self, mode: Mode, config: &Configuration) -> DataRule {
+        let asked: Vec<&Member> = config.asked_for(mode).collect();
+        let home = &config.current.primary_site;
+        let remote: BTreeSet<&str> = asked.iter().map(|m| m.site.as_str()).filter(|s| s != home).collect();
+        let rule = self.layout.rule;
+        let (w, min_remote) = (rule.w.min(asked.len() as u8), rule.min_remote.min(remote.len() as u8));
+        DataRule { w, min_remote, local: rule.local }
+    }
+
+    /// A volume is taken from a node, by one that may not have heard where the volume is now.
+    fn fence_somebody(&mut self) {
+        if !self.side.chance(60) {
+            return;
+        }
+        let ids: Vec<MemberId> = self.nodes.keys().copied().collect();
+        if let (Some(id), Some(member)) = (self.side.pick(&ids), self.side.pick(&ids)) {
+            let writer = self.side.u128();
+            self.command(id, Command::Promote { writer, why: Promotion::Fence { member } });
+        }
     }
 
     /// What an operator asks for by mistake, and a device that grows.
@@ -326,7 +389,8 @@ impl World {
                 let incarnation = node.disk.durable_blob().incarnation;
                 let voted = config.current.has_vote(member, incarnation);
                 // While the value is joint it may still be taken back.
-                if config.member(member).is_none() || (voted && config.earlier.is_empty()) {
+                let votes = config.member(member).is_some_and(|m| !config.follows_behind(m));
+                if !votes || (voted && config.earlier.is_empty()) {
                     node.wiped = false;
                 } else if !voted {
                     self.command(id, Command::Change(Change::Readmit { member, incarnation }));
@@ -338,6 +402,12 @@ impl World {
     fn config_of(&self, id: MemberId) -> Option<Configuration> {
         let volume = self.nodes.get(&id)?.volume.as_ref()?;
         volume.primary().map(|p| p.config().clone())
+    }
+
+    /// The session that the register names, if it is one of a node that is gone.
+    pub fn named_at_buried(&self, holder: MemberId) -> Option<SessionId> {
+        let named = self.config_of(holder)?.attached?;
+        self.buried.contains(&named.member).then_some(named.session)
     }
 
     fn change(&mut self, id: MemberId) {

@@ -266,6 +266,10 @@ fn open_somewhere(world: &mut World, deadline: u64) -> Option<(MemberId, Session
         if !await_ok(world, id, |world| Command::Promote { writer: world.dice.u128(), why: Promotion::Takeover }) {
             continue;
         }
+        // Where the node that is named is gone for good, an operator takes the volume from it.
+        if let Some(session) = world.named_at_buried(id) {
+            await_ok(world, id, |_| Command::Detach { session });
+        }
         await_ok(world, id, |world| Command::Attach {
             writer: world.dice.u128(),
             session: SessionId(world.dice.u128()),

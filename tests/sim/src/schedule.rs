@@ -2,14 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use farshore_core::api::{Event, RequestId};
-use farshore_core::history::History;
-use farshore_core::ids::{LineageId, MemberId, Seq, SessionId};
+use farshore_core::ids::{MemberId, Seq, SessionId};
 use farshore_core::message::Message;
 
-use crate::disk::Staged;
+use crate::shipments::Shipment;
 
 /// A message on its way. Most travel as they are, since encoding each costs a third of a run's time.
 #[derive(Debug, Clone)]
@@ -58,11 +58,11 @@ pub enum Happening {
         at: u64,
     },
     Shipment {
-        from: (MemberId, u32),
-        to: MemberId,
-        staged: Box<Staged>,
-        lineage: LineageId,
-        history: History,
+        shipment: Box<Shipment>,
+        /// The piece of it that arrives.
+        blocks: Range<usize>,
+        /// It has come before.
+        copy: bool,
     },
     Installed {
         node: MemberId,

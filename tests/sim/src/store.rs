@@ -1,13 +1,12 @@
-//! The stores: applying, checkpoints, reads, images on their way from one to another.
+//! The stores: applying, checkpoints, reads. Images on their way from one to another are in shipments.
 
 use bytes::BytesMut;
 use farshore_core::api::{Event, RequestId};
-use farshore_core::history::History;
-use farshore_core::ids::{BLOCK_BYTES, LineageId, MemberId, Seq};
+use farshore_core::ids::{BLOCK_BYTES, MemberId, Seq};
 use farshore_core::overlay::{Content, Hit};
 use farshore_core::record::Kind;
 
-use crate::disk::{Staged, stamp_in};
+use crate::disk::stamp_in;
 use crate::schedule::Happening;
 use crate::world::World;
 
@@ -102,38 +101,5 @@ impl World {
             }
         };
         self.feed(id, Event::ReadDone { id: request, result });
-    }
-    pub fn ship(&mut self, from: (MemberId, u32), to: MemberId, since: Seq, of: (LineageId, History)) {
-        let (lineage, history) = of;
-        let delay = 1000 + self.dice.range(0, self.knobs.ship_us);
-        let Some(node) = self.nodes.get(&from.0) else { return };
-        let staged = Box::new(Staged { since, image: node.disk.now.clone() });
-        self.say(|| format!("{} ships its image at {} since {since} to {to}", from.0, staged.image.base.seq));
-        self.after(delay, Happening::Shipment { from, to, staged, lineage, history });
-    }
-
-    pub fn arrive(&mut self, from: (MemberId, u32), to: MemberId, staged: Staged, of: (LineageId, History)) {
-        let (lineage, mut history) = of;
-        if self.life(from.0) == Some(from.1) && !self.network.is_cut(from.0, to) {
-            let base = staged.image.base;
-            history.truncate(base.seq);
-            if self.nodes.get_mut(&to).is_some_and(|n| n.disk.stage(staged)) {
-                self.feed(to, Event::Staged { lineage, base, history });
-            }
-        }
-        self.shipped(from, to);
-    }
-
-    pub fn shipped(&mut self, (from, life): (MemberId, u32), to: MemberId) {
-        let delay = self.dice.range(1_000, 200_000);
-        self.after(delay, Happening::Feed { node: from, life, event: Box::new(Event::Shipped { to }) });
-    }
-
-    pub fn installed(&mut self, id: MemberId, seq: Seq) {
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        let visible = node.disk.install(seq);
-        let verdict = self.oracle.image(id, node.lineage.uuid, &node.disk.now);
-        self.check(verdict);
-        self.feed(id, if visible { Event::ImageVisible } else { Event::ImageLost });
     }
 }

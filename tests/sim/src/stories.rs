@@ -8,7 +8,7 @@ use crate::knobs::Knobs;
 use crate::layout::{self, Layout};
 use crate::network::Weather;
 use crate::pairs::Pair;
-use crate::plots::{changes, cuts, disks, epochs, forces, reads};
+use crate::plots::{changes, cuts, disks, distances, epochs, forces, reads};
 use crate::run::{Outcome, finish, finish_both};
 use crate::world::World;
 
@@ -49,7 +49,9 @@ pub const STORIES: &[Story] = &[
     story("slow-store", &["majority-3"], reads::slow_store),
     story("handover", &["majority-3", "two-in-one-site"], reads::handover),
     story("farewell", &["majority-3", "two-in-one-site"], reads::farewell),
+    story("late-fence", &["majority-3", "two-in-one-site"], reads::late_fence),
     story("neighbour", &["flush-two-in-one-site"], reads::neighbour),
+    story("class", &["flush-neighbours-witness"], reads::class),
     story("shrink", &["pair-witness", "majority-3"], changes::shrink),
     story("stuck", &["majority-3", "pair-witness"], changes::stuck),
     story("grow", &["pair-witness"], changes::grow),
@@ -64,6 +66,14 @@ pub const STORIES: &[Story] = &[
     story("witness", &["pair-witness"], changes::witness),
     story("heavy-joiner", &["majority-3"], changes::heavy_joiner),
     story("move", &["local-pair-witness"], changes::moved),
+    story("left-alone", &["adaptive-pair-witness", "fallback-pair-witness"], distances::left_alone),
+    story("left-behind", &["adaptive-3"], distances::left_behind),
+    story("cost", &["observed-3", "scheduled", "majority-3", "adaptive-3"], distances::cost),
+    story("late-words", &["majority-3"], distances::late_words),
+    story("bystander", &["observed-pair"], distances::bystander),
+    story("fallback", &["fallback-pair-witness"], distances::left_alone),
+    story("cut-shipments", &["majority-3", "scheduled"], distances::cut_shipments),
+    story("mode-unheard", &["majority-3"], distances::mode_unheard),
     story("amnesia", &["majority-3"], disks::amnesia),
     story("resync", &["majority-3"], disks::resync),
     story("late-shipment", &["majority-3"], disks::late_shipment),

@@ -22,6 +22,8 @@ use crate::network::{Network, Weather};
 use crate::oracle::{Oracle, Violation};
 use crate::rules;
 use crate::schedule::{Happening, Letter, Schedule};
+use crate::shipments::Shipment;
+use crate::statement::Statements;
 
 pub const VOLUME: VolumeId = VolumeId(0x5eed);
 /// More happenings than this in one microsecond: somebody answers himself for ever.
@@ -91,8 +93,11 @@ pub struct World {
     pub knobs: Knobs,
     pub layout: &'static Layout,
     pub nodes: BTreeMap<MemberId, Node>,
+    /// The last that was shipped from one to another and has not arrived.
+    pub outgoing: BTreeMap<(MemberId, MemberId), Shipment>,
     pub network: Network,
     pub oracle: Oracle,
+    pub statements: Statements,
     pub tally: Tally,
     pub violation: Option<Violation>,
     pub verbose: bool,
@@ -145,8 +150,10 @@ impl World {
             knobs,
             layout,
             nodes: BTreeMap::new(),
+            outgoing: BTreeMap::new(),
             network,
-            oracle: Oracle::new(layout.durability == Durability::Flush, LINEAGE.uuid, layout.rule.w.into()),
+            oracle: Oracle::new(layout.durability == Durability::Flush, LINEAGE.uuid, layout.copies()),
+            statements: Statements::default(),
             tally: Tally::default(),
             violation: None,
             verbose,
@@ -273,7 +280,7 @@ impl World {
     fn happen(&mut self, what: Happening) {
         let (id, life) = match &what {
             Happening::Deliver { to, .. } => (*to, None),
-            Happening::Shipment { to, .. } => (*to, None),
+            Happening::Shipment { shipment, .. } => (shipment.to, None),
             Happening::Applied { node, life, .. }
             | Happening::Checkpoint { node, life }
             | Happening::StoreRead { node, life, .. }
@@ -295,8 +302,8 @@ impl World {
         };
         let Some(node) = self.nodes.get(&id) else { return };
         if node.volume.is_none() || life.is_some_and(|l| l != node.life) {
-            if let Happening::Shipment { from, to, .. } = what {
-                self.shipped(from, to);
+            if let Happening::Shipment { shipment, copy: false, .. } = what {
+                self.shipped(shipment.from, shipment.to);
             }
             return;
         }
@@ -326,9 +333,7 @@ impl World {
                 node.timer_at = None;
                 self.feed(id, Event::Timer);
             }
-            Happening::Shipment { from, staged, lineage, history, .. } => {
-                self.arrive(from, id, *staged, (lineage, history));
-            }
+            Happening::Shipment { shipment, blocks, copy } => self.arrive(shipment, blocks, copy),
             Happening::Installed { seq, .. } => self.installed(id, seq),
             Happening::Client { session, .. } => self.client(id, session),
             Happening::Neighbour { life, .. } => self.neighbour_writes(id, life),
@@ -379,6 +384,9 @@ impl World {
         let before = volume.role_epoch();
         let mut fx = Effects::new();
         act(volume, now, &mut fx);
+        if let Some(primary) = volume.primary() {
+            self.statements.acked(volume.replica().d.lineage.uuid, primary.acked);
+        }
         let epoch = if before > Epoch::ZERO { before } else { volume.role_epoch() };
         self.carry_out(id, epoch, fx);
         self.set_timer(id);

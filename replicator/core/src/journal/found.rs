@@ -122,7 +122,7 @@ mod tests {
     use super::*;
     use crate::ids::{Incarnation, LineageId, MemberId};
     use crate::register::{
-        ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, OnQuorumLoss, Terms,
+        ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, Mode, OnQuorumLoss, Terms,
     };
 
     const ME: MemberId = MemberId(1);
@@ -141,6 +141,8 @@ mod tests {
                 policy: "majority".into(),
                 rule,
                 labels: Default::default(),
+                mode: Mode::Sync,
+                fallback_after_us: None,
             },
             members,
             current: Terms { votes: Vec::new(), sync: Vec::new(), rule, primary_site: "east".into() },

@@ -65,6 +65,8 @@ impl Primary {
         match change::propose(&self.config, &self.under(), &Change::Attached { attached }) {
             Ok(next) => {
                 self.device = Some(Device { session, open: false });
+                // No change is on its way: the class is the register's again.
+                self.strict = false;
                 self.on_device.push(command);
                 self.write_register(next, Vec::new(), replica, now, fx);
             }

@@ -115,6 +115,9 @@ impl Primary {
         }
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.elected(incarnation, durable, applied, now);
+            if peer.feed == Feed::Live {
+                self.rest(from, now);
+            }
         }
     }
 
@@ -203,6 +206,7 @@ impl Primary {
         }
         if now >= self.heartbeat_at {
             self.heartbeat(replica, now, fx);
+            self.look_at_distance(replica, now, fx);
             self.maintain(replica, now, fx);
         }
     }

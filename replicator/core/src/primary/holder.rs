@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::distance::Distance;
 use super::marks::Marks;
 use crate::api::{Answer, CommandId, Effect, Effects, Event, Refusal, RequestId};
 use crate::candidate::Won;
@@ -47,6 +48,10 @@ pub struct Primary {
     /// The seq of our EpochStart.
     pub(super) start: Seq,
     pub acked: Seq,
+    /// What may have completed in this epoch, by whichever class.
+    pub(super) completed: Seq,
+    /// The register still says `flush`, and is to say `write`: nothing completes by the lesser class any more.
+    pub(super) strict: bool,
     /// What members knew to be acked when they promised. It is in every log that follows ours, and may be applied before
     /// our own first record is acked; else a journal full of it could not take that record.
     pub(super) acked_before: Seq,
@@ -67,6 +72,7 @@ pub struct Primary {
     pub(super) on_device: Vec<CommandId>,
     pub(super) pipeline: Pipeline,
     pub(super) marks: Marks,
+    pub(super) distance: Distance,
     pub(super) fresh: Vec<Record>,
     pub(super) heartbeat_at: Tick,
     pub(super) opened: bool,
@@ -101,6 +107,8 @@ impl Primary {
             epoch,
             start: seq,
             acked: Seq::ZERO,
+            completed: Seq::ZERO,
+            strict: false,
             acked_before,
             peers: BTreeMap::new(),
             in_force: Vec::new(),
@@ -120,6 +128,7 @@ impl Primary {
             on_device: command.into_iter().filter(|_| attach.is_some()).collect(),
             pipeline: Pipeline::starting_at(seq),
             marks: Marks::default(),
+            distance: Distance::default(),
             fresh: Vec::new(),
             heartbeat_at: now,
             opened: false,
@@ -176,7 +185,8 @@ impl Primary {
     pub(super) fn position(&self, terms: &Terms) -> Seq {
         let witness = broken(Sabotage::WitnessCounted).then(|| self.position_with_a_witness()).flatten();
         let durable = |m: &SyncMember| self.counted(m.member, m.incarnation).map(|p| p.durable);
-        terms.quorum_value(|m| durable(m).max(witness)).unwrap_or(Seq::ZERO)
+        let behind = broken(Sabotage::ObserverCounted).then(|| self.position_behind()).flatten();
+        terms.quorum_value(|m| durable(m).max(witness).max(behind)).unwrap_or(Seq::ZERO)
     }
 
     /// Where a copy would stand that a witness stood in for: the suite's mistake, made nowhere else.
@@ -184,6 +194,12 @@ impl Primary {
         let hears = |m: &Member| self.peers.get(&m.id).is_some_and(|p| p.incarnation.is_some());
         let mut witnesses = self.config.members.iter().filter(|m| m.kind == MemberKind::Witness);
         witnesses.any(hears).then(|| self.local_durable())
+    }
+
+    /// Where those stand that follow behind: another of its mistakes.
+    fn position_behind(&self) -> Option<Seq> {
+        let behind = self.config.members.iter().filter(|m| self.config.follows_behind(m));
+        behind.filter_map(|m| self.peers.get(&m.id).filter(|p| p.incarnation.is_some())).map(|p| p.durable).max()
     }
 
     /// Until when reads may be served: acks younger than the lease form a data quorum under all terms in force.
@@ -203,15 +219,25 @@ impl Primary {
             .flatten()
     }
 
+    /// What may have completed in this epoch, by whichever class.
+    pub fn completed(&self) -> Seq {
+        self.completed.max(self.acked)
+    }
+
     pub(super) fn reached(&self, now: Tick) -> Reached {
         let lease_valid = self.lease_until().is_some_and(|until| now < until) || broken(Sabotage::LeaseOutlived);
-        let completed = match self.config.volume.durability {
+        let completed = match self.class() {
             Durability::Write if broken(Sabotage::CompletedByOne) => self.local_durable().max(self.acked),
             Durability::Write => self.acked,
             Durability::Flush if lease_valid => self.local_durable().max(self.acked),
             Durability::Flush => self.acked,
         };
         Reached { acked: self.acked, completed, lease_valid }
+    }
+
+    /// By which class requests complete now.
+    pub(super) fn class(&self) -> Durability {
+        if self.strict { Durability::Write } else { self.config.volume.durability }
     }
 
     pub(super) fn local_durable(&self) -> Seq {
@@ -235,13 +261,15 @@ impl Primary {
         if ours && position > self.acked {
             self.acked = position;
         }
-        replica.lead(self.epoch, self.acked.max(self.acked_before), now, fx);
+        let acked = self.acked.max(self.acked_before);
+        replica.lead(self.epoch, acked, self.followed_until(), now, fx);
         self.try_open(replica, now, fx);
         if self.opened {
             self.watch_hold(now, fx);
             let reached = self.reached(now);
+            self.completed = self.completed.max(reached.completed);
             self.pipeline.advance(reached, fx);
-            self.pipeline.bounds = Bounds::within(replica.journal_share, self.config.volume.durability);
+            self.pipeline.bounds = Bounds::within(replica.journal_share, self.class());
             self.start_marks(replica, now, fx);
             self.start_requests(replica, reached, now, fx);
             self.answer_marks(now, fx);
@@ -354,12 +382,16 @@ impl Primary {
             .sync
             .iter()
             .all(|m| self.counted(m.member, m.incarnation).is_some_and(|p| p.feed != Feed::Silent))
-            && self.config.current.sync.len()
-                >= self.config.members.iter().filter(|m| m.kind == MemberKind::Data).count()
+            && self.config.current.sync.len() >= self.config.asked_for(self.config.volume.mode).count()
     }
 
     pub fn is_open(&self) -> bool {
         self.opened
+    }
+
+    /// The newest value of the register is in effect.
+    pub fn is_settled(&self) -> bool {
+        self.settled && self.pending.is_none()
     }
 
     pub fn device_open(&self) -> bool {

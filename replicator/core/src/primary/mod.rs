@@ -5,12 +5,15 @@
 //!     └───────────── higher epoch seen, quorum lost too long, journal failed ──────────► fenced (follower)
 //!  open ──handover: everything acked and on the target──► released (follower)
 //! ```
-//! Not here: device requests (pipeline), what one member is sent (peers), register values (change).
+//! Not here: device requests (pipeline), what one member is sent (peers), register values (change). `distance` decides, by the mode, who leaves the sync
+//! set and comes back, and `watch` how far one member has been.
 
 mod commands;
+mod distance;
 mod feed;
 mod holder;
 mod marks;
 mod register;
+mod watch;
 
 pub use holder::{Next, Primary};

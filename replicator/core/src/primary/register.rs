@@ -9,7 +9,7 @@ use crate::change::{self, Pending, Stage};
 use crate::ids::{MemberId, Tick};
 use crate::limits::{COMMANDS_MAX, GROW_LAG_BYTES_MAX, GROW_LAG_RECORDS_MAX};
 use crate::peers::Feed;
-use crate::register::{ConfigVersion, Configuration, MemberKind, Terms};
+use crate::register::{ConfigVersion, Configuration, Durability, MemberKind, Terms};
 use crate::replica::Replica;
 use crate::sabotage::{Sabotage, broken};
 
@@ -21,11 +21,11 @@ impl Primary {
     pub(super) fn progress_change(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) {
         let Some(pending) = &self.pending else { return };
         let stored = self.stored_by(self.config.version);
-        let on_control_quorum = self
-            .config
-            .all_terms()
-            .take(if broken(Sabotage::NewVotersAlone) { 1 } else { usize::MAX })
-            .all(|t| t.control_quorum(|id, inc| stored.contains(&id) && self.counted(id, inc).is_some()));
+        let on_control_quorum =
+            self.config.all_terms().take(if broken(Sabotage::NewVotersAlone) { 1 } else { usize::MAX }).all(|t| {
+                let counts = |id, inc| stored.contains(&id) && self.counted(id, inc).is_some();
+                t.control_quorum(counts) || self.config.quorum_with_observers(t, |id| stored.contains(&id))
+            });
         let found_will_do = pending.before.is_none() && broken(Sabotage::FoundNotRewritten);
         if !on_control_quorum && !found_will_do {
             return;
@@ -40,7 +40,11 @@ impl Primary {
                     }
                     return;
                 }
-                self.in_force = vec![self.config.current.clone()];
+                let shrinks = pending.under.iter().any(|t| t.sync.len() > self.config.current.sync.len());
+                self.in_force = match broken(Sabotage::LeftStillCounts) && shrinks {
+                    true => pending.under.clone(),
+                    false => vec![self.config.current.clone()],
+                };
                 self.settled = true;
                 if self.config.earlier.is_empty() {
                     self.finish_change(fx);
@@ -114,7 +118,9 @@ impl Primary {
                 "try again shortly",
             ))
         } else {
-            let next = change::propose(&self.config, &self.under(), change);
+            let next = self
+                .check_completed(change)
+                .and_then(|()| change::propose(&self.config, &self.under(), &self.with_votes(change)?));
             match next.and_then(|next| self.check_heard(change, next)) {
                 Ok(next) => {
                     self.write_register(next, vec![command], replica, now, fx);
@@ -131,7 +137,7 @@ impl Primary {
     /// Terms that those who would remain, and are heard, can't meet would never take effect; and with their primary lost no
     /// epoch could be won under them any more, since the silent might have acknowledged something by themselves.
     fn check_heard(&self, change: &Change, next: Configuration) -> Result<Configuration, Refusal> {
-        let leaves_out = matches!(change, Change::Reduce { .. } | Change::Remove { .. });
+        let leaves_out = matches!(change, Change::Reduce { .. } | Change::Remove { .. } | Change::Mode { .. });
         if !leaves_out || next.current.data_quorum(|m| self.counted(m.member, m.incarnation).is_some()) {
             return Ok(next);
         }
@@ -139,6 +145,24 @@ impl Primary {
             "quorum-unheard",
             "those who would remain, and are heard, could not acknowledge a write by themselves",
             "wait until one more is in sync, or leave others out",
+        ))
+    }
+
+    /// Whoever finds class `write` in the register believes that all that completed was acknowledged. So from now on
+    /// nothing else completes, and the register says so once what did complete before is acknowledged.
+    fn check_completed(&mut self, change: &Change) -> Result<(), Refusal> {
+        let to_write = matches!(change, Change::Durability { durability: Durability::Write });
+        if !to_write || self.config.volume.durability == Durability::Write {
+            return Ok(());
+        }
+        self.strict = true;
+        if self.acked >= self.completed || broken(Sabotage::ClassBeforeAcked) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            "change-pending",
+            "what completed in class flush is not acknowledged yet",
+            "try again shortly; see `farshore status` for who is missing",
         ))
     }
 
@@ -190,7 +214,7 @@ impl Primary {
             let outside = !self.config.current.in_sync(m.id, incarnation);
             // What it said before it fell silent is no reason: once in, the lease would have to count on it.
             let heard = peer.echo.is_some_and(|echo| now.since(echo) < self.config.volume.lease_us);
-            (whole && heard && votes && outside).then_some((m.id, incarnation))
+            (whole && heard && votes && outside && self.is_near(m, now)).then_some((m.id, incarnation))
         });
         if let Some((member, incarnation)) = ready
             && let Some(next) = change::grow(&self.config, &self.under(), member, incarnation)

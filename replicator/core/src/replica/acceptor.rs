@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::api::{CommandId, Effect, Effects, JournalOp, Token};
+use crate::contact::Contact;
 use crate::durable::{Durable, LogBase};
 use crate::history::History;
 use crate::ids::{Epoch, LineageId, MemberId, Seq, Tick, VolumeId};
@@ -74,6 +75,8 @@ pub struct Replica {
     pub acked: Seq,
     /// What is acked of the log that we adopt as a candidate, by those who promised.
     pub(super) adopted_acked: Seq,
+    /// The newest version of the configuration that is known to be on the disk.
+    pub config_stored: ConfigVersion,
     /// Cuts that the journal does not know yet, oldest first: what is durable above them is not our log any more.
     pub(super) cuts: VecDeque<Seq>,
     pub floor: Seq,
@@ -84,8 +87,8 @@ pub struct Replica {
     pub(super) reorder_bytes: usize,
     pub(super) undurable_bytes: u64,
     pub(super) owed_until: Tick,
-    /// When a holder of the epoch was last heard, in this life of the daemon.
-    pub(super) holder_heard: Option<Tick>,
+    /// What holders have said, in this life of the daemon.
+    pub contact: Contact,
     pub(super) owed_to: Epoch,
     /// Another fork of the same generation was heard of: neither may win by itself.
     pub rival: Option<LineageId>,
@@ -132,6 +135,7 @@ impl Replica {
             applying: None,
             acked,
             adopted_acked: Seq::ZERO,
+            config_stored: d.config.version,
             cuts: VecDeque::new(),
             floor,
             journal_share: u64::MAX,
@@ -141,7 +145,7 @@ impl Replica {
             undurable_bytes: 0,
             // A restart has forgotten what was owed: owe a full lease.
             owed_until: if ever_led && !broken(Sabotage::OwedForgotten) { now.plus(lease_us) } else { now },
-            holder_heard: None,
+            contact: Contact::default(),
             owed_to: d.promised,
             rival: None,
             released: d.ended,
@@ -197,10 +201,6 @@ impl Replica {
 
     pub fn whole(&self) -> bool {
         self.d.installing.is_none() && self.d.holed.is_none()
-    }
-
-    pub fn holder_heard_us_ago(&self, now: Tick) -> Option<u64> {
-        self.holder_heard.map(|at| now.since(at))
     }
 
     pub fn lease_owed_us(&self, now: Tick) -> u64 {

@@ -131,6 +131,9 @@ impl Replica {
     pub(super) fn carry_out(&mut self, then: Vec<Then>, now: Tick, fx: &mut Effects) {
         let mut ack = false;
         for step in then {
+            if let Then::ConfigStored { version, .. } = step {
+                self.config_stored = self.config_stored.max(version);
+            }
             match step {
                 Then::Appended { upto, bytes } => {
                     self.durable = upto;

@@ -2,6 +2,7 @@
 
 use super::acceptor::{Replica, Then};
 use crate::api::{CommandId, Effect, Effects, JournalOp};
+use crate::contact::Contact;
 use crate::durable::{Installing, LogBase};
 use crate::history::History;
 use crate::ids::{Epoch, LineageId, MemberId, Seq, Tick};
@@ -87,6 +88,10 @@ impl Replica {
             self.d.lineage = lineage;
             self.d.superseded = None;
             self.rival = None;
+            // What was acknowledged in the lineage that is left need not be so in this one.
+            if !broken(Sabotage::OldLineageTold) {
+                self.contact = Contact::default();
+            }
             self.d.config = config;
             self.persist_meta();
             fx.push(Effect::Configured(Box::new(self.d.config.clone())));

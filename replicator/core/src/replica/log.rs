@@ -2,22 +2,18 @@
 
 use super::acceptor::Replica;
 use crate::api::{Effect, Effects, JournalOp};
+use crate::contact::Word;
 use crate::ids::{Epoch, MemberId, Seq, Tick};
 use crate::limits::{REORDER_BYTES_MAX, UNDURABLE_BYTES_MAX};
 use crate::mark::Mark;
 use crate::message::Body;
 use crate::record::{Kind, Record, RecordHash};
+use crate::register::Durability;
 use crate::sabotage::{Sabotage, broken};
 
 impl Replica {
-    pub fn on_append(
-        &mut self,
-        (epoch, acked, sent): (Epoch, Seq, Tick),
-        records: Vec<Record>,
-        from: MemberId,
-        now: Tick,
-        fx: &mut Effects,
-    ) {
+    pub fn on_append(&mut self, word: Word, records: Vec<Record>, from: MemberId, now: Tick, fx: &mut Effects) {
+        let Word { epoch, acked, sent, .. } = word;
         let followed = broken(Sabotage::AckAfterPromise) && self.following.as_ref().is_some_and(|f| f.epoch == epoch);
         if self.failed.is_some() || (!followed && self.refuse_lower(epoch, from, fx)) {
             return;
@@ -28,6 +24,8 @@ impl Replica {
         };
         f.leader_acked = f.leader_acked.max(acked);
         f.echo = f.echo.max(sent);
+        let early = self.d.config.volume.durability == Durability::Flush;
+        self.contact.hears(word, early, self.durable, now);
         if !broken(Sabotage::LeaseNotRenewed) {
             self.owe(epoch, now);
         }
@@ -104,7 +102,8 @@ impl Replica {
     }
 
     /// The holder's own replica learns what is acked without a message.
-    pub fn lead(&mut self, epoch: Epoch, acked: Seq, now: Tick, fx: &mut Effects) {
+    pub fn lead(&mut self, epoch: Epoch, acked: Seq, followed_until: Option<Tick>, now: Tick, fx: &mut Effects) {
+        self.contact.leads(acked, followed_until);
         if let Some(f) = self.following.as_mut().filter(|f| f.epoch == epoch) {
             f.leader_acked = f.leader_acked.max(acked);
             f.echo = f.echo.max(now);

@@ -12,7 +12,6 @@ impl Replica {
     /// Renews what is owed to the epoch's holder: every message accepted from it does.
     pub(super) fn owe(&mut self, epoch: Epoch, now: Tick) {
         self.owed_to = epoch;
-        self.holder_heard = Some(now);
         self.owed_until = self.owed_until.max(now.plus(self.d.config.volume.lease_us));
     }
 
@@ -129,6 +128,7 @@ impl Replica {
             fx.push(Effect::Edge { rule: "truncate-divergence", text });
             self.truncate(common);
         }
+        self.contact.follows(epoch, now);
         self.following = Some(Following { epoch, leader: from, synced: false, leader_acked: Seq::ZERO, echo: Tick(0) });
         self.once_durable(Then::Elected { epoch });
     }

@@ -16,7 +16,7 @@ use farshore_core::journal::superblock::Superblock;
 use farshore_core::mark::Mark;
 use farshore_core::message::{Body, Message};
 use farshore_core::record::{Kind, Record, RecordHash};
-use farshore_core::register::Configuration;
+use farshore_core::register::{Configuration, Mode};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -91,6 +91,18 @@ fn the_configuration_and_the_durable_blob() {
     let configs = [("full", full), ("bare", bare.clone())];
     let decode = |bytes| Configuration::decode(bytes).expect("golden");
     hold("v1/configuration.txt", &configs, |config| config.encode().to_vec(), decode);
+
+    let modes = [
+        ("async", Mode::Async { rpo_us: 60_000_000 }, None),
+        ("adaptive", Mode::Adaptive { max_commit_latency_us: 50_000, max_lag_bytes: 1 << 26 }, Some(30_000_000)),
+        ("fallback", Mode::Sync, Some(30_000_000)),
+    ];
+    let with = |(name, mode, fallback_after_us)| {
+        let mut config = samples::configuration();
+        (config.volume.mode, config.volume.fallback_after_us) = (mode, fallback_after_us);
+        (name, config)
+    };
+    hold("v2/configuration.txt", &modes.map(with), |config| config.encode().to_vec(), decode);
 
     let full = samples::durable();
     let blobs = [("first", Durable::first(full.me, full.incarnation, full.lineage, bare)), ("full", full)];

@@ -10,7 +10,7 @@ use farshore_core::mark::{Creation, GroupId, Mark, SnapshotId};
 use farshore_core::message::{Body, Message, Report};
 use farshore_core::record::{Kind, Origin, Record, RecordHash};
 use farshore_core::register::{
-    Attachment, ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss,
+    Attachment, ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, Mode, OnQuorumLoss,
     SyncMember, Terms, Vote,
 };
 
@@ -86,6 +86,8 @@ pub fn configuration() -> Configuration {
             policy: "majority".into(),
             rule,
             labels: [("pvc".to_string(), "default/pg".to_string())].into(),
+            mode: Mode::Sync,
+            fallback_after_us: None,
         },
         members: vec![
             place(1, "east", MemberKind::Data),

@@ -3,6 +3,7 @@
 pub mod changes;
 pub mod cuts;
 pub mod disks;
+pub mod distances;
 pub mod epochs;
 pub mod forces;
 pub mod reads;

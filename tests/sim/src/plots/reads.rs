@@ -1,7 +1,8 @@
 //! Who may read, and whose device it is: leases, attaching, handing over.
 
-use farshore_core::api::Command;
+use farshore_core::api::{Change, Command, Promotion};
 use farshore_core::ids::MemberId;
+use farshore_core::register::Durability;
 
 use crate::stage::PATIENCE_US;
 use crate::world::World;
@@ -88,6 +89,26 @@ pub fn handover(world: &mut World) {
     world.lapse(10_000, 600_000);
 }
 
+/// A node of the holder's site is to be fenced, and the word of it comes late, or to the wrong place: the volume has gone
+/// to another site.
+pub fn late_fence(world: &mut World) {
+    let holder = world.begin_work();
+    let to = world.other_than(&[holder]);
+    if world.dice.chance(700) {
+        world.serve_at(to, PATIENCE_US);
+        world.lapse(5_000, 60_000);
+    }
+    let asked = world.other_than(&[holder, to]);
+    let member = if world.dice.chance(500) { holder } else { world.other_than(&[]) };
+    let writer = world.dice.u128();
+    world.command(asked, Command::Promote { writer, why: Promotion::Fence { member } });
+    world.until(2_000_000, |world| world.holders().contains(&asked));
+    world.attach_at(asked);
+    world.lapse(20_000, 200_000);
+    world.serve_at(to, PATIENCE_US);
+    world.lapse(20_000, 100_000);
+}
+
 /// Class flush, two copies in the holder's site: what the neighbour alone made durable completes, and the neighbour goes.
 pub fn neighbour(world: &mut World) {
     let (holder, beside) = (MemberId(0), MemberId(1));
@@ -98,14 +119,21 @@ pub fn neighbour(world: &mut World) {
         world.network.cut(holder, far);
     }
     world.lapse(20_000, 200_000);
-    world.fall(holder);
-    world.slow_down(holder, 1);
-    world.mend_but(&[beside]);
-    world.boot(holder);
-    world.take_back(holder);
-    world.lapse(100_000, 700_000);
-    world.heal_links();
-    world.lapse(10_000, 100_000);
+    take_back_without(world, holder, beside);
+}
+
+/// As [`neighbour`], and class write is asked for when completions are ahead of what is acknowledged: a witness has heard
+/// of it, who has no records.
+pub fn class(world: &mut World) {
+    let (holder, beside, far) = (MemberId(0), MemberId(1), MemberId(2));
+    world.serve_at(holder, PATIENCE_US);
+    world.lapse(5_000, 50_000);
+    world.slow_down(holder, 2_000);
+    world.network.cut(holder, far);
+    world.lapse(20_000, 200_000);
+    world.command(holder, Command::Change(Change::Durability { durability: Durability::Write }));
+    world.lapse(5_000, 100_000);
+    take_back_without(world, holder, beside);
 }
 
 /// A switchover to where the store is far behind its log.
@@ -135,4 +163,16 @@ pub fn farewell(world: &mut World) {
     world.boot(holder);
     world.take_back(holder);
     world.lapse(100_000, 600_000);
+}
+
+/// The holder's daemon ends and takes its device back, while the one beside it is away.
+fn take_back_without(world: &mut World, holder: MemberId, beside: MemberId) {
+    world.fall(holder);
+    world.slow_down(holder, 1);
+    world.mend_but(&[beside]);
+    world.boot(holder);
+    world.take_back(holder);
+    world.lapse(100_000, 700_000);
+    world.heal_links();
+    world.lapse(10_000, 100_000);
 }

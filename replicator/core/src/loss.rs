@@ -1,0 +1,150 @@
+//! What the loss of a site would cost, and what is given up by going on from one: exact beside the primary under its lease,
+//! elsewhere an interval, at least so much and whatever was acknowledged since a moment.
+//!
+//! Derived from a status, and from those of other members that answer. Nothing decides by it but people.
+
+use crate::api::{MemberStatus, Status};
+use crate::ids::{MemberId, Seq};
+use crate::register::{MemberKind, Terms};
+use crate::sabotage::{Sabotage, broken};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Figure {
+    pub records: u64,
+    pub bytes: u64,
+    pub us: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteLoss {
+    pub site: String,
+    /// What would be gone with the site.
+    pub lost: Figure,
+    /// What would be given up by promoting the site, the members of the sync set that can be asked included where `exact`.
+    pub promoted: Figure,
+    /// Otherwise the figures are lower bounds; to what promoting it gives up, what was acknowledged during the last
+    /// `unknown_us` comes on top.
+    pub exact: bool,
+    /// `None`: nothing is known of it at all.
+    pub unknown_us: Option<u64>,
+    /// The others could go on without it, by themselves or by one verb.
+    pub can_continue: bool,
+}
+
+/// Members in these states don't help when a site is lost.
+const NOT_THERE: [&str; 3] = ["unreachable", "unknown", "not-readmitted"];
+
+pub fn site_losses(status: &Status) -> Vec<SiteLoss> {
+    let mut sites: Vec<&str> = status.config.members.iter().map(|m| m.site.as_str()).collect();
+    sites.sort_unstable();
+    sites.dedup();
+    let leads = status.role == "primary";
+    let exact = leads && (status.lease_left_us.is_some_and(|us| us > 0) || broken(Sabotage::ExactWithoutLease));
+    sites.into_iter().map(|site| site_loss(status, site, exact)).collect()
+}
+
+/// The member of these that has most of the log. A witness has none of it.
+fn best(status: &Status, of: impl Fn(MemberId) -> bool) -> Option<&MemberStatus> {
+    let copy = |id: MemberId| status.config.member(id).is_some_and(|m| m.kind != MemberKind::Witness);
+    status.members.iter().filter(|m| copy(m.id) && of(m.id)).max_by_key(|m| m.durable)
+}
+
+/// Up to here a member has the log for good, by its own word.
+fn held(status: &Status, member: &MemberStatus) -> Seq {
+    if broken(Sabotage::SentTakenForHeld) { status.appended } else { member.durable }
+}
+
+fn site_loss(status: &Status, site: &str, exact: bool) -> SiteLoss {
+    let config = &status.config;
+    let inside = |id: MemberId| config.site_of(id) == site;
+    let lives = |id: MemberId| {
+        let there = |m: &&MemberStatus| m.id == id && (!NOT_THERE.contains(&m.state) || !exact);
+        !inside(id) && status.members.iter().any(|m| there(&m))
+    };
+    let control = config.all_terms().all(|t| t.control_quorum(|id, _| lives(id)));
+    let recovers = config.all_terms().all(|t| t.recovery(|m| lives(m.member)));
+    let writes_on = config.current.sync.iter().any(|candidate| {
+        let moved = Terms { primary_site: candidate.site.clone(), ..config.current.clone() };
+        candidate.site != site && moved.data_quorum(|m| lives(m.member))
+    });
+    let (lost, promoted) = (loss(status, best(status, lives), recovers, exact), promotion(status, site, exact));
+    let all_known = exact && lost.is_some() && promoted.is_some();
+    SiteLoss {
+        site: site.to_string(),
+        lost: lost.unwrap_or_default(),
+        promoted: promoted.unwrap_or_default(),
+        exact: all_known,
+        unknown_us: if all_known { Some(0) } else { unknown(status, site) },
+        can_continue: control && recovers && writes_on,
+    }
+}
+
+/// What is gone when only these are left, `best` having most of it. `None`: that can't be told from here.
+fn loss(status: &Status, best: Option<&MemberStatus>, recovers: bool, exact: bool) -> Option<Figure> {
+    let held = best.map_or(Seq::ZERO, |m| held(status, m));
+    let kept = if recovers { held.max(status.acked) } else { held };
+    figure(status.completed.since(kept), best.filter(|_| exact))
+}
+
+fn figure(records: u64, lacks: Option<&MemberStatus>) -> Option<Figure> {
+    match lacks {
+        _ if records == 0 => Some(Figure::default()),
+        _ if broken(Sabotage::SilenceTakenForAll) && lacks.is_none_or(|m| !m.lag_known) => Some(Figure::default()),
+        Some(m) if m.lag_known => Some(Figure { records, bytes: m.lag_bytes, us: m.lag_us }),
+        _ => None,
+    }
+}
+
+fn promotion(status: &Status, site: &str, exact: bool) -> Option<Figure> {
+    let member = best(status, |id| status.config.site_of(id) == site);
+    match member {
+        // A site of witnesses is not promoted; a member of the sync set is given what it lacks by the others.
+        None => Some(Figure::default()),
+        Some(m) if exact && m.in_sync_set => Some(Figure::default()),
+        Some(m) if exact => figure(status.completed.since(held(status, m)), member),
+        Some(m) if m.id == status.me => Some(own_promotion(status)),
+        Some(_) => None,
+    }
+}
+
+/// At least. What is on its way to the disk here is kept by a force, as far as it gets there.
+fn own_promotion(status: &Status) -> Figure {
+    let kept = if broken(Sabotage::UnwrittenForgotten) { status.acked } else { status.appended };
+    let records = status.acked.since(kept);
+    // It was acknowledged by when it was told of.
+    Figure { records, bytes: 0, us: status.known_us_ago.filter(|_| records > 0).unwrap_or(0) }
+}
+
+/// For how long more than is stated may have been acknowledged that the site has not got.
+fn unknown(status: &Status, site: &str) -> Option<u64> {
+    let member = best(status, |id| status.config.site_of(id) == site)?;
+    if member.id == status.me || broken(Sabotage::OthersGuessed) {
+        return status.known_us_ago;
+    }
+    // What it has not confirmed it may lack: since the first of that was appended. Only its primary knows that.
+    let known = status.role == "primary" && member.lag_known && member.state != "not-readmitted";
+    status.known_us_ago.filter(|_| known).map(|us| us.max(member.lag_us))
+}
+
+/// What a member says of itself when it is asked: how far it knows the volume to be acknowledged and as of when, and
+/// where its own log ends. Of the lineage in question, and no witness.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Testimony {
+    pub site: String,
+    pub acked: Seq,
+    pub durable: Seq,
+    pub end: Seq,
+    /// The greatest number there is: not at all.
+    pub unknown: u64,
+}
+
+/// What all these (the asker among them) make of the cost of promoting a site: records, and for how long more may have
+/// been acknowledged, in whatever unit they speak. `None`: nobody of that site is among them.
+pub fn narrowed(site: &str, known: &[Testimony]) -> Option<(u64, u64)> {
+    let there = known.iter().filter(|t| t.site == site).max_by_key(|t| t.end)?;
+    let acked = known.iter().map(|t| t.acked).max().unwrap_or_default();
+    let unknown = known.iter().map(|t| t.unknown).min().unwrap_or(u64::MAX);
+    // What is on its way to the disk there may come to nothing: then its own word alone says until when it has all.
+    let settled = acked.min(there.end) <= there.durable;
+    Some((acked.since(there.end), if settled { unknown } else { there.unknown }))
+}

@@ -1,0 +1,93 @@
+//! What a loss would cost, as told by whole volumes: beside the primary, away from it, and after it.
+
+use crate::api::{Change, Command, Event, Io, Request, RequestId};
+use crate::ids::{MemberId, Seq, SessionId};
+use crate::loss::{Figure, SiteLoss, Testimony, narrowed, site_losses};
+use crate::record::Origin;
+use crate::register::{MemberKind, Mode};
+use crate::volume_tests::{ALONE, Cluster, DATA, LEASE_US, TWO_SITES};
+
+const HOME: MemberId = MemberId(0);
+const AWAY: MemberId = MemberId(1);
+const BLOCK: u64 = 4096;
+
+/// The second copy follows behind, on a schedule that is far off, and lacks eight writes of the last eight leases.
+fn behind_by_eight() -> Cluster {
+    let mut cluster = Cluster::of(&[DATA, DATA, MemberKind::Witness], TWO_SITES);
+    cluster.promote(HOME);
+    cluster.command(HOME, Command::Attach { writer: 7, session: SessionId(7) }).expect("it is attached");
+    cluster.pass(LEASE_US);
+    let mode = Mode::Async { rpo_us: 1000 * LEASE_US };
+    cluster.command(HOME, Command::Change(Change::Mode { mode, rule: ALONE, votes: Vec::new() })).expect("it is set");
+    cluster.pass(2 * LEASE_US);
+    for id in 1..=8 {
+        let io = Io::Write { offset: 0, data: vec![1; BLOCK as usize].into(), fua: false };
+        cluster.feed(HOME, Event::Io(Request { id: RequestId(id), io, origin: Origin::default() }));
+        cluster.pass(LEASE_US);
+    }
+    assert_eq!(cluster.completed.len(), 8);
+    cluster
+}
+
+/// What `by` says of the site of `of`.
+fn of(cluster: &Cluster, by: MemberId, of: MemberId) -> SiteLoss {
+    let status = cluster.volumes[&by].status(cluster.now);
+    let site = status.config.site_of(of).to_string();
+    site_losses(&status).into_iter().find(|loss| loss.site == site).expect("a figure of each site")
+}
+
+#[test]
+fn beside_the_primary_both_figures_are_exact() {
+    let cluster = behind_by_eight();
+    let (home, away) = (of(&cluster, HOME, HOME), of(&cluster, HOME, AWAY));
+    let Figure { records, bytes, us } = away.promoted;
+    assert!(away.exact && away.unknown_us == Some(0), "{away:?}");
+    assert_eq!((records, bytes), (8, 8 * BLOCK));
+    assert!((8 * LEASE_US..9 * LEASE_US).contains(&us), "{us}");
+    assert_eq!(away.lost, Figure::default(), "what follows behind has nothing of its own");
+    assert_eq!((home.lost, home.promoted), (away.promoted, Figure::default()), "with home only its copy would be left");
+}
+
+/// It has been told of what it has not got.
+#[test]
+fn a_copy_that_follows_behind_says_how_far_and_until_when_it_knows() {
+    let mut cluster = behind_by_eight();
+    let told = of(&cluster, AWAY, AWAY);
+    assert!(!told.exact && told.promoted.records == 8, "{told:?}");
+    assert!(told.unknown_us.is_some_and(|us| us <= LEASE_US), "{told:?}");
+    assert_eq!(of(&cluster, AWAY, HOME).unknown_us, None, "of others it knows nothing");
+    cluster.dead.insert(HOME);
+    cluster.pass(5 * LEASE_US);
+    let later = of(&cluster, AWAY, AWAY);
+    assert_eq!(later.promoted.records, 8);
+    assert!(later.unknown_us.is_some_and(|us| us >= 5 * LEASE_US), "{later:?}");
+}
+
+#[test]
+fn a_holder_that_nobody_follows_calls_nothing_exact() {
+    let mut cluster = behind_by_eight();
+    cluster
+        .command(HOME, Command::Change(Change::Mode { mode: Mode::Sync, rule: TWO_SITES, votes: Vec::new() }))
+        .expect("it is set");
+    cluster.pass(4 * LEASE_US);
+    assert!(of(&cluster, HOME, AWAY).exact);
+    cluster.dead.insert(AWAY);
+    cluster.pass(5 * LEASE_US);
+    let alone = of(&cluster, HOME, AWAY);
+    assert!(!alone.exact && alone.unknown_us.is_some_and(|us| us >= 4 * LEASE_US), "{alone:?}");
+}
+
+#[test]
+fn members_in_reach_narrow_it() {
+    let said = |site: &str, acked, end, unknown| {
+        let (acked, end) = (Seq(acked), Seq(end));
+        Testimony { site: site.into(), acked, durable: end, end, unknown }
+    };
+    let (west, north) = (said("west", 10, 10, 9_000), said("north", 25, 30, 40));
+    assert_eq!(narrowed("west", &[west.clone(), north.clone()]), Some((15, 40)));
+    assert_eq!(narrowed("north", &[west.clone(), north]), Some((0, 40)));
+    assert_eq!(narrowed("east", std::slice::from_ref(&west)), None);
+    // Of what is on its way to the disk nobody else knows whether it gets there.
+    let writing = Testimony { durable: Seq(4), ..west };
+    assert_eq!(narrowed("west", &[writing, said("north", 25, 30, 40)]), Some((15, 9_000)));
+}
