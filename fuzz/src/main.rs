@@ -21,6 +21,9 @@ mod store;
 mod targets;
 mod transport;
 
+// What the device's files name from the root of their own package.
+use device::{BlockDevice, Geometry, IoError, limits};
+
 libfuzzer_sys::fuzz_target!(
     init: targets::begin(),
     |data: &[u8]| (targets::chosen().run)(data)

@@ -29,6 +29,8 @@ const SEGMENTS_MIN: u64 = 4;
 /// Keep-alives are sent six times as often; below this they would be traffic.
 const IDLE_TIMEOUT_MS_MIN: u64 = 500;
 const IDLE_TIMEOUT_MS_MAX: u64 = 300_000;
+/// Slower, a shipment would never be done.
+const SHIP_RATE_MIN: u64 = 256 << 10;
 /// Slower, a copy would never be done.
 const SCRUB_RATE_MIN: u64 = 64 << 10;
 const PLACE_LEN_MAX: usize = 63;
@@ -113,6 +115,8 @@ pub struct Config {
     #[serde(default)]
     pub nbd: Nbd,
     #[serde(default)]
+    pub device: Device,
+    #[serde(default)]
     pub log: Log,
 }
 
@@ -172,6 +176,8 @@ pub struct Transport {
     pub window_bytes: ByteSize,
     /// A peer that says nothing for this long is taken as gone.
     pub idle_timeout_ms: u64,
+    /// What this node's shipments together may send in a second, to all sites. Left out: no limit.
+    pub ship_bytes_per_second: Option<ByteSize>,
 }
 
 impl Default for Transport {
@@ -185,6 +191,7 @@ impl Default for Transport {
             congestion: Congestion::Delay,
             window_bytes: ByteSize(2 << 20),
             idle_timeout_ms: 3_000,
+            ship_bytes_per_second: None,
         }
     }
 }
@@ -277,6 +284,14 @@ pub struct Nbd {
     pub key: Option<PathBuf>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Device {
+    /// The socket of the farshore-device that holds this node's block devices, so that they outlive this daemon. Left
+    /// out: this daemon holds them itself, and they end with it.
+    pub process: Option<PathBuf>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -299,15 +314,19 @@ impl Default for Log {
 }
 
 /// Every section and its keys, so that an unknown one can be answered with the nearest. A test holds it to the structs.
-const KEYS: [(&str, &[&str]); 9] = [
+const KEYS: [(&str, &[&str]); 10] = [
     ("node", &["site", "node", "data_dir", "runtime_dir", "worker_threads"]),
-    ("transport", &["listen", "ca", "cert", "key", "congestion", "window_bytes", "idle_timeout_ms"]),
+    (
+        "transport",
+        &["listen", "ca", "cert", "key", "congestion", "window_bytes", "idle_timeout_ms", "ship_bytes_per_second"],
+    ),
     ("peers", &["site", "node", "address"]),
     ("control", &["socket"]),
     ("http", &["listen"]),
     ("journal", &["engine", "budget_bytes", "segment_bytes"]),
     ("store", &["capacity_bytes", "slab", "scrub_interval_s", "scrub_bytes_per_second", "snapshots_free_percent"]),
     ("nbd", &["socket", "tcp", "ca", "cert", "key"]),
+    ("device", &["process"]),
     ("log", &["filter", "format"]),
 ];
 
@@ -382,6 +401,9 @@ impl Config {
         if let Some(slab) = &self.store.slab {
             ensure(slab.is_absolute(), "store.slab", slab.display(), "give an absolute path")?;
         }
+        if let Some(process) = &self.device.process {
+            ensure(process.is_absolute(), "device.process", process.display(), "give an absolute path")?;
+        }
         self.check_nbd()?;
         ensure(
             self.store.scrub_bytes_per_second.0 >= SCRUB_RATE_MIN,
@@ -410,6 +432,14 @@ impl Config {
             window,
             "give 64KiB to 1GiB; two to three times bandwidth × round trip is right",
         )?;
+        if let Some(rate) = self.transport.ship_bytes_per_second {
+            ensure(
+                rate.0 >= SHIP_RATE_MIN,
+                "transport.ship_bytes_per_second",
+                rate,
+                format!("give at least {}, or leave it out for no limit", ByteSize(SHIP_RATE_MIN)),
+            )?;
+        }
         self.check_journal()?;
         ensure(
             !self.log.filter.trim().is_empty(),

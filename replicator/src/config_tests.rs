@@ -90,6 +90,10 @@ fn bad_values_name_the_key_what_was_found_and_what_may_be() {
             "line 5 (congestion = \"reno\"): unknown variant `reno`, expected one of `delay`",
         ),
         ("[transport]\nca = \"pki/ca.pem\"\n", "transport.ca = pki/ca.pem: give an absolute path"),
+        (
+            "[transport]\nship_bytes_per_second = 0\n",
+            "transport.ship_bytes_per_second = 0B: give at least 256KiB, or leave it out for no limit",
+        ),
         ("[transport]\nwindow_bytes = 1\n", "transport.window_bytes = 1B: give 64KiB"),
         ("[journal]\nsegment_bytes = \"5000KB\"\n", "\"5000KB\" is not a size"),
         ("[journal]\nsegment_bytes = -1\n", "a size like"),

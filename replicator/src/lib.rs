@@ -2,7 +2,6 @@
 
 pub mod config;
 pub mod control;
-pub mod device;
 pub mod disk;
 pub mod engine;
 pub mod journal;
@@ -11,6 +10,8 @@ pub mod snapshot;
 pub mod store;
 pub mod telemetry;
 pub mod transport;
+
+pub use farshore_device as device;
 
 #[cfg(test)]
 #[path = "../core/tests/golden/bytes_file.rs"]

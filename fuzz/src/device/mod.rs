@@ -1,8 +1,8 @@
 //! NBD as a client may speak it: the device's own files, compiled here without their sockets.
 
-#[path = "../../../replicator/src/device/block.rs"]
+#[path = "../../../replicator/device/src/block.rs"]
 mod block;
-#[path = "../../../replicator/src/device/limits.rs"]
+#[path = "../../../replicator/device/src/limits.rs"]
 mod limits;
 mod nbd;
 

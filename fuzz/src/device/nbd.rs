@@ -12,13 +12,13 @@ use negotiate::{Outcome, Security};
 use request::{Agreed, Request, judge};
 use wire::{Header, REQUEST_BYTES};
 
-#[path = "../../../replicator/src/device/nbd/exports.rs"]
+#[path = "../../../replicator/device/src/nbd/exports.rs"]
 mod exports;
-#[path = "../../../replicator/src/device/nbd/negotiate.rs"]
+#[path = "../../../replicator/device/src/nbd/negotiate.rs"]
 mod negotiate;
-#[path = "../../../replicator/src/device/nbd/request.rs"]
+#[path = "../../../replicator/device/src/nbd/request.rs"]
 mod request;
-#[path = "../../../replicator/src/device/nbd/wire.rs"]
+#[path = "../../../replicator/device/src/nbd/wire.rs"]
 mod wire;
 
 /// A device of which only the geometry is asked.

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::answers::{
-    Holding, decode_basis, decode_blocks, decode_changes, encode_basis, encode_blocks, encode_changes,
+    Holding, decode_arrived, decode_basis, decode_blocks, decode_changes, decode_same, encode_arrived, encode_basis,
+    encode_blocks, encode_changes, encode_same,
 };
 use super::diverged_note::DivergedCopy;
 use super::kept_note::KeptVolume;
@@ -47,7 +48,7 @@ pub fn call_seeds() -> Vec<Vec<u8>> {
 pub fn answers(data: &[u8]) {
     let Some((which, rest)) = data.split_first() else { return };
     let bytes = Bytes::copy_from_slice(rest);
-    match which % 4 {
+    match which % 6 {
         0 => {
             if let Ok(basis) = decode_basis(bytes) {
                 assert_eq!(decode_basis(encode_basis(basis.as_ref())), Ok(basis));
@@ -65,6 +66,16 @@ pub fn answers(data: &[u8]) {
                 assert_eq!(decode_blocks(encode_blocks(&blocks)), Ok(blocks));
             }
         }
+        4 => {
+            if let Ok(arrived) = decode_arrived(bytes) {
+                assert_eq!(decode_arrived(encode_arrived(&arrived)), Ok(arrived));
+            }
+        }
+        5 => {
+            if let Ok(same) = decode_same(bytes) {
+                assert_eq!(decode_same(encode_same(&same)), Ok(same));
+            }
+        }
         _ => {
             if let Ok(holding) = Holding::decode(bytes) {
                 assert_eq!(Holding::decode(holding.encode()), Ok(holding));
@@ -80,6 +91,7 @@ pub fn answer_seeds() -> Vec<Vec<u8>> {
     bases
         .chain(pages)
         .chain([seed(2, encode_blocks(&samples::given())), seed(3, samples::holding().encode())])
+        .chain([seed(4, encode_arrived(&samples::arrived())), seed(5, encode_same(&[true, false]))])
         .collect()
 }
 

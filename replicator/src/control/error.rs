@@ -13,6 +13,8 @@ pub enum OpKind {
     Invalid,
     /// The request is fine, the state forbids it: attached elsewhere, not in the sync set, no quorum to prove it.
     FailedPrecondition,
+    /// There is no room, or no more of them are allowed.
+    Exhausted,
     /// Nothing was decided; trying again later may work.
     Unavailable,
     /// Somebody else changed the same thing first.
@@ -24,11 +26,12 @@ pub enum OpKind {
 }
 
 /// Every kind once, with its gRPC code and its name on the wire.
-const KINDS: [(OpKind, Code, &str); 8] = [
+const KINDS: [(OpKind, Code, &str); 9] = [
     (OpKind::NotFound, Code::NotFound, "not-found"),
     (OpKind::AlreadyExists, Code::AlreadyExists, "already-exists"),
     (OpKind::Invalid, Code::InvalidArgument, "invalid"),
     (OpKind::FailedPrecondition, Code::FailedPrecondition, "failed-precondition"),
+    (OpKind::Exhausted, Code::ResourceExhausted, "exhausted"),
     (OpKind::Unavailable, Code::Unavailable, "unavailable"),
     (OpKind::Conflict, Code::Aborted, "conflict"),
     (OpKind::Unsupported, Code::Unimplemented, "unsupported"),

@@ -290,7 +290,8 @@ impl Operations for FakeOperations {
                     ..Default::default()
                 };
                 let site = fake.site.clone();
-                volume.attached = Some(api::Attachment { site, node, session, device: Some(device) });
+                volume.attached =
+                    Some(api::Attachment { site, node, session, device: Some(device), ..Default::default() });
                 if !request.read_only {
                     fake.become_primary(volume);
                 }
@@ -315,6 +316,38 @@ impl Operations for FakeOperations {
             volume.role = api::Role::Secondary.into();
             volume.primary_node.clear();
             volume.lease = Some(api::LeaseStatus::default());
+            Ok(())
+        })
+    }
+
+    fn set_volume(&self, request: api::SetVolumeRequest) -> OpFuture<'_, api::VolumeStatus> {
+        self.change(&request.volume, |_, volume| {
+            let policy = volume.policy.get_or_insert_default();
+            if !request.quorum.is_empty() {
+                policy.quorum = request.quorum.clone();
+                (policy.w, policy.min_remote) = (request.w, request.min_remote);
+                policy.local_required = request.local_required;
+            }
+            match (request.durability(), volume.attached.is_some()) {
+                (api::Durability::Unspecified, _) => {}
+                (api::Durability::Flush, true) if policy.durability() == api::Durability::Write => {
+                    policy.set_next_durability(api::Durability::Flush);
+                }
+                (durability, _) => {
+                    policy.set_durability(durability);
+                    policy.set_next_durability(api::Durability::Unspecified);
+                }
+            }
+            if request.on_quorum_loss() != api::QuorumLoss::Unspecified {
+                policy.set_on_quorum_loss(request.on_quorum_loss());
+                policy.fence_after_ms = request.fence_after_ms;
+            }
+            if request.mode() != api::Mode::Unspecified {
+                (policy.mode, policy.rpo_ms) = (request.mode, request.rpo_ms);
+                policy.max_commit_latency_ms = request.max_commit_latency_ms;
+                policy.max_lag_bytes = request.max_lag_bytes;
+            }
+            policy.fallback_after_ms = request.fallback_after_ms.unwrap_or(policy.fallback_after_ms);
             Ok(())
         })
     }
@@ -402,6 +435,7 @@ impl Operations for FakeOperations {
                 new_generation: 2,
                 fork_seq: volume.acked_seq,
                 exact: false,
+                unknown_ms: 41_000,
                 warnings: vec!["what was acknowledged since the last contact is unknown".into()],
                 ..Default::default()
             };
@@ -471,6 +505,33 @@ impl Operations for FakeOperations {
                 });
             }
             Ok(results)
+        })
+    }
+
+    fn losses(&self, volume: String) -> OpFuture<'_, api::LossesResponse> {
+        self.run(|fake, state| {
+            let volume = state.find(&volume)?.clone();
+            let (began_unix_ms, ended_unix_ms) = (1_700_000_000_000, 1_700_000_060_000);
+            let span = api::LossSpan {
+                began_unix_ms,
+                ended_unix_ms,
+                role: volume.role,
+                epoch: volume.epoch,
+                losses: volume.loss,
+            };
+            let (reporter_site, reporter_node) = (fake.site.clone(), fake.node.clone());
+            Ok(api::LossesResponse { volume: volume.name, reporter_site, reporter_node, spans: vec![span] })
+        })
+    }
+
+    fn fence(&self, request: api::FenceRequest) -> OpFuture<'_, api::VolumeStatus> {
+        self.change(&request.volume, |_, volume| {
+            member_at(volume, &request.site, "")?;
+            volume.fenced_sites.retain(|site| *site != request.site);
+            if !request.lift {
+                volume.fenced_sites.push(request.site.clone());
+            }
+            Ok(())
         })
     }
 
@@ -549,7 +610,7 @@ impl Operations for FakeOperations {
                 ..Default::default()
             };
             let peers = vec![peer("north", false), peer("west", true)];
-            Ok(api::PeersResponse { site: fake.site.clone(), node: fake.node.clone(), peers })
+            Ok(api::PeersResponse { site: fake.site.clone(), node: fake.node.clone(), peers, disk_free_bytes: 1 << 38 })
         })
     }
 

@@ -138,8 +138,9 @@ impl SnapshotOperations for FakeOperations {
         })
     }
 
-    fn list_snapshots(&self, volumes: Vec<String>) -> OpFuture<'_, Vec<api::Snapshot>> {
+    fn list_snapshots(&self, request: api::ListSnapshotsRequest) -> OpFuture<'_, Vec<api::Snapshot>> {
         self.run(|_, state| {
+            let volumes = request.volumes;
             let of = |s: &FakeSnapshot, volume: &String| s.shown.volume == *volume || s.shown.volume_id == *volume;
             for volume in &volumes {
                 if !state.snapshots.iter().any(|s| of(s, volume)) {
@@ -151,8 +152,8 @@ impl SnapshotOperations for FakeOperations {
         })
     }
 
-    fn get_snapshot(&self, snapshot: String) -> OpFuture<'_, api::Snapshot> {
-        self.run(|_, state| Ok(state.snapshot(&snapshot)?.shown.clone()))
+    fn get_snapshot(&self, request: api::GetSnapshotRequest) -> OpFuture<'_, api::Snapshot> {
+        self.run(|_, state| Ok(state.snapshot(&request.snapshot)?.shown.clone()))
     }
 
     fn delete_snapshot(&self, snapshot: String) -> OpFuture<'_, ()> {

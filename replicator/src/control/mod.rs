@@ -15,6 +15,7 @@ pub mod services;
 mod snapshot_service;
 pub mod states;
 pub mod validate;
+pub mod validate_modes;
 pub mod validate_schedules;
 pub mod validate_snapshots;
 

@@ -21,8 +21,8 @@ pub trait SnapshotOperations: Send + Sync + 'static {
     /// The names are known here; a snapshot of the same name that was asked for before is answered with, not made twice.
     fn create_snapshots(&self, request: api::CreateSnapshotRequest) -> OpFuture<'_, api::CreateSnapshotResponse>;
     /// By volume, then by seq. `volumes` are names or ids; empty means all. An unknown one is an error.
-    fn list_snapshots(&self, volumes: Vec<String>) -> OpFuture<'_, Vec<api::Snapshot>>;
-    fn get_snapshot(&self, snapshot: String) -> OpFuture<'_, api::Snapshot>;
+    fn list_snapshots(&self, request: api::ListSnapshotsRequest) -> OpFuture<'_, Vec<api::Snapshot>>;
+    fn get_snapshot(&self, request: api::GetSnapshotRequest) -> OpFuture<'_, api::Snapshot>;
     fn delete_snapshot(&self, snapshot: String) -> OpFuture<'_, ()>;
     fn update_snapshot(&self, request: api::UpdateSnapshotRequest) -> OpFuture<'_, api::Snapshot>;
     fn restore_snapshot(&self, snapshot: String) -> OpFuture<'_, api::RestoreSnapshotResponse>;
@@ -53,6 +53,9 @@ pub trait Operations: SnapshotOperations {
     fn attach_volume(&self, request: api::AttachVolumeRequest) -> OpFuture<'_, api::AttachVolumeResponse>;
     fn detach_volume(&self, request: api::DetachVolumeRequest) -> OpFuture<'_, api::VolumeStatus>;
     fn resize_volume(&self, request: api::ResizeVolumeRequest) -> OpFuture<'_, api::VolumeStatus>;
+    fn set_volume(&self, request: api::SetVolumeRequest) -> OpFuture<'_, api::VolumeStatus>;
+    /// What the loss of each site would have cost, as this node remembers it.
+    fn losses(&self, volume: String) -> OpFuture<'_, api::LossesResponse>;
 
     // Their members.
     fn add_member(&self, request: api::AddMemberRequest) -> OpFuture<'_, api::VolumeStatus>;
@@ -67,6 +70,8 @@ pub trait Operations: SnapshotOperations {
     /// One result per volume; an error of the whole only when not even the list could be made.
     fn failover(&self, request: api::FailoverRequest) -> OpFuture<'_, Vec<api::VolumeResult>>;
     fn resync(&self, request: api::ResyncRequest) -> OpFuture<'_, api::VolumeStatus>;
+    /// Keeps a site from being the primary's, or lifts that.
+    fn fence(&self, request: api::FenceRequest) -> OpFuture<'_, api::VolumeStatus>;
     /// Begins to verify the copy that is held here.
     fn scrub(&self, volume: String) -> OpFuture<'_, api::VolumeStatus>;
 

@@ -77,6 +77,18 @@ impl Volumes for Services {
         let volume = self.operations.resize_volume(request).await?;
         Ok(Response::new(api::ResizeVolumeResponse { volume: Some(volume) }))
     }
+
+    async fn set(&self, request: Request<api::SetVolumeRequest>) -> Reply<api::SetVolumeResponse> {
+        let request = validate::set(request.into_inner())?;
+        let volume = self.operations.set_volume(request).await?;
+        Ok(Response::new(api::SetVolumeResponse { volume: Some(volume) }))
+    }
+
+    async fn losses(&self, request: Request<api::LossesRequest>) -> Reply<api::LossesResponse> {
+        let volume = request.into_inner().volume;
+        validate::volume_ref(&volume)?;
+        Ok(Response::new(self.operations.losses(volume).await?))
+    }
 }
 
 #[tonic::async_trait]
@@ -137,6 +149,12 @@ impl Replication for Services {
         validate::volume_ref(&volume)?;
         let volume = self.operations.scrub(volume).await?;
         Ok(Response::new(api::ScrubResponse { volume: Some(volume) }))
+    }
+
+    async fn fence(&self, request: Request<api::FenceRequest>) -> Reply<api::FenceResponse> {
+        let request = validate::fence(request.into_inner())?;
+        let volume = self.operations.fence(request).await?;
+        Ok(Response::new(api::FenceResponse { volume: Some(volume) }))
     }
 }
 

@@ -25,16 +25,17 @@ impl Snapshots for Services {
     }
 
     async fn list(&self, request: Request<api::ListSnapshotsRequest>) -> Reply<api::ListSnapshotsResponse> {
-        let volumes = request.into_inner().volumes;
-        volumes.iter().try_for_each(|volume| validate::volume_ref(volume))?;
-        let mut snapshots = self.operations.list_snapshots(volumes).await?;
+        let request = request.into_inner();
+        request.volumes.iter().try_for_each(|volume| validate::volume_ref(volume))?;
+        let mut snapshots = self.operations.list_snapshots(request).await?;
         snapshots.sort_by(|a, b| (&a.volume, &a.volume_id, a.seq).cmp(&(&b.volume, &b.volume_id, b.seq)));
         Ok(Response::new(api::ListSnapshotsResponse { snapshots }))
     }
 
     async fn get(&self, request: Request<api::GetSnapshotRequest>) -> Reply<api::GetSnapshotResponse> {
-        let snapshot = checked(request.into_inner().snapshot)?;
-        let snapshot = self.operations.get_snapshot(snapshot).await?;
+        let api::GetSnapshotRequest { snapshot, with_space } = request.into_inner();
+        let request = api::GetSnapshotRequest { snapshot: checked(snapshot)?, with_space };
+        let snapshot = self.operations.get_snapshot(request).await?;
         Ok(Response::new(api::GetSnapshotResponse { snapshot: Some(snapshot) }))
     }
 

@@ -27,6 +27,8 @@ pub mod volume {
 /// `MemberStatus.state`
 pub mod member {
     pub const REPLICATING: &str = "replicating";
+    /// It follows behind, on a schedule: what changed is shipped at its times.
+    pub const RESTING: &str = "resting";
     /// From the journal.
     pub const CATCHING_UP: &str = "catching-up";
     /// From what changed.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use farshore_proto::v1 as api;
 
 use super::error::OpError;
+use super::validate_modes::Asked;
 use super::validate_snapshots;
 
 pub const NAME_LEN_MAX: usize = 63;
@@ -106,6 +107,27 @@ pub fn member(mut spec: api::MemberSpec) -> Result<api::MemberSpec, OpError> {
     Ok(spec)
 }
 
+/// Below these nothing that is in use would end in a time that anybody waits.
+const IOPS_MIN: u64 = 10;
+const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+
+/// 0: no limit.
+fn io_limits(iops: u64, bytes_per_second: u64) -> Result<(), OpError> {
+    if (1..IOPS_MIN).contains(&iops) {
+        return Err(OpError::invalid(
+            format!("{iops} requests in a second are too few"),
+            format!("allow at least {IOPS_MIN} iops, or 0 for no limit"),
+        ));
+    }
+    if (1..BYTES_PER_SECOND_MIN).contains(&bytes_per_second) {
+        return Err(OpError::invalid(
+            format!("a bandwidth of {bytes_per_second} bytes in a second is too little"),
+            format!("allow at least {}KiB, or 0 for no limit", BYTES_PER_SECOND_MIN >> 10),
+        ));
+    }
+    Ok(())
+}
+
 fn unknown_value(what: &str, value: i32) -> OpError {
     OpError::invalid(format!("{value} is not a known {what}"), "use a client of the same version as the replicator")
 }
@@ -125,6 +147,7 @@ pub fn policy(policy: Option<api::Policy>, data_members: usize) -> Result<api::P
     if policy.quorum == "numbers" {
         numbers(&policy, data_members)?;
     }
+    io_limits(policy.iops, policy.bytes_per_second)?;
     let durability =
         api::Durability::try_from(policy.durability).map_err(|_| unknown_value("durability", policy.durability))?;
     if durability == api::Durability::Unspecified {
@@ -151,6 +174,7 @@ pub fn policy(policy: Option<api::Policy>, data_members: usize) -> Result<api::P
             policy.fence_after_ms = 0;
         }
     }
+    policy.mode = Asked::from(&policy).check()?.into();
     Ok(policy)
 }
 
@@ -280,12 +304,54 @@ pub fn attach(request: api::AttachVolumeRequest) -> Result<api::AttachVolumeRequ
 pub fn detach(request: api::DetachVolumeRequest) -> Result<api::DetachVolumeRequest, OpError> {
     volume_ref(&request.volume)?;
     session(&request.session)?;
+    optional_node(&request.node)?;
+    if !request.node.is_empty() && (!request.force || request.keep_published) {
+        return Err(OpError::invalid(
+            "a node was named without force",
+            "only a detachment by force names the node that is to be fenced: leave it out, or add --force",
+        ));
+    }
     Ok(request)
 }
 
 pub fn resize(request: api::ResizeVolumeRequest) -> Result<api::ResizeVolumeRequest, OpError> {
     volume_ref(&request.volume)?;
     size(request.size_bytes, 1)?;
+    Ok(request)
+}
+
+pub fn set(request: api::SetVolumeRequest) -> Result<api::SetVolumeRequest, OpError> {
+    volume_ref(&request.volume)?;
+    let named = !request.quorum.is_empty();
+    if named && !QUORUMS.contains(&request.quorum.as_str()) {
+        return Err(OpError::invalid(
+            format!("quorum {:?} is not known", request.quorum),
+            format!("use one of: {}", QUORUMS.join(", ")),
+        ));
+    }
+    if request.quorum == "numbers" && request.w == 0 {
+        return Err(OpError::invalid(
+            "no copy would have to hold a write",
+            "say how many must: w=1 or more, as in w=2,minRemote=1",
+        ));
+    }
+    let durability =
+        api::Durability::try_from(request.durability).map_err(|_| unknown_value("durability", request.durability))?;
+    let loss = api::QuorumLoss::try_from(request.on_quorum_loss)
+        .map_err(|_| unknown_value("reaction to a lost quorum", request.on_quorum_loss))?;
+    if loss == api::QuorumLoss::Fence && request.fence_after_ms == 0 {
+        return Err(OpError::invalid("fencing was asked for without a time", "say for example fence:30s"));
+    }
+    io_limits(request.iops.unwrap_or(0), request.bytes_per_second.unwrap_or(0))?;
+    let mode = Asked::from(&request).check()?;
+    let distance = mode != api::Mode::Unspecified || request.fallback_after_ms.is_some();
+    let more = distance || request.iops.is_some() || request.bytes_per_second.is_some();
+    if !named && !more && durability == api::Durability::Unspecified && loss == api::QuorumLoss::Unspecified {
+        return Err(OpError::invalid(
+            "nothing was named to be changed",
+            "name a quorum, a durability, a mode, a limit, or more",
+        ));
+    }
     Ok(request)
 }
 
@@ -343,6 +409,12 @@ pub fn switchover(request: api::SwitchoverRequest) -> Result<api::SwitchoverRequ
     volume_ref(&request.volume)?;
     place("site", &request.to_site)?;
     optional_node(&request.to_node)?;
+    Ok(request)
+}
+
+pub fn fence(request: api::FenceRequest) -> Result<api::FenceRequest, OpError> {
+    volume_ref(&request.volume)?;
+    place("site", &request.site)?;
     Ok(request)
 }
 
@@ -445,6 +517,9 @@ mod tests {
         assert!(p(|p| p.lease_ms = 10).is_err());
         assert!(p(|p| p.set_on_quorum_loss(api::QuorumLoss::Fence)).is_err());
         assert!(p(|p| p.durability = 7).is_err());
+        assert!(p(|p| (p.iops, p.bytes_per_second) = (IOPS_MIN, BYTES_PER_SECOND_MIN)).is_ok());
+        assert!(p(|p| p.iops = 9).is_err());
+        assert!(p(|p| p.bytes_per_second = 1).is_err());
     }
 
     #[test]

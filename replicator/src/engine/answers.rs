@@ -7,7 +7,7 @@ use farshore_core::history::History;
 use farshore_core::ids::{Incarnation, LineageId, MemberId, Seq};
 
 use super::rpc::{get_cursor, put_cursor};
-use crate::store::{ChangedExtent, ChangedPage, EXTENT_BYTES};
+use crate::store::{ChangedExtent, ChangedPage, Cursor, EXTENT_BYTES};
 
 /// Answer to [`Call::ShipBasis`](super::rpc::Call::ShipBasis): the copy's name, its history and its end.
 pub type Basis = (String, History, Seq);
@@ -27,6 +27,64 @@ pub fn decode_basis(bytes: Bytes) -> Result<Option<Basis>, DecodeError> {
     let basis = r.option(|r| Ok((r.string()?, get_history(r)?, r.seq()?)))?;
     r.end()?;
     Ok(basis)
+}
+
+/// Answer to [`Call::ShipBegin`](super::rpc::Call::ShipBegin): all before the cursor is staged already.
+pub fn encode_staged(cursor: Cursor) -> Bytes {
+    let mut w = Writer::default();
+    put_cursor(&mut w, &cursor);
+    w.finish()
+}
+
+/// `None`: of a version that does not keep track of it.
+pub fn decode_staged(bytes: Bytes) -> Result<Option<Cursor>, DecodeError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let mut r = Reader::new("answer to a shipment", bytes);
+    let cursor = get_cursor(&mut r)?;
+    r.end()?;
+    Ok(Some(cursor))
+}
+
+/// What of a shipment is there: all before the cursor, and beyond it what lies between the cursors of each pair.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Arrived {
+    pub upto: Cursor,
+    pub beyond: Vec<(Cursor, Cursor)>,
+}
+
+/// Answer to a [`Call::ShipBegin`](super::rpc::Call::ShipBegin) whose pages will be packed.
+pub fn encode_arrived(arrived: &Arrived) -> Bytes {
+    let mut w = Writer::default();
+    put_cursor(&mut w, &arrived.upto);
+    w.list(&arrived.beyond, |w, (from, after)| {
+        put_cursor(w, from);
+        put_cursor(w, after);
+    });
+    w.finish()
+}
+
+pub fn decode_arrived(bytes: Bytes) -> Result<Arrived, DecodeError> {
+    let mut r = Reader::new("answer to a shipment", bytes);
+    let upto = get_cursor(&mut r)?;
+    let beyond = r.list(|r| Ok((get_cursor(r)?, get_cursor(r)?)))?;
+    r.end()?;
+    Ok(Arrived { upto, beyond })
+}
+
+/// Answer to [`Call::ShipOffer`](super::rpc::Call::ShipOffer): for each block, is it there?
+pub fn encode_same(same: &[bool]) -> Bytes {
+    let mut w = Writer::default();
+    w.list(same, |w, same| w.bool(*same));
+    w.finish()
+}
+
+pub fn decode_same(bytes: Bytes) -> Result<Vec<bool>, DecodeError> {
+    let mut r = Reader::new("answer to an offer of blocks", bytes);
+    let same = r.list(Reader::bool)?;
+    r.end()?;
+    Ok(same)
 }
 
 /// Answer to [`Call::ShipBasisChanges`](super::rpc::Call::ShipBasisChanges).

@@ -2,59 +2,75 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::Duration;
 
 use farshore_core::ids::{SessionId, VolumeId};
 use farshore_proto::v1 as api;
 
-use super::diverged::DivergedDevice;
-use super::driver::{DeviceState, VolumeHandle, lock};
+use super::driver::{DeviceState, VolumeHandle};
+use super::exports::{ExportTable, session_text};
+use super::forward::{ForwardedDevice, Forwarding, Served, forwarded_to};
+use super::frontend::{DeviceMaker, Frontend, clear_remains};
+use super::io_limits::{IoLimits, Meter, MeteredDevice};
 use super::node::{Node, NodeError, Shared};
 use super::session_device::SessionDevice;
 use crate::config::Config;
 use crate::control::OpError;
-use crate::device::{BlockDevice, DeviceError, Exports, FuseDevice, NbdListen, NbdServer, NbdTls, SectorDevice};
+use crate::device::process::{DeviceProcess, ProcessError};
+use crate::device::{BlockDevice, NbdListen, NbdServer, NbdTls, SectorDevice};
 use crate::disk::file::{create_dirs, replace};
 
-/// The NBD exports, by volume name: what is attached, and the copies that forks left behind.
-struct ExportTable {
-    devices: Mutex<BTreeMap<String, Arc<dyn BlockDevice>>>,
-    shared: Arc<Shared>,
-}
+/// A device that is taken back after a restart is tried so often.
+const REOPEN_ATTEMPTS: u32 = 10;
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
-impl Exports for ExportTable {
-    fn open(&self, name: &str) -> Option<Arc<dyn BlockDevice>> {
-        let attached = lock(&self.devices).get(name).cloned();
-        attached.or_else(|| {
-            let shared = self.shared.clone();
-            self.shared.diverged.find(name).map(|copy| Arc::new(DivergedDevice { shared, copy }) as _)
-        })
-    }
+/// Behind the kind of a device, in its note.
+const READ_ONLY: &str = " read-only";
 
-    fn list(&self) -> Vec<String> {
-        let copies = self.shared.diverged.all().into_iter().map(|copy| copy.name.clone());
-        lock(&self.devices).keys().cloned().chain(copies).collect()
-    }
-}
-
-struct Attached {
-    session: SessionId,
-    name: String,
-    status: api::DeviceStatus,
-    fuse: Option<Arc<FuseDevice>>,
+pub(super) struct Attached {
+    pub session: SessionId,
+    pub name: String,
+    pub status: api::DeviceStatus,
+    pub frontend: Frontend,
     /// What its clients hold; ended with the session.
-    device: Arc<SessionDevice>,
+    pub device: Arc<SessionDevice>,
+    pub meter: Arc<Meter>,
+    pub side: Side,
+}
+
+/// Where the device is, and where its volume is served.
+pub(super) enum Side {
+    Both,
+    /// The device is at another node.
+    Served(Served),
+    /// A member elsewhere serves the volume.
+    Device(Arc<ForwardedDevice>),
+}
+
+impl Attached {
+    /// Nothing of it reaches the volume any more.
+    fn end(&self) {
+        self.device.end();
+        self.meter.lift();
+        match &self.side {
+            Side::Both => {}
+            Side::Served(served) => served.lending.end(),
+            Side::Device(device) => device.end("its session has ended"),
+        }
+    }
 }
 
 pub struct Attachments {
-    exports: Arc<ExportTable>,
+    pub(super) exports: Arc<ExportTable>,
     /// Kept for their sockets.
     _servers: Vec<NbdServer>,
-    socket: PathBuf,
-    runtime_dir: PathBuf,
+    pub(super) maker: DeviceMaker,
     /// One file per volume with the kind of its device.
     state_dir: PathBuf,
-    attached: tokio::sync::Mutex<BTreeMap<VolumeId, Attached>>,
+    pub(super) attached: tokio::sync::Mutex<BTreeMap<VolumeId, Attached>>,
+    /// Devices here that other nodes serve, also those that are not made yet.
+    pub(super) forwarding: Forwarding,
 }
 
 impl Attachments {
@@ -66,10 +82,8 @@ impl Attachments {
             path: state_dir.clone(),
             source,
         })?;
-        for stale in FuseDevice::cleanup_stale(&runtime_dir)? {
-            tracing::info!(?stale, "removed what an earlier life of the daemon left");
-        }
-        let exports = Arc::new(ExportTable { devices: Mutex::default(), shared: shared.clone() });
+        clear_remains(&runtime_dir)?;
+        let exports = Arc::new(ExportTable::new(shared.clone()));
         let socket = config.nbd.socket.clone();
         let mut servers = vec![NbdServer::start(NbdListen::Unix(socket.clone()), exports.clone()).await?];
         if let Some(address) = config.nbd.tcp {
@@ -80,12 +94,15 @@ impl Attachments {
             servers.push(NbdServer::start(NbdListen::Tcp { address, tls }, exports.clone()).await?);
         }
         let attached = tokio::sync::Mutex::default();
-        Ok(Attachments { exports, _servers: servers, socket, runtime_dir, state_dir, attached })
+        let process = config.device.process.as_deref().map(DeviceProcess::at);
+        let maker = DeviceMaker { runtime_dir, socket, process };
+        let forwarding = Forwarding::open(config.node.data_dir.join("forwarded"))?;
+        Ok(Attachments { exports, _servers: servers, maker, state_dir, attached, forwarding })
     }
 
     /// Removes a volume's device when the core closes it: fenced, handed over, or detached.
-    fn watch(node: Arc<Node>, handle: Arc<VolumeHandle>) {
-        Self::watch_size(node.clone(), handle.clone());
+    pub(super) fn watch(node: Arc<Node>, handle: Arc<VolumeHandle>) {
+        Self::watch_config(node.clone(), handle.clone());
         let mut device = handle.device.clone();
         tokio::spawn(async move {
             let closed = device.wait_for(|state| matches!(state, DeviceState::Closed { .. })).await;
@@ -102,24 +119,30 @@ impl Attachments {
         });
     }
 
-    /// Lets a loop device grow with its volume.
-    fn watch_size(node: Arc<Node>, handle: Arc<VolumeHandle>) {
+    /// Lets a loop device grow with its volume, and what is bounded change.
+    fn watch_config(node: Arc<Node>, handle: Arc<VolumeHandle>) {
         let mut config = handle.config.clone();
-        let mut size_bytes = config.borrow_and_update().volume.size_bytes;
+        let mut size_bytes = config.borrow().volume.size_bytes;
+        // What changed since the device was made.
+        config.mark_changed();
         tokio::spawn(async move {
             while config.changed().await.is_ok() {
-                let now_bytes = config.borrow_and_update().volume.size_bytes;
+                let (now_bytes, limits) = {
+                    let config = config.borrow_and_update();
+                    (config.volume.size_bytes, IoLimits::of(&config))
+                };
+                let frontend = match node.attachments.attached.lock().await.get(&handle.id) {
+                    Some(attached) => {
+                        attached.meter.set(limits);
+                        attached.frontend.clone()
+                    }
+                    None => return,
+                };
                 if now_bytes == size_bytes {
                     continue;
                 }
                 size_bytes = now_bytes;
-                let fuse = match node.attachments.attached.lock().await.get(&handle.id) {
-                    Some(attached) => attached.fuse.clone(),
-                    None => return,
-                };
-                if let Some(fuse) = fuse
-                    && let Err(error) = fuse.grow().await
-                {
+                if let Err(error) = frontend.grow().await {
                     tracing::error!(volume = %handle.name(), %error, "the device keeps its old size; attach it anew");
                 }
             }
@@ -130,8 +153,11 @@ impl Attachments {
         self.attached.lock().await.contains_key(&volume)
     }
 
+    /// The device that is here.
     pub async fn describe(&self, volume: VolumeId) -> Option<(SessionId, api::DeviceStatus)> {
-        self.attached.lock().await.get(&volume).map(|a| (a.session, a.status.clone()))
+        let attached = self.attached.lock().await;
+        let here = attached.get(&volume).filter(|a| !matches!(a.side, Side::Served(_)));
+        here.map(|a| (a.session, a.status.clone()))
     }
 
     /// Makes the device that users open. The core has granted the session.
@@ -140,41 +166,38 @@ impl Attachments {
         node: &Arc<Node>,
         handle: &Arc<VolumeHandle>,
         session: SessionId,
-        kind: api::DeviceKind,
+        (kind, read_only): (api::DeviceKind, bool),
     ) -> Result<api::DeviceStatus, OpError> {
         let mut attached = self.attached.lock().await;
         if let Some(existing) = attached.get(&handle.id) {
             return Ok(existing.status.clone());
         }
-        let (name, sectors) = {
-            let config = handle.config.borrow();
-            (config.volume.name.clone(), config.volume.logical_block_bytes == 512)
-        };
-        let device: Arc<dyn BlockDevice> = handle.block.clone();
-        let device = if sectors { Arc::new(SectorDevice::new(device)) as Arc<dyn BlockDevice> } else { device };
-        let of_session = Arc::new(SessionDevice::new(device));
-        let device: Arc<dyn BlockDevice> = of_session.clone();
+        let (name, of_session, meter) = of_session(handle, read_only);
+        let device: Arc<dyn BlockDevice> = Arc::new(MeteredDevice::new(of_session.clone(), meter.clone()));
         let kind = choose(kind)?;
-        let mut status = api::DeviceStatus { kind: kind.into(), ..api::DeviceStatus::default() };
+        let mut status = api::DeviceStatus { kind: kind.into(), read_only, ..api::DeviceStatus::default() };
         // Userland clients reach every attached volume over NBD too.
-        lock(&self.exports.devices).insert(name.clone(), device.clone());
-        status.socket = self.socket.display().to_string();
+        self.exports.insert(&name, session, of_session.clone(), meter.clone());
+        status.socket = self.maker.socket.display().to_string();
         status.export = name.clone();
-        let mut fuse = None;
+        // Before the device is there: one that the device process holds, and of which nothing is known here, would never
+        // be ended.
+        self.remember(handle.id, kind, read_only);
+        let mut frontend = Frontend::None;
         if kind == api::DeviceKind::Fuse {
-            match FuseDevice::attach(&name, device, &self.runtime_dir).await {
-                Ok(opened) => {
-                    status.path = opened.loop_path().display().to_string();
-                    fuse = Some(Arc::new(opened));
-                }
+            match self.maker.make(&name, session, device).await {
+                Ok(made) => frontend = made,
                 Err(error) => {
-                    lock(&self.exports.devices).remove(&name);
-                    return Err(device_error(&name, error));
+                    self.exports.remove(&name);
+                    let _ = std::fs::remove_file(self.file(handle.id));
+                    return Err(error);
                 }
             }
         }
-        self.remember(handle.id, kind);
-        attached.insert(handle.id, Attached { session, name, status: status.clone(), fuse, device: of_session });
+        status.path = frontend.path().map(|path| path.display().to_string()).unwrap_or_default();
+        let side = Side::Both;
+        let found = Attached { session, name, status: status.clone(), frontend, device: of_session, meter, side };
+        attached.insert(handle.id, found);
         drop(attached);
         Self::watch(node.clone(), handle.clone());
         Ok(status)
@@ -183,40 +206,100 @@ impl Attachments {
     /// Removes the device. Refuses while somebody has it open, unless `force`.
     pub async fn close(&self, volume: VolumeId, force: bool) -> Result<(), OpError> {
         // Not under the lock: the device of a frozen volume takes its time, and others have nothing to do with it.
-        let found = self.attached.lock().await.get(&volume).map(|found| (found.name.clone(), found.fuse.clone()));
-        let Some((name, fuse)) = found else { return Ok(()) };
-        match fuse {
-            Some(fuse) if force => fuse.detach_by_force().await,
-            Some(fuse) => fuse.detach().await.map_err(|error| device_error(&name, error))?,
-            None => {}
+        let found =
+            self.attached.lock().await.get(&volume).map(|f| (f.name.clone(), f.frontend.clone(), f.meter.clone()));
+        let Some((name, frontend, meter)) = found else { return Ok(()) };
+        match force {
+            true => {
+                // What waits for its turn would hold the device up.
+                meter.lift();
+                frontend.detach_by_force(&self.maker).await
+            }
+            false => frontend.detach(&name).await?,
         }
         let Some(found) = self.attached.lock().await.remove(&volume) else { return Ok(()) };
         // A client that stays connected must not write into a later session.
-        found.device.end();
-        lock(&self.exports.devices).remove(&found.name);
+        found.end();
+        self.exports.remove(&found.name);
         let _ = std::fs::remove_file(self.file(volume));
+        self.forwarding.forget(volume, found.session);
         Ok(())
     }
 
     /// After a restart: the core has taken the epoch back, so the device comes back too.
-    pub async fn reopen(&self, node: &Arc<Node>, handle: &Arc<VolumeHandle>) {
-        let DeviceState::Open { session } = handle.device.borrow().clone() else { return };
-        // One that was published only had none.
-        let Some(kind) = self.remembered(handle.id) else { return };
-        match self.open(node, handle, session, kind).await {
-            Ok(status) => tracing::info!(volume = %handle.name(), path = status.path, "device taken back"),
-            Err(error) => tracing::error!(volume = %handle.name(), %error, "device not taken back"),
+    pub async fn reopen(&self, node: &Arc<Node>, handle: &Arc<VolumeHandle>, session: SessionId) {
+        let forwarded = forwarded_to(&handle.config.borrow()).filter(|(_, place)| place.session == session);
+        if let Some((_, place)) = forwarded {
+            self.serve_for(node, handle, place).await;
+            return;
+        }
+        for attempt in 1..=REOPEN_ATTEMPTS {
+            let DeviceState::Open { session } = handle.device.borrow().clone() else { break };
+            // One that was published only had none.
+            let Some(remembered) = self.remembered(handle.id) else { break };
+            match self.open(node, handle, session, remembered).await {
+                Ok(status) => {
+                    tracing::info!(volume = %handle.name(), path = status.path, "device taken back");
+                    return;
+                }
+                Err(error) if attempt == REOPEN_ATTEMPTS => {
+                    tracing::error!(volume = %handle.name(), %error, "device not taken back");
+                }
+                // Its users still wait, where the device process holds it.
+                Err(error) => {
+                    tracing::warn!(volume = %handle.name(), %error, "device not taken back yet");
+                    tokio::time::sleep(REOPEN_PAUSE).await;
+                }
+            }
+        }
+        self.give_up(handle, session).await;
+    }
+
+    /// After a restart: the session is over, or can't be taken up again. What the device process holds for it ends.
+    pub async fn give_up(&self, handle: &VolumeHandle, session: SessionId) {
+        self.maker.end(&handle.name(), &session_text(session)).await;
+    }
+
+    /// After a restart: ends what the device process holds and the register does not name. (What it names is taken back.)
+    pub async fn end_strays(&self, named: &BTreeMap<String, SessionId>) {
+        let held = loop {
+            match self.maker.held().await {
+                Ok(held) => break held,
+                // It has none.
+                Err(ProcessError::Away { .. }) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "what the device process holds is not known yet");
+                    tokio::time::sleep(REOPEN_PAUSE).await;
+                }
+            }
+        };
+        for device in held {
+            let ours = named.get(&device.name).is_some_and(|session| session_text(*session) == device.session);
+            if !ours {
+                self.maker.end(&device.name, &device.session).await;
+            }
         }
     }
 
-    /// The daemon stops: its devices end with it, and are remembered.
+    /// Forgets a device that died with its process, so that it can be made anew; its session, which goes on.
+    pub async fn forget_if_dead(&self, volume: VolumeId) -> Option<SessionId> {
+        let frontend = self.attached.lock().await.get(&volume)?.frontend.clone();
+        if frontend.is_there().await {
+            return None;
+        }
+        let found = self.attached.lock().await.remove(&volume)?;
+        tracing::warn!(volume = found.name, "its device died with the device process");
+        found.end();
+        self.exports.remove(&found.name);
+        Some(found.session)
+    }
+
+    /// The daemon stops: its devices end with it, unless the device process holds them, and are remembered.
     pub async fn suspend(&self) {
         let mut attached = self.attached.lock().await;
         for found in std::mem::take(&mut *attached).into_values() {
-            found.device.end();
-            if let Some(fuse) = found.fuse {
-                fuse.detach_by_force().await;
-            }
+            found.end();
+            found.frontend.suspend().await;
         }
     }
 
@@ -224,19 +307,41 @@ impl Attachments {
         self.state_dir.join(volume.to_string())
     }
 
-    fn remember(&self, volume: VolumeId, kind: api::DeviceKind) {
-        if let Err(error) = replace(&self.file(volume), kind.as_str_name().as_bytes()) {
+    fn remember(&self, volume: VolumeId, kind: api::DeviceKind, read_only: bool) {
+        let text = format!("{}{}", kind.as_str_name(), if read_only { READ_ONLY } else { "" });
+        if let Err(error) = replace(&self.file(volume), text.as_bytes()) {
             tracing::warn!(%volume, %error, "the kind of its device could not be noted; after a restart it is chosen anew");
         }
     }
 
-    fn remembered(&self, volume: VolumeId) -> Option<api::DeviceKind> {
+    fn remembered(&self, volume: VolumeId) -> Option<(api::DeviceKind, bool)> {
         match std::fs::read_to_string(self.file(volume)) {
-            Ok(name) => api::DeviceKind::from_str_name(name.trim()).or(Some(api::DeviceKind::Unspecified)),
+            Ok(text) => Some(kind_of(&text)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(_) => Some(api::DeviceKind::Unspecified),
+            Err(_) => Some((api::DeviceKind::Unspecified, false)),
         }
     }
+}
+
+/// The volume's name, its device for one session, and what bounds that.
+pub(super) fn of_session(handle: &VolumeHandle, read_only: bool) -> (String, Arc<SessionDevice>, Arc<Meter>) {
+    let (name, sectors, limits) = {
+        let config = handle.config.borrow();
+        (config.volume.name.clone(), config.volume.logical_block_bytes == 512, IoLimits::of(&config))
+    };
+    let device: Arc<dyn BlockDevice> = handle.block.clone();
+    let device = if sectors { Arc::new(SectorDevice::new(device)) as Arc<dyn BlockDevice> } else { device };
+    (name, Arc::new(SessionDevice::new(device).read_only(read_only)), Arc::new(Meter::new(limits)))
+}
+
+/// What was noted of a device: its kind, and whether it takes no writes.
+fn kind_of(text: &str) -> (api::DeviceKind, bool) {
+    let text = text.trim();
+    let (kind, read_only) = match text.strip_suffix(READ_ONLY) {
+        Some(kind) => (kind, true),
+        None => (text, false),
+    };
+    (api::DeviceKind::from_str_name(kind).unwrap_or(api::DeviceKind::Unspecified), read_only)
 }
 
 /// The best device this machine can do, or the one that was named.
@@ -253,10 +358,14 @@ pub(super) fn choose(kind: api::DeviceKind) -> Result<api::DeviceKind, OpError> 
     }
 }
 
-fn device_error(name: &str, error: DeviceError) -> OpError {
-    OpError::failed_precondition(
-        format!("the device of {name} could not be changed"),
-        "stop what uses the device (umount it), or see `farshore doctor`",
-    )
-    .because(error)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_says_what_device_comes_back() {
+        assert_eq!(kind_of("DEVICE_KIND_NBD"), (api::DeviceKind::Nbd, false));
+        assert_eq!(kind_of("DEVICE_KIND_FUSE read-only\n"), (api::DeviceKind::Fuse, true));
+        assert_eq!(kind_of("what"), (api::DeviceKind::Unspecified, false));
+    }
 }

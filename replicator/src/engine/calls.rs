@@ -41,7 +41,8 @@ impl Calls {
         call: &Call,
         patience: Duration,
     ) -> Result<Bytes, OpError> {
-        let lane = if matches!(call, Call::ShipPage { .. }) { Lane::Bulk } else { Lane::Control };
+        let bulk = matches!(call, Call::ShipPage { .. } | Call::ShipPacked { .. });
+        let lane = if bulk { Lane::Bulk } else { Lane::Control };
         let nonce = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         {

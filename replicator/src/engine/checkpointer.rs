@@ -17,10 +17,11 @@ pub async fn run(node: Arc<Node>) {
         tokio::time::sleep(INTERVAL).await;
         let shared = node.shared.clone();
         shared.journal.grow_again();
-        let expiring = shared.clone();
-        let _ = tokio::task::spawn_blocking(move || super::ship::expire(&expiring)).await;
+        let expiring = node.clone();
+        let _ = tokio::task::spawn_blocking(move || super::receive::expire(&expiring)).await;
+        super::ship::expire(&node).await;
         let before: u64 = shared.store.volumes().iter().map(|v| v.applied_seq.0).sum();
-        if before == quiet {
+        if before == quiet && !super::receive::is_under_way(&shared) {
             let sweeping = shared.clone();
             if let Ok(Err(error)) = tokio::task::spawn_blocking(move || sweeping.store.sweep_step()).await {
                 tracing::error!(%error, "sweep failed");

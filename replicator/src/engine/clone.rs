@@ -16,6 +16,7 @@ use farshore_core::record::RecordHash;
 use farshore_core::register::{Configuration, Member, MemberKind};
 use farshore_proto::v1 as api;
 
+use super::create::name_error;
 use super::driver::VolumeHandle;
 use super::images::readable;
 use super::kept::Origin;
@@ -43,6 +44,12 @@ pub(super) const SOURCE_ID_LABEL: &str = "farshore.source-id";
 /// Of a snapshot that was taken for a clone alone: the clone's name.
 pub(super) const MOMENT_LABEL: &str = "farshore.for-clone";
 
+/// Who has the image that a clone would begin with.
+pub(super) fn holders(config: &Configuration) -> Vec<String> {
+    let data = config.members.iter().filter(|m| matches!(m.kind, MemberKind::Data | MemberKind::Observer));
+    data.map(|m| format!("{}/{}", m.site, m.node)).collect()
+}
+
 /// What a clone begins with.
 pub(super) struct Source {
     pub parent: Origin,
@@ -63,21 +70,30 @@ pub(super) fn first_of_clone(volume: VolumeId, durable: Durable) -> Durable {
 }
 
 impl Node {
-    /// The neighbour that holds what a new volume shall begin with.
+    /// The neighbour that makes a volume of what this node, or that one, holds: the source is there, and so will the clone
+    /// be, for what anybody else says about it no member believes.
     pub(super) async fn neighbour_with_source(
         self: &Arc<Self>,
         request: &api::CreateVolumeRequest,
     ) -> Result<Option<PeerName>, OpError> {
-        if !request.source_snapshot.is_empty() {
-            return Ok(match self.find_snapshot(&request.source_snapshot).await? {
-                Found::Here(..) => None,
-                Found::Neighbour(peer) => Some(peer),
-            });
-        }
-        if request.source_volume.is_empty() {
+        let config = if !request.source_snapshot.is_empty() {
+            match self.find_snapshot(&request.source_snapshot).await? {
+                Found::Here(origin, _) => origin.config(Configuration::clone),
+                Found::Neighbour(peer) => return Ok(Some(peer)),
+            }
+        } else if !request.source_volume.is_empty() {
+            if let Some(peer) = self.neighbour_with(&request.source_volume).await {
+                return Ok(Some(peer));
+            }
+            let Some(source) = self.catalog.find(&request.source_volume) else { return Ok(None) };
+            Configuration::clone(&source.config.borrow())
+        } else {
             return Ok(None);
+        };
+        match maker_of_clone(&request.members, &config, &self.shared.me.site, &self.shared.me.node) {
+            Some(node) => PeerName::new(&self.shared.me.site, node).map(Some).map_err(name_error),
+            None => Ok(None),
         }
-        Ok(self.neighbour_with(&request.source_volume).await)
     }
 
     /// Finds what a new volume shall begin with, and fills in what the request leaves to it.
@@ -124,7 +140,9 @@ impl Node {
         // A site is meant with the node that holds the parent there.
         let members = parent.config(|config| config.members.clone());
         for spec in request.members.iter_mut().filter(|spec| spec.node.is_empty()) {
-            if let Some(member) = members.iter().find(|m| m.site == spec.site) {
+            let mut of_site: Vec<&Member> = members.iter().filter(|m| m.site == spec.site).collect();
+            of_site.sort_by_key(|m| m.node != self.shared.me.node);
+            if let Some(member) = of_site.first() {
                 spec.node = member.node.clone();
             }
         }
@@ -266,6 +284,22 @@ impl Node {
     }
 }
 
+/// The other node of this site that is to hold the clone and holds the source, where this one is not to hold the clone.
+fn maker_of_clone<'a>(
+    wanted: &'a [api::MemberSpec],
+    source: &Configuration,
+    site: &str,
+    node: &str,
+) -> Option<&'a str> {
+    let own: Vec<&str> = wanted.iter().filter(|spec| spec.site == site).map(|spec| spec.node.as_str()).collect();
+    // A site that only has a name leaves the node to whoever makes it.
+    if own.iter().any(|wanted| wanted.is_empty() || *wanted == node) {
+        return None;
+    }
+    let held = holders(source);
+    own.into_iter().find(|wanted| held.contains(&format!("{site}/{wanted}")))
+}
+
 /// Members, policy and block size as a source has them. The first member's site is the first primary's: where the source
 /// was led, so that the clone can be attached there at once.
 fn lay_out_like(request: &mut api::CreateVolumeRequest, like: &Configuration) {
@@ -313,8 +347,31 @@ fn ask_there(what: &str, peer: &PeerName) -> OpError {
 
 #[cfg(test)]
 mod tests {
+    use farshore_core::ids::MemberId;
+
     use super::*;
     use crate::samples::durable;
+
+    #[test]
+    fn a_node_that_is_to_hold_the_clone_and_holds_the_source_makes_it() {
+        let mut source = durable().config;
+        let (site, node) = (source.members[0].site.clone(), source.members[0].node.clone());
+        source.members.push(Member { id: MemberId(9), node: "other".into(), ..source.members[0].clone() });
+        let maker = |nodes: &[&str], me: &str| {
+            let specs = nodes.iter().map(|node| api::MemberSpec {
+                site: site.clone(),
+                node: node.to_string(),
+                ..Default::default()
+            });
+            maker_of_clone(&specs.collect::<Vec<_>>(), &source, &site, me).map(str::to_string)
+        };
+        assert_eq!(maker(&[&node], &node), None);
+        assert_eq!(maker(&["other"], &node), Some("other".into()));
+        assert_eq!(maker(&["other", &node], &node), None);
+        assert_eq!(maker(&[""], &node), None);
+        assert_eq!(maker(&[], &node), None);
+        assert_eq!(maker(&["third"], &node), None, "it holds nothing to begin with");
+    }
 
     #[test]
     fn every_member_of_a_clone_begins_at_the_same_place_and_it_survives_the_disk() {

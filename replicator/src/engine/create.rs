@@ -7,7 +7,7 @@ use farshore_core::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, VolumeId}
 use farshore_core::limits::SHARE_BYTES_MIN;
 use farshore_core::mark::SnapshotId;
 use farshore_core::register::{
-    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, OnQuorumLoss, SyncMember,
+    ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, Mode, OnQuorumLoss, SyncMember,
     Terms, Vote,
 };
 use farshore_core::replica::Recovered;
@@ -17,9 +17,12 @@ use super::clock::random_u128;
 use super::clone::{SOURCE_ID_LABEL, Source, clone_in_store, first_of_clone};
 use super::cut_short::Namesake;
 use super::driver::{VolumeHandle, lock};
+use super::io_limits::{IO_LIMITS_LABEL, IoLimits};
+use super::modes::{fallback_of, mode_of, refuse_undecided};
 use super::node::Node;
 use super::recovery;
 use super::rpc::Call;
+use crate::control::validate_modes::Asked;
 use crate::control::{OpError, OpKind};
 use crate::journal::{Entry, LogEnd, budget_for};
 use crate::transport::PeerName;
@@ -482,6 +485,19 @@ pub(super) fn member_kind(spec: &api::MemberSpec) -> MemberKind {
     }
 }
 
+/// The volume's policy, for copies in these sites.
+pub(super) fn rule_for(config: &Configuration, data_sites: &[&str]) -> Result<DataRule, OpError> {
+    let rule = config.volume.rule;
+    let policy = api::Policy {
+        quorum: config.volume.policy.clone(),
+        w: rule.w.into(),
+        min_remote: rule.min_remote.into(),
+        local_required: rule.local,
+        ..api::Policy::default()
+    };
+    rule_of(&policy, data_sites, &config.current.primary_site)
+}
+
 /// The rule's numbers, fixed from the policy over the sync members asked for.
 pub(super) fn rule_of(policy: &api::Policy, data_sites: &[&str], primary_site: &str) -> Result<DataRule, OpError> {
     let n = data_sites.len() as u8;
@@ -510,12 +526,19 @@ fn first_configuration(
     let Some((first, _)) = data.first() else {
         return Err(OpError::invalid("no member would hold data", "name at least one site that is not a witness"));
     };
+    let mode = mode_of(Asked::from(&policy)).unwrap_or(Mode::Sync);
+    // By the mode the copies in other sites may be none to wait for.
+    let behind = |m: &Member| {
+        let by_mode = matches!(mode, Mode::Async { .. }) && m.kind == MemberKind::Data && m.site != first.site;
+        m.kind == MemberKind::Observer || by_mode
+    };
+    let data: Vec<&(Member, Incarnation)> = data.iter().copied().filter(|(m, _)| !behind(m)).collect();
     let sites: Vec<&str> = data.iter().map(|(m, _)| m.site.as_str()).collect();
     let rule = rule_of(&policy, &sites, &first.site)?;
     let votes = members
         .iter()
         .zip(&request.members)
-        .filter(|((m, _), _)| m.kind != MemberKind::Observer)
+        .filter(|((m, _), _)| !behind(m))
         .map(|((m, inc), spec)| Vote { member: m.id, incarnation: *inc, votes: spec.votes.clamp(1, 255) as u8 })
         .collect();
     let sync =
@@ -550,14 +573,22 @@ fn first_configuration(
         },
         policy: if policy.quorum.is_empty() { "majority".into() } else { policy.quorum.clone() },
         rule,
-        labels: request.labels.clone().into_iter().collect(),
+        labels: {
+            let limits = IoLimits { iops: policy.iops, bytes_per_second: policy.bytes_per_second };
+            let bound = limits.label().map(|label| (IO_LIMITS_LABEL.to_string(), label));
+            request.labels.clone().into_iter().chain(bound).collect()
+        },
+        mode,
+        fallback_after_us: fallback_of(policy.fallback_after_ms),
     };
-    Ok(Configuration {
+    let config = Configuration {
         version: FIRST_VERSION,
         volume,
         members: members.iter().map(|(m, _)| m.clone()).collect(),
         current,
         earlier: Vec::new(),
         attached: None,
-    })
+    };
+    refuse_undecided(&config)?;
+    Ok(config)
 }

@@ -11,7 +11,7 @@ use farshore_core::overlay::{Content, Hit};
 use super::driver::{DeviceState, Driver, lock};
 use super::repair;
 use super::rpc;
-use super::ship;
+use super::{receive, ship};
 use crate::journal::{Entry, JournalError, LogEnd, ReadError};
 use crate::store::ErrorClass;
 use crate::transport::{Lane, PeerName, SendError};
@@ -90,9 +90,15 @@ impl Driver {
                         (lineage, history),
                     );
                 }
-                Effect::DropImage => ship::drop_image(self.shared.clone(), self.volume.id()),
+                Effect::DropImage => receive::drop_image(self.shared.clone(), self.volume.id()),
                 Effect::InstallImage { seq } => {
-                    ship::install(self.shared.clone(), self.inbox.clone(), self.applier.clone(), self.volume.id(), seq);
+                    receive::install(
+                        self.shared.clone(),
+                        self.inbox.clone(),
+                        self.applier.clone(),
+                        self.volume.id(),
+                        seq,
+                    );
                 }
                 Effect::Edge { rule, text } => {
                     let name = &self.volume.replica().d.config.volume.name;

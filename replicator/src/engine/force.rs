@@ -30,8 +30,10 @@ impl Node {
             .filter(|m| !members.contains(&m.id))
             .map(|m| format!("{}/{}", m.site, m.node))
             .collect();
+        // With what the members in reach know beside this one.
+        let view = self.full_view(handle).await?;
+        let cost = view.loss.into_iter().find(|loss| loss.site == self.shared.me.site).unwrap_or_default();
         let mut warnings = vec![
-            "acknowledged writes that only members left out hold are given up; how many is not known here".to_string(),
             "if the old primary is alive and out of sight it goes on acknowledging until it meets the new lineage"
                 .to_string(),
         ];
@@ -48,10 +50,12 @@ impl Node {
             donor_node: self.shared.me.node.clone(),
             new_generation: status.lineage.generation + 1,
             fork_seq: status.durable.0,
-            lost_records: status.acked.since(status.durable),
-            exact: false,
+            lost_records: cost.promote_records,
+            lost_bytes: cost.promote_bytes,
+            lost_ms: cost.promote_ms,
+            exact: cost.exact,
+            unknown_ms: cost.unknown_ms,
             warnings,
-            ..api::ForcePlan::default()
         };
         if request.confirm {
             let command = Command::Force { writer: random_u128(), uuid: random_u128(), members };

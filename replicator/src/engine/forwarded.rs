@@ -11,6 +11,8 @@ use prost::Message;
 
 use super::cut::{self, CutStep};
 use super::deletion::{FORGET_BUT_SNAPSHOTS, MAKE_DURABLE};
+use super::detach::{FenceAnswer, FenceStep};
+use super::forward::{EndForwarded, ServeStep};
 use super::node::{Node, is_member};
 use super::peer_view::OwnWords;
 use crate::control::validate_snapshots::parse_id;
@@ -38,11 +40,14 @@ about_volume!(
     AttachVolumeRequest,
     DetachVolumeRequest,
     ResizeVolumeRequest,
+    SetVolumeRequest,
     AddMemberRequest,
     RemoveMemberRequest,
     ReplaceMemberRequest,
     PromoteRequest,
     SwitchoverRequest,
+    FenceRequest,
+    LossesRequest,
     ResyncRequest,
     ScrubRequest,
     CreateScheduleRequest,
@@ -51,6 +56,24 @@ about_volume!(
 );
 
 impl AboutVolume for CutStep {
+    fn volume(&self) -> &str {
+        &self.volume
+    }
+}
+
+impl AboutVolume for ServeStep {
+    fn volume(&self) -> &str {
+        &self.volume
+    }
+}
+
+impl AboutVolume for EndForwarded {
+    fn volume(&self) -> &str {
+        &self.volume
+    }
+}
+
+impl AboutVolume for FenceStep {
     fn volume(&self) -> &str {
         &self.volume
     }
@@ -118,7 +141,7 @@ async fn serve_snapshots(
         }
         "snapshot-get" => {
             let request: api::GetSnapshotRequest = decode(node, peer, request)?;
-            let snapshot = Some(verbs.get_snapshot(request.snapshot).await?);
+            let snapshot = Some(verbs.get_snapshot(request).await?);
             api::GetSnapshotResponse { snapshot }.encode_to_vec()
         }
         "snapshot-settle" => {
@@ -135,7 +158,7 @@ async fn serve_snapshots(
         }
         "snapshot-list" if neighbour => {
             let request = api::ListSnapshotsRequest::decode(request).map_err(undecodable)?;
-            api::ListSnapshotsResponse { snapshots: node.snapshots_of(&request.volumes).await? }.encode_to_vec()
+            api::ListSnapshotsResponse { snapshots: node.snapshots_of(&request).await? }.encode_to_vec()
         }
         "kept-drop" => {
             let request = api::DeleteSnapshotRequest::decode(request).map_err(undecodable)?;
@@ -184,8 +207,38 @@ pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, reque
             let handle = node.find(&request.volume)?;
             api::GetVolumeResponse { volume: Some(node.view(&handle).await?) }.encode_to_vec()
         }
+        "register" => {
+            let request: api::GetVolumeRequest = decode(node, peer, request)?;
+            let handle = node.find(&request.volume)?;
+            node.register_words(&handle).await?.encode_to_vec()
+        }
+        "end-session" => {
+            let step: FenceStep = decode(node, peer, request)?;
+            let handle = node.find(&step.volume)?;
+            node.end_own(&handle, &step).await?.encode_to_vec()
+        }
+        "fence" if neighbour => {
+            let step: FenceStep = decode(node, peer, request)?;
+            let handle = node.find(&step.volume)?;
+            node.fence_here(&handle, &step).await?;
+            FenceAnswer { ended: true }.encode_to_vec()
+        }
+        "serve-device" if neighbour => {
+            let step: ServeStep = decode(node, peer, request)?;
+            let handle = node.find(&step.volume)?;
+            node.serve_device(&handle, peer, &step).await?.encode_to_vec()
+        }
+        "take-device" if neighbour => {
+            let step: ServeStep = decode(node, peer, request)?;
+            let handle = node.find(&step.volume)?;
+            node.take_device(&handle, peer, &step).await?.encode_to_vec()
+        }
+        "end-device" if neighbour => {
+            node.end_device(&decode(node, peer, request)?).await?;
+            api::DetachVolumeResponse::default().encode_to_vec()
+        }
         // Of itself, for whoever shows it.
-        "own-words" => OwnWords::now().encode_to_vec(),
+        "own-words" => OwnWords::now(node.shared.store.space().free_bytes).encode_to_vec(),
         // For nodes of this site, about what they do not hold themselves.
         "volumes" if neighbour => api::ListVolumesResponse { volumes: node.full_views().await }.encode_to_vec(),
         "create" if neighbour => {
@@ -238,11 +291,21 @@ pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, reque
             let request: api::PromoteRequest = decode(node, peer, request)?;
             let handle = node.find(&request.volume)?;
             node.promote_here(&handle, Promotion::Takeover).await?;
+            node.give_back_if_fenced(&handle).await?;
+            node.settle_after_move(&handle).await?;
             api::PromoteResponse { volume: Some(node.view(&handle).await?), plan: None }.encode_to_vec()
         }
         "switchover" => {
             let view = verbs.switchover(decode(node, peer, request)?).await?;
             api::SwitchoverResponse { volume: Some(view) }.encode_to_vec()
+        }
+        "losses" if neighbour => {
+            let request: api::LossesRequest = decode(node, peer, request)?;
+            node.losses_of(&request.volume).await?.encode_to_vec()
+        }
+        "fence-site" => {
+            let volume = Some(verbs.fence(decode(node, peer, request)?).await?);
+            api::FenceResponse { volume }.encode_to_vec()
         }
         "attach" => verbs.attach_volume(decode(node, peer, request)?).await?.encode_to_vec(),
         "detach" => {
@@ -252,6 +315,10 @@ pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, reque
         "resize" => {
             let view = verbs.resize_volume(decode(node, peer, request)?).await?;
             api::ResizeVolumeResponse { volume: Some(view) }.encode_to_vec()
+        }
+        "set-volume" => {
+            let volume = Some(verbs.set_volume(decode(node, peer, request)?).await?);
+            api::SetVolumeResponse { volume }.encode_to_vec()
         }
         "add-member" => {
             let view = verbs.add_member(decode(node, peer, request)?).await?;

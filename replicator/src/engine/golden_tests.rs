@@ -16,7 +16,7 @@ use crate::bytes_file;
 use crate::store::EXTENT_BYTES;
 
 /// Encodings as the file has them, and each decodes to its sample again; cut short or made longer, it does not.
-fn hold<T: PartialEq + Debug>(
+pub(super) fn hold<T: PartialEq + Debug>(
     file: &str,
     samples: &[(&str, T)],
     encode: impl Fn(&T) -> Bytes,
@@ -45,6 +45,9 @@ fn what_calls_are_answered_with() {
     hold("basis.txt", &samples::bases(), |basis| answers::encode_basis(basis.as_ref()), answers::decode_basis);
     hold("changes.txt", &samples::pages(), answers::encode_changes, answers::decode_changes);
     hold("blocks.txt", &[("given", samples::given())], |all| answers::encode_blocks(all), answers::decode_blocks);
+    hold("arrived.txt", &[("some", samples::arrived())], answers::encode_arrived, answers::decode_arrived);
+    let same = [("some", vec![true, false])];
+    hold("same.txt", &same, |same| answers::encode_same(same), answers::decode_same);
     hold("holding.txt", &[("failed", samples::holding())], Holding::encode, Holding::decode);
 }
 

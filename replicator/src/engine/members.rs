@@ -9,7 +9,7 @@ use farshore_core::register::{Configuration, DataRule, Member, MemberKind};
 use farshore_proto::v1 as api;
 
 use super::clock::random_u128;
-use super::create::{member_kind, name_error, rule_of};
+use super::create::{member_kind, name_error, rule_for};
 use super::driver::VolumeHandle;
 use super::node::Node;
 use super::roles::refused;
@@ -56,8 +56,8 @@ impl Node {
         handle: &Arc<VolumeHandle>,
         spec: &api::MemberSpec,
     ) -> Result<(), OpError> {
-        let config = handle.config.borrow().clone();
         let node = self.choose_node(&spec.site, &spec.node)?;
+        let config = self.once_left(handle, &spec.site, &node).await?;
         let id = MemberId(config.members.iter().map(|m| m.id.0).max().unwrap_or(0) + 1);
         let member = Member { id, site: spec.site.clone(), node, kind: member_kind(spec) };
         if config.members.iter().any(|m| m.site == member.site && m.node == member.node) {
@@ -74,6 +74,23 @@ impl Node {
             return Err(error);
         }
         self.refit_rule(handle, |_| true).await
+    }
+
+    /// The register, when whoever was there has left for good: a removal is answered when it is certain, and that is a
+    /// little earlier.
+    async fn once_left(&self, handle: &VolumeHandle, site: &str, node: &str) -> Result<Configuration, OpError> {
+        let leaves = |m: &Member| m.site == site && m.node == node && m.kind == MemberKind::Leaving;
+        for _ in 0..PENDING_RETRIES {
+            let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
+            if !status.config.members.iter().any(leaves) {
+                return Ok(status.config);
+            }
+            tokio::time::sleep(PENDING_PAUSE).await;
+        }
+        Err(OpError::unavailable(
+            format!("{site}/{node} is still being taken out of volume {}", handle.name()),
+            "see `farshore status` for what that waits for, then try again",
+        ))
     }
 
     pub(super) async fn join_as(
@@ -133,7 +150,7 @@ impl Node {
         if let Some(with) = request.with.as_ref().filter(elsewhere) {
             // Another place: the new copy is whole before the old one goes.
             self.add_member(handle, with).await?;
-            if member.kind == MemberKind::Data {
+            if member.kind == MemberKind::Data && !config.follows_behind(&member) {
                 self.until_in_sync(handle, with).await?;
             }
             return self.remove_member(handle, &member.site, &member.node).await;
@@ -187,16 +204,7 @@ pub(super) fn find_member(config: &Configuration, site: &str, node: &str) -> Res
 }
 
 fn refitted(config: &Configuration, keep: impl Fn(&Member) -> bool) -> Result<Option<DataRule>, OpError> {
-    let sites: Vec<&str> =
-        config.members.iter().filter(|m| m.kind == MemberKind::Data && keep(m)).map(|m| m.site.as_str()).collect();
-    let rule = config.volume.rule;
-    let policy = api::Policy {
-        quorum: config.volume.policy.clone(),
-        w: rule.w.into(),
-        min_remote: rule.min_remote.into(),
-        local_required: rule.local,
-        ..api::Policy::default()
-    };
-    let next = rule_of(&policy, &sites, &config.current.primary_site)?;
-    Ok((next != rule).then_some(next))
+    let sites: Vec<&str> = config.asked_for(config.volume.mode).filter(|m| keep(m)).map(|m| m.site.as_str()).collect();
+    let next = rule_for(config, &sites)?;
+    Ok((next != config.volume.rule).then_some(next))
 }

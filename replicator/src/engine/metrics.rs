@@ -35,6 +35,7 @@ impl MetricsSource for Node {
                         repaired_blocks_total: self.shared.repairs.repaired_total.load(Ordering::Relaxed),
                         scrubbed_bytes_total: self.scrubs.checked_total.load(Ordering::Relaxed),
                     },
+                    resync: self.shared.ship_counts.read(),
                     conditions: self.node_conditions(),
                 },
                 volumes: volumes.into_iter().map(|status| self.volume_reading(status)).collect(),

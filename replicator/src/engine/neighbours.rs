@@ -43,7 +43,7 @@ impl Node {
         for view in asked.join_all().await.into_iter().flatten().flat_map(|answer| answer.volumes) {
             let known = |id: &str, name: &str| out.iter().any(|v| v.id == id && v.name == name);
             if self.catalog.find(&view.name).is_none() && !known(&view.id, &view.name) {
-                out.push(view);
+                out.push(self.with_device_here(view).await);
             }
         }
         out
@@ -53,14 +53,7 @@ impl Node {
     /// neighbour may know who can't be asked: else who wants it gone, or its session ended, would take it for done.
     pub(super) fn find_at_last(&self, volume: &str) -> Result<Arc<VolumeHandle>, OpError> {
         self.find(volume).map_err(|error| {
-            let me = &self.shared.me;
-            let named = self.config.peers.iter().filter(|p| p.site == me.site && p.node != me.node);
-            let silent = |peer: &PeerName| !self.is_connected(peer) || lock(&self.unheard).contains(peer);
-            let silent: Vec<String> = named
-                .filter_map(|p| PeerName::new(&p.site, &p.node).ok())
-                .filter(silent)
-                .map(|peer| peer.to_string())
-                .collect();
+            let silent = self.silent_neighbours();
             if error.kind != OpKind::NotFound || silent.is_empty() {
                 return error;
             }
@@ -69,6 +62,15 @@ impl Node {
                 "try again when it answers; take it out of the peers of this node's configuration if it is gone for good",
             )
         })
+    }
+
+    /// Those that may know what is not known here, and did not answer when they were asked last.
+    pub(super) fn silent_neighbours(&self) -> Vec<String> {
+        let me = &self.shared.me;
+        let named = self.config.peers.iter().filter(|p| p.site == me.site && p.node != me.node);
+        let silent = |peer: &PeerName| !self.is_connected(peer) || lock(&self.unheard).contains(peer);
+        let silent = named.filter_map(|p| PeerName::new(&p.site, &p.node).ok()).filter(silent);
+        silent.map(|peer| peer.to_string()).collect()
     }
 
     /// The neighbour that holds a volume of which nothing is here.

@@ -20,13 +20,17 @@ use super::cut::Cuts;
 use super::cut_short::Maker;
 use super::diverged::DivergedCopies;
 use super::driver::{VolumeHandle, lock};
+use super::io_limits::{IoLimits, Meter};
 use super::kept::KeptVolumes;
+use super::loss_history::{self, LossHistory};
+use super::outgoing::Outgoing;
+use super::receive::Incoming;
 use super::repair::Repairs;
 use super::rpc::{self, Arrival, Call};
 use super::schedules::Schedules;
 use super::scrub::Scrubs;
-use super::ship::Incoming;
-use super::{checkpointer, kept, readmit, rebirth, recovery, repair, schedules, scrub, ship};
+use super::ship_counts::ShipCounts;
+use super::{checkpointer, kept, readmit, rebirth, receive, recovery, repair, schedules, scrub};
 use crate::config::{Config, JournalEngine};
 use crate::control::OpError;
 use crate::disk::file::create_dirs;
@@ -74,6 +78,12 @@ pub struct Shared {
     pub kept: KeptVolumes,
     /// Images being received.
     pub incoming: Mutex<Vec<Incoming>>,
+    /// Images that were being sent.
+    pub outgoing: Outgoing,
+    /// Of both.
+    pub ship_counts: ShipCounts,
+    /// What shipments from here may send.
+    pub ship_meter: Meter,
     pub repairs: Repairs,
 }
 
@@ -100,6 +110,7 @@ pub struct Node {
     pub(super) cuts: Mutex<Cuts>,
     pub(super) makers: Mutex<BTreeMap<VolumeId, Maker>>,
     pub(super) schedules: Schedules,
+    pub(super) loss_history: LossHistory,
     /// One clone at a time is made from here.
     pub(super) cloning: tokio::sync::Mutex<()>,
     /// For verbs, which run in tasks of their own.
@@ -143,7 +154,23 @@ impl Node {
         let kept = KeptVolumes::open(dir.clone()).map_err(noted)?;
         kept.finish(&store, &journal, &mut found).await.map_err(noted)?;
         let (calls, incoming, repairs) = (Calls::default(), Mutex::default(), Repairs::default());
-        let shared = Arc::new(Shared { me, journal, store, transport, calls, diverged, kept, incoming, repairs });
+        let (outgoing, ship_counts) = (Outgoing::default(), ShipCounts::default());
+        let bytes_per_second = config.transport.ship_bytes_per_second.map_or(0, |rate| rate.0);
+        let ship_meter = Meter::new(IoLimits { iops: 0, bytes_per_second });
+        let shared = Arc::new(Shared {
+            me,
+            journal,
+            store,
+            transport,
+            calls,
+            diverged,
+            kept,
+            incoming,
+            outgoing,
+            ship_counts,
+            ship_meter,
+            repairs,
+        });
         let attachments = Attachments::start(&config, &shared).await?;
         let scrubs = Scrubs::load(&config.node.data_dir);
         let node = Arc::new_cyclic(|myself| Node {
@@ -164,10 +191,11 @@ impl Node {
             cuts: Mutex::default(),
             makers: Mutex::default(),
             schedules: Schedules::default(),
+            loss_history: LossHistory::default(),
             cloning: tokio::sync::Mutex::default(),
         });
         let stored = shared.store.volumes();
-        recovery::drop_what_shipments_left(&shared).await?;
+        recovery::find_cut_shipments(&shared).await?;
         recovery::drop_clones_never_begun(&shared, found.iter().map(|recovered| recovered.volume).collect()).await?;
         for recovered in found {
             let applied = stored.iter().find(|v| v.volume == recovered.volume).map(|v| v.applied_seq);
@@ -188,6 +216,7 @@ impl Node {
         tokio::spawn(checkpointer::run(node.clone()));
         tokio::spawn(scrub::run(node.clone()));
         tokio::spawn(schedules::run(node.clone()));
+        tokio::spawn(loss_history::run(node.clone()));
         tokio::spawn(kept::run(node.clone()));
         tokio::spawn(node.clone().take_devices_back());
         Ok(node)
@@ -203,9 +232,11 @@ impl Node {
 
     /// A restarted daemon takes its devices back, if the newest register still names their sessions.
     async fn take_devices_back(self: Arc<Self>) {
+        let mut named = BTreeMap::new();
         for handle in self.catalog.all() {
             let attached = handle.config.borrow().attached;
             let Some(attached) = attached.filter(|a| a.member == handle.me) else { continue };
+            named.insert(handle.name(), attached.session);
             let node = self.clone();
             tokio::spawn(async move {
                 let why = Promotion::Restart { session: attached.session };
@@ -218,18 +249,20 @@ impl Node {
                         }
                         Err(refusal) => {
                             tracing::info!(volume = %handle.name(), rule = refusal.rule, "device not taken back: {}", refusal.text);
-                            return;
+                            return node.attachments.give_up(&handle, attached.session).await;
                         }
                     }
                 }
                 if let Err(error) = node.refuse_unfinished(&handle).await {
                     tracing::warn!(volume = %handle.name(), %error, "device not taken back");
                     let _ = node.settled(&handle, Command::Detach { session: attached.session }).await;
-                    return;
+                    return node.attachments.give_up(&handle, attached.session).await;
                 }
-                node.attachments.reopen(&node, &handle).await;
+                node.attachments.reopen(&node, &handle, attached.session).await;
             });
         }
+        named.extend(self.take_forwarded_back());
+        self.attachments.end_strays(&named).await;
     }
 
     async fn route(self: Arc<Self>, mut events: mpsc::Receiver<TransportEvent>) {
@@ -247,6 +280,11 @@ impl Node {
                     self.link(&peer, false);
                 }
                 TransportEvent::Message { peer, lane, message } => self.arrived(peer, lane, message),
+                TransportEvent::Stream { peer, stream } => {
+                    if let Some(stream) = stream.take() {
+                        tokio::spawn(self.clone().serve_stream(peer, stream));
+                    }
+                }
                 _ => {}
             }
         }
@@ -372,9 +410,12 @@ impl Node {
             | Call::ShipBasis { volume }
             | Call::ShipBasisChanges { volume, .. }
             | Call::ShipPage { volume, .. }
+            | Call::ShipOffer { volume, .. }
+            | Call::ShipPacked { volume, .. }
+            | Call::ShipProof { volume, .. }
             | Call::ShipSnapshots { volume, .. }
             | Call::ShipEnd { volume, .. } => {
-                ship::receive(self.shared.clone(), self.held_for(peer, volume)?, call).await
+                receive::receive(self.shared.clone(), self.held_for(peer, volume)?, call).await
             }
             Call::Blocks { volume, lineage, wanted } => {
                 repair::serve(&self.shared, &*self.held_for(peer, volume)?, peer, lineage, wanted).await
@@ -458,6 +499,10 @@ fn transport_config(config: &Config, me: &PeerName) -> Result<TransportConfig, N
     };
     let idle_timeout_ms = section.idle_timeout_ms;
     transport.limits = Limits { idle_timeout_ms, keep_alive_ms: (idle_timeout_ms / 6).max(50), ..Limits::default() };
+    #[cfg(test)]
+    if me.node == super::shipment_tests::OLDER_NODE {
+        transport.versions.max = 1;
+    }
     Ok(transport)
 }
 

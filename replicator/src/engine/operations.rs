@@ -8,6 +8,8 @@ use farshore_proto::v1 as api;
 use prost::Message;
 
 use super::driver::{VolumeHandle, lock};
+use super::exports::session_text;
+use super::forward::EndForwarded;
 use super::node::Node;
 use super::roles::refused;
 use crate::control::{OpError, OpFuture, Operations};
@@ -19,7 +21,7 @@ impl Node {
         }
         let request = api::GetVolumeRequest { volume: volume.into() };
         if let Some(answer) = self.by_neighbour::<api::GetVolumeResponse>(volume, "get", &request).await? {
-            return found(answer.volume);
+            return Ok(self.with_device_here(found(answer.volume)?).await);
         }
         let handle = self.find_at_last(volume)?;
         self.full_view(&handle).await
@@ -147,15 +149,13 @@ impl Operations for Node {
                 return node.forward(&peer, "attach", &request).await;
             }
             if let Some(peer) = node.neighbour_with(&request.volume).await {
-                return Err(OpError::failed_precondition(
-                    format!(
-                        "no copy of volume {} is on {}, and a device is made where one is",
-                        request.volume, node.shared.me
-                    ),
-                    format!("attach it on {peer}: --node {}", peer.node),
-                ));
+                let asked = api::GetVolumeRequest { volume: request.volume.clone() };
+                let known = found(node.forward::<api::GetVolumeResponse>(&peer, "get", &asked).await?.volume)?;
+                let (session, device) = node.attach_without_copy(known, &request).await?;
+                let volume = Some(node.by_name(&request.volume).await?);
+                return Ok(api::AttachVolumeResponse { session: session_text(session), device: Some(device), volume });
             }
-            let handle = node.find(&request.volume)?;
+            let handle = node.find_at_last(&request.volume)?;
             let (session, device) = node.attach(&handle, &request).await?;
             let volume = Some(node.view(&handle).await?);
             Ok(api::AttachVolumeResponse { session: format!("{:032x}", session.0), device: Some(device), volume })
@@ -164,6 +164,11 @@ impl Operations for Node {
 
     fn detach_volume(&self, request: api::DetachVolumeRequest) -> OpFuture<'_, api::VolumeStatus> {
         verb!(self, node, async move {
+            if request.keep_published && node.catalog.find(&request.volume).is_none() {
+                let (volume, session) = (request.volume.clone(), request.session.clone());
+                node.end_device(&EndForwarded { volume, session, force: request.force }).await?;
+                return node.by_name(&request.volume).await;
+            }
             if let Some(answer) =
                 node.by_neighbour::<api::DetachVolumeResponse>(&request.volume, "detach", &request).await?
             {
@@ -190,6 +195,10 @@ impl Operations for Node {
             }
             node.view(&handle).await
         })
+    }
+
+    fn set_volume(&self, request: api::SetVolumeRequest) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, node, async move { Node::set_volume(&node, request).await })
     }
 
     fn add_member(&self, request: api::AddMemberRequest) -> OpFuture<'_, api::VolumeStatus> {
@@ -254,7 +263,10 @@ impl Operations for Node {
                 return Ok(api::PromoteResponse { volume, plan });
             }
             let handle = node.find(&request.volume)?;
+            node.refuse_fenced(&handle).await?;
             node.promote_here(&handle, Promotion::Verb).await?;
+            node.give_back_if_fenced(&handle).await?;
+            node.settle_after_move(&handle).await?;
             Ok(api::PromoteResponse { volume: Some(node.view(&handle).await?), plan: None })
         })
     }
@@ -266,6 +278,7 @@ impl Operations for Node {
                 return found(answer.volume);
             }
             let handle = node.find(&volume)?;
+            node.end_served(&handle, false).await?;
             node.attachments.close(handle.id, false).await?;
             node.settled(&handle, Command::Demote).await.map_err(refused(&handle))?;
             node.view(&handle).await
@@ -335,6 +348,23 @@ impl Operations for Node {
         })
     }
 
+    fn losses(&self, volume: String) -> OpFuture<'_, api::LossesResponse> {
+        verb!(self, node, async move { node.losses_of(&volume).await })
+    }
+
+    fn fence(&self, request: api::FenceRequest) -> OpFuture<'_, api::VolumeStatus> {
+        verb!(self, node, async move {
+            if let Some(answer) =
+                node.by_neighbour::<api::FenceResponse>(&request.volume, "fence-site", &request).await?
+            {
+                return found(answer.volume);
+            }
+            let handle = node.find(&request.volume)?;
+            node.fence_site(&handle, &request).await?;
+            node.view(&handle).await
+        })
+    }
+
     fn info(&self) -> OpFuture<'_, api::InfoResponse> {
         verb!(self, node, async move { Ok(node.describe()) })
     }
@@ -364,7 +394,8 @@ impl Operations for Node {
         verb!(self, node, async move {
             let peers = node.peers_in_full().await;
             let me = &node.shared.me;
-            Ok(api::PeersResponse { site: me.site.clone(), node: me.node.clone(), peers })
+            let disk_free_bytes = node.shared.store.space().free_bytes;
+            Ok(api::PeersResponse { site: me.site.clone(), node: me.node.clone(), peers, disk_free_bytes })
         })
     }
 

@@ -21,11 +21,13 @@ pub(super) struct OwnWords {
     /// Of its wall clock, since 1970.
     #[prost(int64, tag = "2")]
     pub now_unix_ms: i64,
+    #[prost(uint64, tag = "3")]
+    pub disk_free_bytes: u64,
 }
 
 impl OwnWords {
-    pub fn now() -> OwnWords {
-        OwnWords { version: env!("CARGO_PKG_VERSION").into(), now_unix_ms: unix_ms(SystemTime::now()) }
+    pub fn now(disk_free_bytes: u64) -> OwnWords {
+        OwnWords { version: env!("CARGO_PKG_VERSION").into(), now_unix_ms: unix_ms(SystemTime::now()), disk_free_bytes }
     }
 }
 
@@ -48,6 +50,7 @@ impl Node {
                 && let Ok((words, skew_ms)) = self.ask_of_itself(&peer).await
             {
                 (view.version, view.clock_skew_ms) = (words.version, skew_ms);
+                view.disk_free_bytes = Some(words.disk_free_bytes);
             }
             view
         });

@@ -13,16 +13,19 @@ use super::clone::BASE_SEQ;
 use super::driver::{Driver, VolumeHandle};
 use super::inbox::Inbox;
 use super::node::Shared;
-use super::ship::SHIP_PIN_PREFIX;
+use super::outgoing;
+use super::receive;
 use crate::store::StoreError;
 
-/// Pins of shipments that were under way when the daemon ended. Their sources begin anew.
-pub async fn drop_what_shipments_left(shared: &Arc<Shared>) -> Result<(), StoreError> {
+/// Pins of shipments that were under way when the daemon ended: they go on, or are given up.
+pub async fn find_cut_shipments(shared: &Arc<Shared>) -> Result<(), StoreError> {
     let shared = shared.clone();
     let dropped = tokio::task::spawn_blocking(move || {
         for volume in shared.store.volumes() {
-            for pin in shared.store.pins(volume.volume)?.iter().filter(|pin| pin.name.starts_with(SHIP_PIN_PREFIX)) {
-                shared.store.unpin(volume.volume, &pin.name)?;
+            for pin in shared.store.pins(volume.volume)?.iter().filter(|pin| outgoing::is_pin(&pin.name)) {
+                if !shared.outgoing.found(volume.volume, &pin.name) {
+                    shared.store.unpin(volume.volume, &pin.name)?;
+                }
             }
         }
         Ok(())
@@ -48,26 +51,12 @@ pub async fn drop_clones_never_begun(shared: &Arc<Shared>, known: Vec<VolumeId>)
     dropped.await.unwrap_or_else(|e| Err(StoreError::Poisoned { reason: e.to_string() }))
 }
 
-/// What had been received of a shipment goes, unless all of it is there and was about to be shown: nothing can be
-/// applied beside it.
-async fn drop_stage(shared: &Arc<Shared>, volume: VolumeId, installing: bool) -> Result<(), StoreError> {
-    if installing || !shared.store.volumes().iter().any(|v| v.volume == volume) {
-        return Ok(());
-    }
-    let shared = shared.clone();
-    let dropped = tokio::task::spawn_blocking(move || match shared.store.stage(volume)? {
-        Some(stage) => shared.store.stage_abort(volume, stage.ship_id),
-        None => Ok(()),
-    });
-    dropped.await.unwrap_or_else(|e| Err(StoreError::Poisoned { reason: e.to_string() }))
-}
-
 pub async fn start(
     shared: &Arc<Shared>,
     volume: VolumeId,
     recovered: Recovered,
 ) -> Result<Arc<VolumeHandle>, StoreError> {
-    drop_stage(shared, volume, recovered.durable.installing.is_some()).await?;
+    receive::take_up(shared, volume, recovered.durable.installing.is_some()).await?;
     // Until the journal knows this, nothing of the volume counts as applied.
     shared.journal.set_checkpoint(volume, recovered.durable.base.seq);
     let mut fx = Effects::new();

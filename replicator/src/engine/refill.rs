@@ -5,6 +5,8 @@
 //! fill      ordinary writes by the epoch's holder, for a session of the daemon's own; no device is made for it
 //! done      restore: the guard's label goes, and it stays as what was before.   import: the new snapshot, then no guard
 //! ```
+//! What a restore fills in is held meanwhile, so that nobody deletes it under an attempt that is to be made again.
+//!
 //! The guard is in the order of the volume's records, so that a crash, here or of the whole site, leaves the volume
 //! marked wherever it goes on. The same verb again does the work again: what it writes is decided by the guard's image and
 //! by what is filled in, neither of which changes.
@@ -17,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use farshore_core::api::Command;
 use farshore_core::ids::SessionId;
+use farshore_core::mark::SnapshotId;
 use farshore_proto::v1 as api;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -39,6 +42,8 @@ const WRITES_MAX: usize = 8;
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 /// Of an import's snapshot: which one it holds the image of.
 const IMPORTED_LABEL: &str = "farshore.imported";
+/// Of the snapshot that a volume is restored to, until that has come to its end.
+const RESTORE_HOLD: &str = "restore";
 /// A forwarded restore takes as long as there is to put back.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
@@ -67,16 +72,44 @@ impl Node {
         readable(&handle.name(), &row, self)?;
         let what = format!("the restore of {}", row.name);
         refuse_attached(&handle, &what)?;
+        let row = self.hold_for_restore(&handle, row.id, true).await?;
         let name = format!("before-restore-{}", &row.id.to_string()[..8]);
-        let guard = self.guard(&handle, &name, &what).await?;
+        let guard = match self.guard(&handle, &name, &what).await {
+            Ok(guard) => guard,
+            Err(error) => {
+                // It was refused, or what it needs is away: in the first case nothing will come that lets it go.
+                if let Err(error) = self.hold_for_restore(&handle, row.id, false).await {
+                    tracing::warn!(volume = %handle.name(), snapshot = row.name, %error, "stays held by its restore");
+                }
+                return Err(error);
+            }
+        };
         let restored = self.filling(&handle, Box::pin(self.put_back(&handle, &row, &guard))).await?;
         self.rewrite(&handle, guard.id, |labels, _| {
             labels.remove(UNFINISHED_LABEL);
             Ok(())
         })
         .await?;
+        self.hold_for_restore(&handle, row.id, false).await?;
         tracing::info!(volume = %handle.name(), snapshot = row.name, bytes = restored, "snapshot restored");
         Ok(api::RestoreSnapshotResponse { volume: Some(self.view(&handle).await?), changed_bytes: restored })
+    }
+
+    async fn hold_for_restore(
+        &self,
+        handle: &Arc<VolumeHandle>,
+        id: SnapshotId,
+        held: bool,
+    ) -> Result<SnapshotRow, OpError> {
+        self.rewrite(handle, id, |_, holds| {
+            if held {
+                holds.insert(RESTORE_HOLD.into())
+            } else {
+                holds.remove(RESTORE_HOLD)
+            };
+            Ok(())
+        })
+        .await
     }
 
     /// The snapshot of what the volume held before, which keeps it from being attached. One that an earlier attempt left
@@ -104,7 +137,7 @@ impl Node {
         let labels: BTreeMap<String, String> = [(UNFINISHED_LABEL.to_string(), what.to_string())].into();
         let made = self.take_snapshot(handle, &free, &labels).await?;
         self.all_applied(handle).await?;
-        let id = parse_id(&made.id).map(farshore_core::mark::SnapshotId).unwrap_or_default();
+        let id = parse_id(&made.id).map(SnapshotId).unwrap_or_default();
         self.row(handle, id)
     }
 

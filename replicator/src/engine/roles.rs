@@ -1,10 +1,9 @@
-//! The verbs that move the right to write: promote, demote, switchover, failover; and attach, detach.
+//! The verbs that move the right to write: promote, demote, failover; and attach, detach.
 
 use std::sync::Arc;
 
 use farshore_core::api::{Command, Refusal};
 use farshore_core::ids::{MemberId, SessionId};
-use farshore_core::register::Member;
 use farshore_proto::v1 as api;
 use prost::Message;
 
@@ -20,7 +19,7 @@ use crate::transport::PeerName;
 const FORWARD_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Between the answer to an attach and the open device.
-const OPEN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+pub(super) const OPEN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Node {
     pub(super) fn find(&self, volume: &str) -> Result<Arc<VolumeHandle>, OpError> {
@@ -80,85 +79,6 @@ impl Node {
         R::decode(bytes).map_err(|e| OpError::internal(format!("the answer of {peer} does not decode")).because(e))
     }
 
-    pub(super) async fn switch_over(
-        self: &Arc<Self>,
-        handle: &Arc<VolumeHandle>,
-        request: &api::SwitchoverRequest,
-    ) -> Result<(), OpError> {
-        let config = handle.config.borrow().clone();
-        let target = config
-            .members
-            .iter()
-            .find(|m| m.site == request.to_site && (request.to_node.is_empty() || m.node == request.to_node))
-            .ok_or_else(|| {
-                OpError::invalid(
-                    format!("volume {} has no member in {}", config.volume.name, request.to_site),
-                    "choose one of its members, see `farshore volume show`",
-                )
-            })?
-            .clone();
-        let holder = self.holder(handle).await;
-        if holder == Some(target.id) {
-            return Ok(());
-        }
-        if holder != Some(handle.me) {
-            let holder = holder.ok_or_else(|| OpError::unavailable("no primary is known", "use `farshore promote`"))?;
-            let peer = self.peer_of(handle, holder)?;
-            let _: api::SwitchoverResponse = self.forward(&peer, "switchover", request).await?;
-            return Ok(());
-        }
-        if handle.status().await.is_none_or(|status| status.role != "primary") {
-            return Err(OpError::failed_precondition(
-                format!("volume {} has no primary that could hand it over", config.volume.name),
-                format!("run `farshore promote {}` in {}", config.volume.name, target.site),
-            ));
-        }
-        self.check_target(handle, &target).await?;
-        // The device goes first: whoever still uses it would see it fail.
-        let device = self.attachments.describe(handle.id).await;
-        self.attachments.close(handle.id, false).await?;
-        if let Err(refusal) = self.settled(handle, Command::Handover { to: target.id }).await {
-            // I/O goes on here.
-            if let Some((session, status)) = device
-                && let Err(error) = self.attachments.open(self, handle, session, status.kind()).await
-            {
-                tracing::error!(volume = %handle.name(), %error, "the device could not be brought back");
-            }
-            return Err(refused(handle)(refusal));
-        }
-        let peer = PeerName::new(&target.site, &target.node).map_err(name_error)?;
-        let promote = api::PromoteRequest { volume: handle.id.to_string(), ..api::PromoteRequest::default() };
-        let _: api::PromoteResponse = self.forward(&peer, "take-over", &promote).await.map_err(|error| {
-            OpError::new(
-                error.kind,
-                format!("{} released the volume, but {peer} could not take it over: {}", self.shared.me, error.message),
-                "run `farshore promote` in any site of the sync set",
-            )
-            .because(error.why)
-        })?;
-        Ok(())
-    }
-
-    /// Before the device is closed: can the target take over at all?
-    async fn check_target(&self, handle: &VolumeHandle, target: &Member) -> Result<(), OpError> {
-        let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
-        let (name, place) = (handle.name(), format!("{}/{}", target.site, target.node));
-        let peer = PeerName::new(&target.site, &target.node).map_err(name_error)?;
-        if !status.members.iter().any(|m| m.id == target.id && m.in_sync_set) {
-            return Err(OpError::failed_precondition(
-                format!("volume {name}: {place} is not in the sync set, so it may lack acknowledged writes"),
-                "choose a site of the sync set, or wait for its resync",
-            ));
-        }
-        if !self.is_connected(&peer) {
-            return Err(OpError::unavailable(
-                format!("volume {name}: {place} is not connected, so it can't take over"),
-                "see `farshore site list` for the state of the link",
-            ));
-        }
-        Ok(())
-    }
-
     pub(super) async fn fail_over(
         self: &Arc<Self>,
         request: api::FailoverRequest,
@@ -186,8 +106,14 @@ impl Node {
             let (node, from, reduce) = (self.clone(), request.from_site.clone(), request.reduce);
             running.spawn(async move {
                 let home = handle.config.borrow().current.primary_site.clone();
-                let result = if node.is_taken_over_from(&handle, &from).await {
-                    node.take_over(&handle, reduce.then_some(from.as_str())).await
+                let result = if let Err(error) = node.refuse_fenced(&handle).await {
+                    Err(error)
+                } else if node.is_taken_over_from(&handle, &from).await {
+                    let taken = node.take_over(&handle, reduce.then_some(from.as_str())).await;
+                    match taken {
+                        Ok(()) => node.give_back_if_fenced(&handle).await,
+                        Err(error) => Err(error),
+                    }
                 } else {
                     Err(OpError::failed_precondition(
                         format!("the primary site of {} is {home}, not {from}", handle.name()),
@@ -217,10 +143,8 @@ impl Node {
         handle: &Arc<VolumeHandle>,
         request: &api::AttachVolumeRequest,
     ) -> Result<(SessionId, api::DeviceStatus), OpError> {
-        if request.read_only {
-            return Err(OpError::unsupported("read-only attaches are not supported yet", "attach without --read-only"));
-        }
         let kind = super::attachments::choose(request.device())?;
+        let orphaned = self.attachments.forget_if_dead(handle.id).await;
         if let Some((session, status)) = self.attachments.describe(handle.id).await {
             if request.device() != api::DeviceKind::Unspecified && status.kind() != kind {
                 return Err(OpError::failed_precondition(
@@ -232,6 +156,13 @@ impl Node {
                     "detach it first, or leave the device out",
                 ));
             }
+            if status.read_only != request.read_only && !request.publish_only {
+                let how = if status.read_only { "read-only" } else { "for writing" };
+                return Err(OpError::failed_precondition(
+                    format!("volume {} is attached here {how}", handle.name()),
+                    "detach it first, then attach it otherwise",
+                ));
+            }
             if request.session.is_empty() || parse_session(&request.session)? == session {
                 return Ok((session, status));
             }
@@ -240,8 +171,14 @@ impl Node {
                 "detach it first",
             ));
         }
-        let session =
-            if request.session.is_empty() { SessionId(random_u128()) } else { parse_session(&request.session)? };
+        self.refuse_forwarded(handle).await?;
+        let session = match orphaned {
+            _ if !request.session.is_empty() => parse_session(&request.session)?,
+            Some(session) => session,
+            None => SessionId(random_u128()),
+        };
+        self.refuse_fenced(handle).await?;
+        self.take_next_class(handle).await;
         self.patiently(handle, Command::Attach { writer: random_u128(), session }).await?;
         let opened = async {
             let mut device = handle.device.clone();
@@ -252,11 +189,12 @@ impl Node {
                     "see `farshore status` for what it waits for, then try again",
                 ));
             }
-            // Asked now that the epoch is ours: the order has no mark that we don't know.
+            // Asked now that the epoch is ours: nothing is in the register or the order that we don't know.
+            self.refuse_fenced(handle).await?;
             self.refuse_unfinished(handle).await?;
             match request.publish_only {
                 true => Ok(api::DeviceStatus { kind: api::DeviceKind::None.into(), ..Default::default() }),
-                false => self.attachments.open(self, handle, session, kind).await,
+                false => self.attachments.open(self, handle, session, (kind, request.read_only)).await,
             }
         };
         match opened.await {
@@ -265,6 +203,18 @@ impl Node {
                 let _ = handle.command(Command::Detach { session }).await;
                 Err(error)
             }
+        }
+    }
+}
+
+impl Node {
+    async fn refuse_forwarded(&self, handle: &VolumeHandle) -> Result<(), OpError> {
+        match self.attachments.served(handle.id).await {
+            None => Ok(()),
+            Some(served) => Err(OpError::failed_precondition(
+                format!("volume {} is attached at {}, and served from here", handle.name(), served.place.node),
+                "detach it there first",
+            )),
         }
     }
 }
@@ -283,7 +233,7 @@ pub(super) fn refused(handle: &VolumeHandle) -> impl FnOnce(Refusal) -> OpError 
 
 fn of_volume(name: &str, refusal: Refusal) -> OpError {
     let kind = match refusal.rule {
-        "promote-no-quorum" | "quorum-unheard" | "change-pending" | "promote-running" | "stopped"
+        "promote-no-quorum" | "quorum-unheard" | "mode-unheard" | "change-pending" | "promote-running" | "stopped"
         | "journal-poisoned" => OpKind::Unavailable,
         "hold-broken" | "hold-running" | "mark-unknown" | "marks-many" => OpKind::Unavailable,
         "promote-overtaken" | "fenced" => OpKind::Conflict,

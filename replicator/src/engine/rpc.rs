@@ -31,6 +31,36 @@ pub struct ShippedRun {
     pub data: Option<Bytes>,
 }
 
+/// What of a shipped image is as it says, without its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RunKind {
+    Data = 0,
+    Zeroes = 1,
+    /// What the target had there before this shipment.
+    Same = 2,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedRun {
+    pub offset: u64,
+    pub length: u64,
+    pub kind: RunKind,
+}
+
+/// A page of a shipment; how it is packed is in `packing`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedPage {
+    /// Where its listing began, and where it goes on. All between need not be sent again.
+    pub span: Option<(Cursor, Cursor)>,
+    pub runs: Vec<PackedRun>,
+    /// Of the data runs' bytes, one behind the other: how many, and what proves them.
+    pub plain_bytes: u32,
+    pub digest: u128,
+    pub compressed: bool,
+    pub body: Bytes,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     /// Hold a member of this volume from now on; the blob is the replica's first durable state.
@@ -71,6 +101,8 @@ pub enum Call {
         history: History,
         /// The copy that was set aside and that this builds on, by name; `base` is then where the histories part.
         basis: Option<String>,
+        /// Its pages will be packed, and it is proven at its end: since version 2 of the protocol.
+        packed: bool,
     },
     /// Which copy, set aside after a fork, could a shipment build on?
     ShipBasis {
@@ -87,6 +119,26 @@ pub enum Call {
         volume: VolumeId,
         ship: u128,
         runs: Vec<ShippedRun>,
+        /// Its number, and where the listing goes on after it: all before that need not be sent again.
+        place: Option<(u64, Cursor)>,
+    },
+    /// Blocks that changed, by offset and digest: which of them does the target have there already?
+    ShipOffer {
+        volume: VolumeId,
+        ship: u128,
+        blocks: Vec<(u64, u128)>,
+    },
+    ShipPacked {
+        volume: VolumeId,
+        ship: u128,
+        page: PackedPage,
+    },
+    /// What must be in these ranges, offset and length, of the image that was received.
+    ShipProof {
+        volume: VolumeId,
+        ship: u128,
+        ranges: Vec<(u64, u64)>,
+        digest: u128,
     },
     ShipEnd {
         volume: VolumeId,
@@ -117,6 +169,60 @@ pub struct ShippedSnapshot {
     /// With the labels that it has now.
     pub creation: Creation,
     pub holds: BTreeSet<String>,
+}
+
+fn put_run(w: &mut Writer, run: &ShippedRun) {
+    w.u64(run.offset);
+    w.u64(run.length);
+    w.option(run.data.as_ref(), |w, data| {
+        w.bytes(data);
+        w.u32(crc32fast::hash(data));
+    });
+}
+
+fn get_run(r: &mut Reader) -> Result<ShippedRun, DecodeError> {
+    let (offset, length) = (r.u64()?, r.u64()?);
+    let data = r.option(|r| {
+        let data = r.bytes()?;
+        let (found, computed) = (r.u32()?, crc32fast::hash(&data));
+        match found == computed {
+            true => Ok(data),
+            false => Err(DecodeError::Checksum { what: "shipped blocks", found, computed }),
+        }
+    })?;
+    Ok(ShippedRun { offset, length, data })
+}
+
+fn put_page(w: &mut Writer, page: &PackedPage) {
+    w.option(page.span.as_ref(), |w, (from, after)| {
+        put_cursor(w, from);
+        put_cursor(w, after);
+    });
+    w.list(&page.runs, |w, run| {
+        w.u64(run.offset);
+        w.u64(run.length);
+        w.u8(run.kind as u8);
+    });
+    w.u32(page.plain_bytes);
+    w.u128(page.digest);
+    w.bool(page.compressed);
+    w.bytes(&page.body);
+}
+
+fn get_page(r: &mut Reader) -> Result<PackedPage, DecodeError> {
+    let span = r.option(|r| Ok((get_cursor(r)?, get_cursor(r)?)))?;
+    let runs = r.list(|r| {
+        let (offset, length) = (r.u64()?, r.u64()?);
+        let kind = match r.u8()? {
+            0 => RunKind::Data,
+            1 => RunKind::Zeroes,
+            2 => RunKind::Same,
+            found => return Err(r.unknown(found.into())),
+        };
+        Ok(PackedRun { offset, length, kind })
+    })?;
+    let (plain_bytes, digest, compressed) = (r.u32()?, r.u128()?, r.bool()?);
+    Ok(PackedPage { span, runs, plain_bytes, digest, compressed, body: r.bytes()? })
 }
 
 fn put_snapshot(w: &mut Writer, snapshot: &ShippedSnapshot) {
@@ -246,8 +352,8 @@ pub(super) fn encode_call(nonce: u64, call: &Call) -> Bytes {
             w.seq(*since);
             put_cursor(&mut w, cursor);
         }
-        Call::ShipBegin { volume, ship, lineage, base, image, history, basis } => {
-            w.u8(4);
+        Call::ShipBegin { volume, ship, lineage, base, image, history, basis, packed } => {
+            w.u8(if *packed { 23 } else { 4 });
             w.u128(volume.0);
             w.u128(*ship);
             w.lineage(*lineage);
@@ -257,18 +363,44 @@ pub(super) fn encode_call(nonce: u64, call: &Call) -> Bytes {
             put_history(&mut w, history);
             w.option(basis.as_ref(), |w, basis| w.string(basis));
         }
-        Call::ShipPage { volume, ship, runs } => {
+        Call::ShipPage { volume, ship, runs, place: None } => {
             w.u8(5);
             w.u128(volume.0);
             w.u128(*ship);
-            w.list(runs, |w, run| {
-                w.u64(run.offset);
-                w.u64(run.length);
-                w.option(run.data.as_ref(), |w, data| {
-                    w.bytes(data);
-                    w.u32(crc32fast::hash(data));
-                });
+            w.list(runs, put_run);
+        }
+        Call::ShipPage { volume, ship, runs, place: Some((number, after)) } => {
+            w.u8(22);
+            w.u128(volume.0);
+            w.u128(*ship);
+            w.u64(*number);
+            put_cursor(&mut w, after);
+            w.list(runs, put_run);
+        }
+        Call::ShipOffer { volume, ship, blocks } => {
+            w.u8(24);
+            w.u128(volume.0);
+            w.u128(*ship);
+            w.list(blocks, |w, (offset, digest)| {
+                w.u64(*offset);
+                w.u128(*digest);
             });
+        }
+        Call::ShipPacked { volume, ship, page } => {
+            w.u8(25);
+            w.u128(volume.0);
+            w.u128(*ship);
+            put_page(&mut w, page);
+        }
+        Call::ShipProof { volume, ship, ranges, digest } => {
+            w.u8(26);
+            w.u128(volume.0);
+            w.u128(*ship);
+            w.list(ranges, |w, (offset, length)| {
+                w.u64(*offset);
+                w.u64(*length);
+            });
+            w.u128(*digest);
         }
         Call::ShipEnd { volume, ship } => {
             w.u8(6);
@@ -311,7 +443,7 @@ fn decode_call(mut r: Reader) -> Result<Call, DecodeError> {
         1 => Call::Join { volume: r.volume()?, durable: r.bytes()? },
         2 => Call::Forget { volume: r.volume()? },
         3 => Call::Forward { method: r.string()?, request: r.bytes()? },
-        4 => Call::ShipBegin {
+        tag @ (4 | 23) => Call::ShipBegin {
             volume: r.volume()?,
             ship: r.u128()?,
             lineage: r.lineage()?,
@@ -319,27 +451,21 @@ fn decode_call(mut r: Reader) -> Result<Call, DecodeError> {
             image: LogBase { seq: r.seq()?, hash: RecordHash(r.u128()?) },
             history: get_history(&mut r)?,
             basis: r.option(Reader::string)?,
+            packed: tag == 23,
         },
-        5 => Call::ShipPage {
+        24 => Call::ShipOffer { volume: r.volume()?, ship: r.u128()?, blocks: r.list(|r| Ok((r.u64()?, r.u128()?)))? },
+        25 => Call::ShipPacked { volume: r.volume()?, ship: r.u128()?, page: get_page(&mut r)? },
+        26 => Call::ShipProof {
             volume: r.volume()?,
             ship: r.u128()?,
-            runs: r.list(|r| {
-                Ok(ShippedRun {
-                    offset: r.u64()?,
-                    length: r.u64()?,
-                    data: r.option(|r| {
-                        let data = r.bytes()?;
-                        let found = r.u32()?;
-                        let computed = crc32fast::hash(&data);
-                        if found == computed {
-                            Ok(data)
-                        } else {
-                            Err(DecodeError::Checksum { what: "shipped blocks", found, computed })
-                        }
-                    })?,
-                })
-            })?,
+            ranges: r.list(|r| Ok((r.u64()?, r.u64()?)))?,
+            digest: r.u128()?,
         },
+        5 => Call::ShipPage { volume: r.volume()?, ship: r.u128()?, runs: r.list(get_run)?, place: None },
+        22 => {
+            let (volume, ship, place) = (r.volume()?, r.u128()?, (r.u64()?, get_cursor(&mut r)?));
+            Call::ShipPage { volume, ship, runs: r.list(get_run)?, place: Some(place) }
+        }
         6 => Call::ShipEnd { volume: r.volume()?, ship: r.u128()? },
         7 => Call::SetAside { volume: r.volume()?, winner: r.lineage()? },
         8 => Call::ShipBasis { volume: r.volume()? },

@@ -6,11 +6,12 @@ use farshore_core::ids::{Incarnation, LineageId, MemberId, Seq, VolumeId};
 use farshore_core::mark::{Creation, GroupId, SnapshotId};
 use farshore_core::record::RecordHash;
 
-use super::answers::{Basis, Given, Holding};
+use super::answers::{Arrived, Basis, Given, Holding};
 use super::diverged_note::{DivergedCopy, name_of};
 use super::kept_note::KeptVolume;
 use super::rpc::{
-    Arrival, Call, ShippedRun, ShippedSnapshot, Wanted, encode_answer, encode_call, encode_refused, volume_message,
+    Arrival, Call, PackedPage, PackedRun, RunKind, ShippedRun, ShippedSnapshot, Wanted, encode_answer, encode_call,
+    encode_refused, volume_message,
 };
 use super::scrub_record::ScrubRecord;
 use crate::control::{OpError, OpKind};
@@ -24,9 +25,9 @@ pub fn calls() -> Vec<(&'static str, Call)> {
     let volume = VOLUME;
     let basis = name_of("pg", LINEAGE);
     let image = LogBase { seq: Seq(12), hash: RecordHash(6) };
-    let begin = |basis| {
+    let begin = |basis, packed| {
         let (lineage, base) = (LINEAGE, Seq(4));
-        Call::ShipBegin { volume, ship: SHIP, lineage, base, image, history: history(), basis }
+        Call::ShipBegin { volume, ship: SHIP, lineage, base, image, history: history(), basis, packed }
     };
     let runs = vec![
         ShippedRun { offset: 8192, length: 4096, data: Some(Bytes::from(vec![0x5a; 4096])) },
@@ -39,16 +40,40 @@ pub fn calls() -> Vec<(&'static str, Call)> {
         ("forget", Call::Forget { volume }),
         ("set-aside", Call::SetAside { volume, winner: LineageId { generation: 2, uuid: 0xef } }),
         ("forward", Call::Forward { method: "switchover".into(), request: Bytes::from_static(b"\x0a\x02pg") }),
-        ("ship-begin", begin(None)),
-        ("ship-begin-on-a-basis", begin(Some(basis.clone()))),
+        ("ship-begin", begin(None, false)),
+        ("ship-begin-packed", begin(None, true)),
+        ("ship-begin-on-a-basis", begin(Some(basis.clone()), false)),
         ("ship-basis", Call::ShipBasis { volume }),
         ("ship-basis-changes", Call::ShipBasisChanges { volume, basis, since: Seq(4), cursor: CURSOR }),
-        ("ship-page", Call::ShipPage { volume, ship: SHIP, runs }),
+        ("ship-page", Call::ShipPage { volume, ship: SHIP, runs: runs.clone(), place: None }),
+        ("ship-page-placed", Call::ShipPage { volume, ship: SHIP, runs, place: Some((3, CURSOR)) }),
+        ("ship-offer", Call::ShipOffer { volume, ship: SHIP, blocks: vec![(8192, 0x77), (12288, 0x78)] }),
+        ("ship-packed", Call::ShipPacked { volume, ship: SHIP, page: packed_page() }),
+        ("ship-proof", Call::ShipProof { volume, ship: SHIP, ranges: vec![(8192, 4096)], digest: 0x79 }),
         ("ship-end", Call::ShipEnd { volume, ship: SHIP }),
         ("ship-snapshots", Call::ShipSnapshots { volume, ship: SHIP, snapshots: vec![snapshot()] }),
         ("blocks", Call::Blocks { volume, lineage: LINEAGE, wanted }),
         ("holding", Call::Holding { volume }),
     ]
+}
+
+fn packed_page() -> PackedPage {
+    let run = |offset, length, kind| PackedRun { offset, length, kind };
+    let runs = vec![run(8192, 4096, RunKind::Data), run(12288, 4096, RunKind::Same), run(65536, 8192, RunKind::Zeroes)];
+    let body = Bytes::from_static(b"a frame of zstd");
+    PackedPage {
+        span: Some((Cursor::default(), CURSOR)),
+        runs,
+        plain_bytes: 4096,
+        digest: 0x7a,
+        compressed: true,
+        body,
+    }
+}
+
+pub fn arrived() -> Arrived {
+    let after = |extent| Cursor { extent, ..CURSOR };
+    Arrived { upto: CURSOR, beyond: vec![(after(20), after(30)), (after(40), after(41))] }
 }
 
 fn join_clone() -> Call {

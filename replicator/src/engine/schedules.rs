@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use farshore_core::ids::{Epoch, Tick, VolumeId};
 use farshore_core::mark::{Mark, SnapshotId};
+use farshore_core::register::Configuration;
 
 use super::clock::{self, unix_ms};
 use super::driver::{VolumeHandle, lock};
@@ -80,17 +81,22 @@ pub(super) fn schedules_in(labels: &BTreeMap<String, String>) -> Vec<(String, Re
     named.map(|(name, text)| (name.to_string(), Schedule::decode(text).map_err(|e| e.to_string()))).collect()
 }
 
-fn readable_schedules(handle: &VolumeHandle) -> Vec<(String, Schedule)> {
-    let config = handle.config.borrow();
+fn readable_schedules(config: &Configuration) -> Vec<(String, Schedule)> {
     let all = schedules_in(&config.volume.labels).into_iter();
     all.filter_map(|(name, schedule)| Some((name, schedule.ok()?))).collect()
+}
+
+/// As the volume itself says, in its turn: what is published of its register comes a moment later.
+async fn still_there(handle: &VolumeHandle, schedule: &Schedule) -> bool {
+    let config = handle.status().await.map(|status| status.config);
+    config.is_some_and(|config| readable_schedules(&config).iter().any(|(_, current)| current.id == schedule.id))
 }
 
 pub async fn run(node: Arc<Node>) {
     loop {
         tokio::time::sleep(LOOK_PAUSE).await;
         for handle in node.catalog.all() {
-            let schedules = readable_schedules(&handle);
+            let schedules = readable_schedules(&handle.config.borrow());
             let idle = schedules.is_empty() || node.schedules.rests(handle.id, &schedules, clock::now());
             if idle || !lock(&node.schedules.busy).insert(handle.id) {
                 continue;
@@ -162,8 +168,7 @@ impl Node {
         // First: it makes room.
         self.give_up_outlived(handle, schedule).await?;
         let turn = self.turn_of_holder(handle).await?;
-        let current = readable_schedules(handle);
-        if !current.iter().any(|(_, current)| current.id == schedule.id) {
+        if !still_there(handle, schedule).await {
             return Ok(());
         }
         self.refuse_being_cut(handle)?;
@@ -197,6 +202,10 @@ impl Node {
         let over = outlived(schedule, &own(schedule, &rows), unix_ms());
         for row in over.to_delete {
             let turn = self.turn_of_holder(handle).await?;
+            // What deletes a schedule has the turn too: once it has answered, the schedule gives up nothing.
+            if !still_there(handle, schedule).await {
+                return Ok(());
+            }
             // It may be what a restore that has just begun reads.
             self.refuse_unfinished(handle).await?;
             match self.delete_in_turn(handle, row.id, turn).await {

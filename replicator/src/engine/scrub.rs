@@ -235,7 +235,9 @@ async fn ready(node: &Arc<Node>, handle: &Arc<VolumeHandle>) -> Option<Copies> {
         return None;
     }
     let mut redone = false;
-    node.scrubs.change(handle.id, |pass| redone = status.applied >= *pass.redo_upto.get_or_insert(status.acked));
+    // What it was told of and has not got is not redone.
+    let upto = status.acked.min(status.appended);
+    node.scrubs.change(handle.id, |pass| redone = status.applied >= *pass.redo_upto.get_or_insert(upto));
     redone.then(|| Copies::of(handle, &status))
 }
 

@@ -14,7 +14,7 @@ use super::driver::VolumeHandle;
 use super::marks::Marker;
 use super::node::Node;
 use crate::config::ByteSize;
-use crate::control::OpError;
+use crate::control::{OpError, OpKind};
 
 /// Of a volume: `bytes=N` or `percent=N`, of its size.
 pub(super) const LIMIT_LABEL: &str = "farshore.snapshot-limit";
@@ -43,7 +43,8 @@ impl Node {
         if let (Some(limit), Some(held)) = (limit_bytes(&config), held)
             && held >= limit
         {
-            return Err(OpError::failed_precondition(
+            return Err(OpError::new(
+                OpKind::Exhausted,
                 format!("the snapshots of volume {name} hold {}, and may hold {}", ByteSize(held), ByteSize(limit)),
                 format!(
                     "delete some (farshore snapshot list {name}), or let them hold more: farshore snapshot limit {name}"
@@ -52,7 +53,8 @@ impl Node {
         }
         let (space, percent) = (self.shared.store.space(), self.config.store.snapshots_free_percent);
         if u128::from(space.free_bytes) * 100 < u128::from(space.capacity_bytes) * u128::from(percent) {
-            return Err(OpError::failed_precondition(
+            return Err(OpError::new(
+                OpKind::Exhausted,
                 format!(
                     "no snapshot of volume {name} can be made: the store of {} has {} of {} free, and keeps {percent} % for writes",
                     self.shared.me,

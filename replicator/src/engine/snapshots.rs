@@ -6,7 +6,8 @@ use std::sync::Arc;
 use farshore_core::mark::SnapshotId;
 use farshore_proto::v1 as api;
 
-use super::driver::VolumeHandle;
+use super::clone::holders;
+use super::driver::{VolumeHandle, lock};
 use super::kept::Origin;
 use super::marks::Marker;
 use super::node::Node;
@@ -73,7 +74,7 @@ impl Node {
         }
         match self.catalog.find(volume) {
             Some(_) => Err(OpError::no_snapshot(snapshot)),
-            None => self.find(volume).and_then(|_| Err(OpError::no_snapshot(snapshot))),
+            None => self.find_at_last(volume).and_then(|_| Err(OpError::no_snapshot(snapshot))),
         }
     }
 
@@ -85,6 +86,10 @@ impl Node {
         let request = api::ListSnapshotsRequest::default();
         for peer in self.neighbours() {
             let listed = self.forward::<api::ListSnapshotsResponse>(&peer, "snapshot-list", &request).await;
+            match &listed {
+                Ok(_) => lock(&self.unheard).remove(&peer),
+                Err(_) => lock(&self.unheard).insert(peer.clone()),
+            };
             if listed.is_ok_and(|listed| listed.snapshots.iter().any(&wanted)) {
                 return Some(peer);
             }
@@ -92,12 +97,32 @@ impl Node {
         None
     }
 
+    /// After all were asked: that there is no such snapshot, or that somebody who may know of it did not say so. Else who
+    /// wants it gone would take it for done.
+    fn no_snapshot_known(&self, snapshot: &str, unsettled: Vec<String>) -> OpError {
+        let silent = self.silent_neighbours();
+        if let Some(volume) = unsettled.first() {
+            return OpError::unavailable(
+                format!("snapshot {snapshot:?} is not known here, and volume {volume} may have it in its last records"),
+                "try again when the volume's primary, or enough of its members, can be reached",
+            );
+        }
+        if silent.is_empty() {
+            return OpError::no_snapshot(snapshot);
+        }
+        OpError::unavailable(
+            format!("snapshot {snapshot:?} is not known here, and {} can't be asked", silent.join(", ")),
+            "try again when it answers; take it out of the peers of this node's configuration if it is gone for good",
+        )
+    }
+
     async fn snapshot_by_id(self: &Arc<Self>, snapshot: &str) -> Result<Found, OpError> {
         let id = parse_id(snapshot).map(SnapshotId).ok_or_else(|| OpError::no_snapshot(snapshot))?;
+        let mut unsettled = Vec::new();
         for settled in [false, true] {
             for handle in self.catalog.all() {
-                if settled {
-                    self.settle_if_nobody_leads(&handle).await;
+                if settled && !self.settle_if_nobody_leads(&handle).await {
+                    unsettled.push(handle.name());
                 }
                 if let Ok(row) = self.row(&handle, id) {
                     return Ok(Found::Here(Origin::Live(handle), row));
@@ -110,7 +135,7 @@ impl Node {
             }
         }
         let found = self.neighbour_with_snapshot(|found| found.id == snapshot).await;
-        found.map(Found::Neighbour).ok_or_else(|| OpError::no_snapshot(snapshot))
+        found.map(Found::Neighbour).ok_or_else(|| self.no_snapshot_known(snapshot, unsettled))
     }
 
     /// Brings this node's catalogue to what was acknowledged before now. Without a primary a copy does not know what that
@@ -127,7 +152,8 @@ impl Node {
                 let request = api::GetVolumeRequest { volume: handle.id.to_string() };
                 let method = if sure == Sure::Certainly { "snapshot-order" } else { "snapshot-settle" };
                 let answer: api::GetVolumeResponse = self.forward(&peer, method, &request).await?;
-                let acked = answer.volume.map(|volume| volume.acked_seq).unwrap_or_default();
+                let there = |volume: api::VolumeStatus| volume.acked_seq.min(volume.appended_seq);
+                let acked = answer.volume.map(there).unwrap_or_default();
                 self.applied_upto(handle, farshore_core::ids::Seq(acked)).await;
                 Ok(())
             }
@@ -146,8 +172,9 @@ impl Node {
         }
     }
 
-    async fn settle_if_nobody_leads(self: &Arc<Self>, handle: &Arc<VolumeHandle>) {
-        let Some(status) = handle.status().await else { return };
+    /// False: this copy's catalogue may lack what was acknowledged last.
+    async fn settle_if_nobody_leads(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> bool {
+        let Some(status) = handle.status().await else { return false };
         let led = status.role == "primary" || status.leader.is_some();
         if !led
             && status.durable > status.applied
@@ -155,7 +182,9 @@ impl Node {
             && let Err(error) = self.settle(handle).await
         {
             tracing::debug!(volume = %handle.name(), %error, "the catalogue may lack what was acknowledged last");
+            return false;
         }
+        true
     }
 
     /// A snapshot that is held on this very node.
@@ -170,7 +199,11 @@ impl Node {
     }
 
     /// Of the volumes that this node holds, or held until they were deleted.
-    pub(super) async fn snapshots_of(self: &Arc<Self>, volumes: &[String]) -> Result<Vec<api::Snapshot>, OpError> {
+    pub(super) async fn snapshots_of(
+        self: &Arc<Self>,
+        request: &api::ListSnapshotsRequest,
+    ) -> Result<Vec<api::Snapshot>, OpError> {
+        let volumes = &request.volumes;
         let mut origins = Vec::new();
         if volumes.is_empty() {
             origins.extend(self.catalog.all().into_iter().map(Origin::Live));
@@ -193,6 +226,10 @@ impl Node {
                 }
                 Origin::Deleted(kept) => self.kept_rows(kept),
             };
+            if !request.with_space {
+                out.extend(rows.iter().map(|row| self.shown_from(&origin, row)));
+                continue;
+            }
             let (shared, volume) = (self.shared.clone(), origin.id());
             let (rows, unique) = tokio::task::spawn_blocking(move || {
                 let of = |row: &SnapshotRow| shared.store.snapshot_unique_bytes(volume, row.id).unwrap_or(0);
@@ -219,17 +256,18 @@ impl Node {
     }
 
     fn shown_from(&self, origin: &Origin, row: &SnapshotRow) -> api::Snapshot {
-        match origin {
+        let shown = match origin {
             Origin::Live(handle) => self.shown(handle, row),
             Origin::Deleted(kept) => self.shown_kept(kept, row),
-        }
+        };
+        api::Snapshot { holders: origin.config(holders), ..shown }
     }
 
-    async fn list(self: &Arc<Self>, volumes: Vec<String>) -> Result<Vec<api::Snapshot>, OpError> {
+    async fn list(self: &Arc<Self>, request: api::ListSnapshotsRequest) -> Result<Vec<api::Snapshot>, OpError> {
+        let api::ListSnapshotsRequest { volumes, with_space } = request.clone();
         if volumes.is_empty() {
-            let mut out = self.snapshots_of(&[]).await?;
+            let mut out = self.snapshots_of(&request).await?;
             for peer in self.neighbours() {
-                let request = api::ListSnapshotsRequest::default();
                 let listed = self.forward::<api::ListSnapshotsResponse>(&peer, "snapshot-list", &request).await;
                 let more = listed.map(|listed| listed.snapshots).unwrap_or_default();
                 let new: Vec<_> = more.into_iter().filter(|s| !out.iter().any(|known| known.id == s.id)).collect();
@@ -239,13 +277,13 @@ impl Node {
         }
         let mut out = Vec::new();
         for volume in volumes {
-            let request = api::ListSnapshotsRequest { volumes: vec![volume.clone()] };
+            let request = api::ListSnapshotsRequest { volumes: vec![volume.clone()], with_space };
             match self.neighbour_with(&volume).await {
                 Some(peer) => {
                     let listed: api::ListSnapshotsResponse = self.forward(&peer, "snapshot-list", &request).await?;
                     out.extend(listed.snapshots);
                 }
-                None => match self.snapshots_of(std::slice::from_ref(&volume)).await {
+                None => match self.snapshots_of(&request).await {
                     // Perhaps deleted, and kept for its snapshots on another node.
                     Err(error) if error.kind == OpKind::NotFound => {
                         out.extend(self.neighbours_kept(&request, error).await?)
@@ -392,16 +430,16 @@ impl SnapshotOperations for Node {
         })
     }
 
-    fn list_snapshots(&self, volumes: Vec<String>) -> OpFuture<'_, Vec<api::Snapshot>> {
-        verb!(self, node, async move { node.list(volumes).await })
+    fn list_snapshots(&self, request: api::ListSnapshotsRequest) -> OpFuture<'_, Vec<api::Snapshot>> {
+        verb!(self, node, async move { node.list(request).await })
     }
 
-    fn get_snapshot(&self, snapshot: String) -> OpFuture<'_, api::Snapshot> {
+    fn get_snapshot(&self, request: api::GetSnapshotRequest) -> OpFuture<'_, api::Snapshot> {
         verb!(self, node, async move {
-            match node.find_snapshot(&snapshot).await? {
-                Found::Here(origin, row) => node.shown_in_full(&origin, &row).await,
+            match node.find_snapshot(&request.snapshot).await? {
+                Found::Here(origin, row) if request.with_space => node.shown_in_full(&origin, &row).await,
+                Found::Here(origin, row) => Ok(node.shown_from(&origin, &row)),
                 Found::Neighbour(peer) => {
-                    let request = api::GetSnapshotRequest { snapshot };
                     let answer: api::GetSnapshotResponse = node.forward(&peer, "snapshot-get", &request).await?;
                     answer.snapshot.ok_or_else(|| OpError::internal(format!("{peer} answered without a snapshot")))
                 }

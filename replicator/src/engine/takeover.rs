@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farshore_core::api::{Change, Command, Promotion};
-use farshore_core::register::{Configuration, DataRule};
+use farshore_core::register::{Configuration, DataRule, SyncMember};
 
 use super::clock::random_u128;
 use super::driver::VolumeHandle;
@@ -94,15 +94,9 @@ impl Node {
 fn reduction(config: &Configuration, site: &str, home: &str) -> Option<Change> {
     let terms = &config.current;
     let without: Vec<_> = terms.sync.iter().filter(|m| m.site == site).map(|m| m.member).collect();
-    let left: Vec<&str> = terms.sync.iter().filter(|m| m.site != site).map(|m| m.site.as_str()).collect();
-    let mut remotes: Vec<&str> = left.iter().copied().filter(|s| *s != home).collect();
-    remotes.sort_unstable();
-    remotes.dedup();
-    let rule = DataRule {
-        w: terms.rule.w.min(left.len() as u8),
-        min_remote: terms.rule.min_remote.min(remotes.len() as u8),
-        local: terms.rule.local,
-    };
+    let left: Vec<SyncMember> = terms.sync.iter().filter(|m| m.site != site).cloned().collect();
+    // A rule that wants a copy here is not given up for the want of one.
+    let rule = DataRule { local: terms.rule.local, ..terms.rule.reduced_to(&left, home) };
     (!without.is_empty() && rule != terms.rule).then_some(Change::Reduce { without, rule })
 }
 

@@ -5,14 +5,22 @@ use std::time::Duration;
 
 use farshore_core::api::{MemberStatus, Status};
 use farshore_core::ids::{MemberId, Seq};
-use farshore_core::register::{Configuration, Durability, MemberKind, OnQuorumLoss, Terms};
+use farshore_core::loss::{self, SiteLoss, Testimony};
+use farshore_core::register::{Configuration, Durability, MemberKind, OnQuorumLoss};
 use farshore_proto::v1 as api;
 
 use super::clone::SOURCE_LABEL;
 use super::diverged_note::DivergedCopy;
 use super::driver::{VolumeHandle, lock};
+use super::fenced::{FENCED_LABEL, fenced_condition, fenced_sites};
+use super::forward::{DEVICE_LABEL, forwarded_to};
+use super::io_limits::{IO_LIMITS_LABEL, IoLimits};
 use super::marks::{UNFINISHED_LABEL, kept_count};
+use super::modes::show_mode;
+use super::moves::{MODE_AFTER_LABEL, move_condition};
 use super::node::Node;
+use super::policy::{NEXT_CLASS_LABEL, next_class};
+use super::receive_packed;
 use super::schedule_text::SCHEDULE_LABEL;
 use super::schedule_verbs::Led;
 use super::snapshot_space::{LIMIT_LABEL, limit_bytes};
@@ -36,12 +44,12 @@ impl Node {
         {
             merge(&mut view, theirs);
         }
-        self.narrow_losses(handle, &mut view).await;
+        let theirs = self.views_elsewhere(handle, &view).await;
+        narrow_losses(&mut view, &theirs);
         // Who is connected and follows nobody may have a history of its own, which only it knows.
-        for member in view.members.iter_mut().filter(|m| m.connected && m.state == states::member::UNREACHABLE) {
-            let Ok(peer) = PeerName::new(&member.site, &member.node) else { continue };
-            if let Some(theirs) = self.view_there(handle, &peer).await
-                && theirs.state == states::volume::DIVERGED
+        for (member, theirs) in view.members.iter_mut().zip(theirs) {
+            if member.state == states::member::UNREACHABLE
+                && let Some(theirs) = theirs.filter(|theirs| theirs.state == states::volume::DIVERGED)
             {
                 member.state = states::member::DIVERGED.into();
                 member.reason = theirs.reason;
@@ -50,27 +58,19 @@ impl Node {
         Ok(view)
     }
 
-    /// Where no primary can be asked, the members within reach may know more: what is acknowledged, how far each of them has
-    /// it, and who heard the primary last.
-    async fn narrow_losses(&self, handle: &Arc<VolumeHandle>, view: &mut api::VolumeStatus) {
-        if view.loss.iter().all(|loss| loss.exact) {
-            return;
-        }
-        let here = |m: &api::MemberStatus| m.here || m.kind() == api::MemberKind::Witness;
-        let mut known = vec![view.clone()];
-        for member in view.members.iter().filter(|m| m.connected && !here(m)) {
-            let Ok(peer) = PeerName::new(&member.site, &member.node) else { continue };
-            let theirs = self.view_there(handle, &peer).await;
-            known.extend(theirs.filter(|theirs| theirs.lineage == view.lineage));
-        }
-        let acked = known.iter().map(|view| view.acked_seq).max().unwrap_or_default();
-        let unknown = known.iter().flat_map(|view| &view.loss).map(|loss| loss.unknown_ms).min().unwrap_or_default();
-        for loss in view.loss.iter_mut().filter(|loss| !loss.exact) {
-            loss.unknown_ms = loss.unknown_ms.min(unknown);
-            if let Some(there) = known.iter().find(|known| known.reporter_site == loss.site) {
-                loss.promote_records = loss.promote_records.max(acked.saturating_sub(there.durable_seq));
+    /// What the members within reach say of the volume, as far as that may be more than is known here; in their order, all
+    /// asked at once.
+    async fn views_elsewhere(&self, handle: &VolumeHandle, view: &api::VolumeStatus) -> Vec<Option<api::VolumeStatus>> {
+        let inexact = view.loss.iter().any(|loss| !loss.exact);
+        let asked = view.members.iter().map(|member| async move {
+            let copy = !member.here && member.kind() != api::MemberKind::Witness;
+            if !member.connected || !(member.state == states::member::UNREACHABLE || (inexact && copy)) {
+                return None;
             }
-        }
+            let peer = PeerName::new(&member.site, &member.node).ok()?;
+            self.view_there(handle, &peer).await
+        });
+        futures_util::future::join_all(asked).await
     }
 
     async fn view_there(&self, handle: &VolumeHandle, peer: &PeerName) -> Option<api::VolumeStatus> {
@@ -131,6 +131,9 @@ impl Node {
                 remedy: "free space on this node, upgrade it if others are newer, or replace the member".into(),
             });
         }
+        if let Some((text, remedy)) = receive_packed::no_room(&self.shared, handle.id) {
+            view.conditions.push(api::Condition { name: "resync-no-room".into(), text, remedy: remedy.into() });
+        }
         let rows = self.rows(handle).unwrap_or_default();
         view.snapshots = kept_count(&rows);
         let led = match (status.role, status.leader) {
@@ -139,12 +142,16 @@ impl Node {
             (_, None) => Led::Nowhere,
         };
         view.schedules = self.schedule_views(handle, &status.config, &rows, led);
-        view.labels.retain(|key, _| !key.starts_with(SCHEDULE_LABEL) && key != LIMIT_LABEL);
+        let own = [LIMIT_LABEL, NEXT_CLASS_LABEL, IO_LIMITS_LABEL, MODE_AFTER_LABEL, FENCED_LABEL, DEVICE_LABEL];
+        view.labels.retain(|key, _| !key.starts_with(SCHEDULE_LABEL) && !own.contains(&key.as_str()));
         view.snapshot_held_bytes = self.shared.store.held_bytes(handle.id).unwrap_or(0);
         view.snapshot_limit_bytes = limit_bytes(&status.config).unwrap_or(0);
         if led == Led::Here {
             view.conditions.extend(self.snapshots_refused(handle));
         }
+        view.conditions.extend(move_condition(&status.config));
+        view.conditions.extend(fenced_condition(&status.config));
+        view.fenced_sites = fenced_sites(&status.config);
         view.source = view.labels.get(SOURCE_LABEL).cloned().unwrap_or_default();
         view.conditions.extend(unfinished_condition(handle, &rows));
         if handle.applier.has_store() {
@@ -227,6 +234,30 @@ impl Node {
     }
 }
 
+/// Where no primary can be asked, the members within reach may know more: what is acknowledged, how far each of them has it,
+/// and who heard the primary last.
+fn narrow_losses(view: &mut api::VolumeStatus, theirs: &[Option<api::VolumeStatus>]) {
+    let counts = |theirs: &&api::VolumeStatus| theirs.lineage == view.lineage && theirs.role() != api::Role::Witness;
+    let theirs = theirs.iter().flatten();
+    let known: Vec<Testimony> = theirs.chain([&*view]).filter(counts).map(testimony).collect();
+    for figure in view.loss.iter_mut().filter(|figure| !figure.exact) {
+        if let Some((records, unknown_ms)) = loss::narrowed(&figure.site, &known) {
+            (figure.promote_records, figure.unknown_ms) = (records, unknown_ms);
+        }
+    }
+}
+
+fn testimony(view: &api::VolumeStatus) -> Testimony {
+    let own = view.loss.iter().find(|figure| figure.site == view.reporter_site);
+    Testimony {
+        site: view.reporter_site.clone(),
+        acked: Seq(view.acked_seq),
+        durable: Seq(view.durable_seq),
+        end: Seq(view.appended_seq),
+        unknown: own.map_or(u64::MAX, |figure| figure.unknown_ms),
+    }
+}
+
 fn unfinished_condition(handle: &VolumeHandle, rows: &[SnapshotRow]) -> Option<api::Condition> {
     let guard = rows.iter().find(|row| row.labels.contains_key(UNFINISHED_LABEL))?;
     let (name, what) = (handle.name(), guard.labels.get(UNFINISHED_LABEL)?);
@@ -253,7 +284,7 @@ fn merge(view: &mut api::VolumeStatus, theirs: api::VolumeStatus) {
     view.schedules = theirs.schedules;
 }
 
-fn role_of(role: &str) -> api::Role {
+pub(super) fn role_of(role: &str) -> api::Role {
     match role {
         "primary" => api::Role::Primary,
         "candidate" => api::Role::Candidate,
@@ -299,27 +330,34 @@ fn volume_view(status: &Status, me: &PeerName) -> api::VolumeStatus {
             .collect(),
         attached: config.attached.map(|a| {
             let member = config.member(a.member);
-            api::Attachment {
-                site: member.map(|m| m.site.clone()).unwrap_or_default(),
-                node: member.map(|m| m.node.clone()).unwrap_or_default(),
-                session: format!("{:032x}", a.session.0),
-                device: None,
+            let (site, node) = member.map(|m| (m.site.clone(), m.node.clone())).unwrap_or_default();
+            let session = format!("{:032x}", a.session.0);
+            match forwarded_to(config) {
+                Some((_, place)) => api::Attachment {
+                    site: place.node.site,
+                    node: place.node.node,
+                    session,
+                    device: None,
+                    served_by_node: node,
+                },
+                None => api::Attachment { site, node, session, ..Default::default() },
             }
         }),
         labels: config.volume.labels.clone().into_iter().collect(),
         reporter_site: me.site.clone(),
         reporter_node: me.node.clone(),
+        sync_set_departures: status.departures,
         ..api::VolumeStatus::default()
     }
 }
 
 pub(super) fn policy_view(config: &Configuration) -> api::Policy {
-    let rule = config.current.rule;
+    let (rule, limits) = (config.current.rule, IoLimits::of(config));
     let (on_quorum_loss, fence_after_ms) = match config.volume.on_quorum_loss {
         OnQuorumLoss::Freeze => (api::QuorumLoss::Freeze, 0),
         OnQuorumLoss::Fence { after_us } => (api::QuorumLoss::Fence, after_us / 1000),
     };
-    api::Policy {
+    let mut policy = api::Policy {
         quorum: config.volume.policy.clone(),
         w: rule.w.into(),
         min_remote: rule.min_remote.into(),
@@ -332,13 +370,23 @@ pub(super) fn policy_view(config: &Configuration) -> api::Policy {
         lease_ms: config.volume.lease_us / 1000,
         on_quorum_loss: on_quorum_loss.into(),
         fence_after_ms,
-    }
+        next_durability: match next_class(config) {
+            Some(Durability::Flush) => api::Durability::Flush.into(),
+            _ => api::Durability::Unspecified.into(),
+        },
+        iops: limits.iops,
+        bytes_per_second: limits.bytes_per_second,
+        ..api::Policy::default()
+    };
+    show_mode(config, &mut policy);
+    policy
 }
 
 fn member_view(status: &Status, id: MemberId) -> Option<api::MemberStatus> {
     let member = status.config.member(id)?;
     let found: &MemberStatus = status.members.iter().find(|m| m.id == id)?;
     let kind = match member.kind {
+        _ if status.config.is_async(member) => api::MemberKind::Observer,
         MemberKind::Data | MemberKind::Leaving => api::MemberKind::Data,
         MemberKind::Witness => api::MemberKind::Witness,
         MemberKind::Observer => api::MemberKind::Observer,
@@ -352,6 +400,7 @@ fn member_view(status: &Status, id: MemberId) -> Option<api::MemberStatus> {
         votes: status.config.vote_of(id).map_or(0, |v| v.votes.into()),
         in_sync_set: found.in_sync_set,
         state: found.state.into(),
+        reason: found.left.clone().unwrap_or_default(),
         durable_seq: found.durable.0,
         applied_seq: found.applied.0,
         lag_records: found.lag_records,
@@ -363,74 +412,29 @@ fn member_view(status: &Status, id: MemberId) -> Option<api::MemberStatus> {
     })
 }
 
-/// Members in these states don't help when a site is lost.
-const NOT_THERE: [&str; 3] = ["unreachable", "unknown", "not-readmitted"];
-
-/// What the loss of each site would cost, as this node knows it. Exact only at the primary.
-fn losses(status: &Status) -> Vec<api::SiteLoss> {
-    let config = &status.config;
-    let mut sites: Vec<&str> = config.members.iter().map(|m| m.site.as_str()).collect();
-    sites.sort_unstable();
-    sites.dedup();
-    let exact = status.role == "primary" && status.lease_left_us.is_some_and(|us| us > 0);
-    sites.into_iter().map(|site| site_loss(status, site, exact)).collect()
+/// What the loss of each site would cost, as this node knows it.
+pub(super) fn losses(status: &Status) -> Vec<api::SiteLoss> {
+    loss::site_losses(status).into_iter().map(show_loss).collect()
 }
 
-fn site_loss(status: &Status, site: &str, exact: bool) -> api::SiteLoss {
-    let config = &status.config;
-    let terms = &config.current;
-    let lives = |id: MemberId| {
-        config.site_of(id) != site
-            && status.members.iter().any(|m| m.id == id && (!NOT_THERE.contains(&m.state) || !exact))
+fn show_loss(loss: SiteLoss) -> api::SiteLoss {
+    let (lost, promoted) = (loss.lost, loss.promoted);
+    let gone = match lost.records {
+        0 => "nothing lost".to_string(),
+        records => format!("{records} records lost ({} bytes)", lost.bytes),
     };
-    let control = terms.control_quorum(|id, _| lives(id));
-    let recovers = terms.recovery(|m| lives(m.member));
-    let writes_on = terms.sync.iter().any(|candidate| {
-        let moved = Terms { primary_site: candidate.site.clone(), ..terms.clone() };
-        candidate.site != site && moved.data_quorum(|m| lives(m.member))
-    });
-    let can_continue = control && recovers && writes_on;
-    let held =
-        status.members.iter().filter(|m| lives(m.id) && m.in_sync_set).map(|m| m.durable).max().unwrap_or(Seq::ZERO);
-    let records = if recovers { 0 } else { status.acked.since(held) };
-    let (bytes, ms) = status
-        .members
-        .iter()
-        .filter(|m| m.durable == held && records > 0)
-        .map(|m| (m.lag_bytes, m.lag_us / 1000))
-        .next()
-        .unwrap_or((0, 0));
-    let promoted = status
-        .members
-        .iter()
-        .filter(|m| config.site_of(m.id) == site)
-        .filter(|m| config.member(m.id).is_some_and(|c| c.kind != MemberKind::Witness))
-        .max_by_key(|m| m.durable);
-    let (promote_records, promote_bytes, promote_ms) = match promoted {
-        // Of others, whoever is not in touch with them knows nothing.
-        Some(m) if (!m.in_sync_set || !exact) && m.state != states::member::UNKNOWN => {
-            (status.acked.since(m.durable), m.lag_bytes, m.lag_us / 1000)
-        }
-        _ => (0, 0, 0),
-    };
-    let lost =
-        if records == 0 { "nothing lost".to_string() } else { format!("{records} records lost ({bytes} bytes)") };
-    let then = if can_continue { "writes continue or one verb away" } else { "no quorum remains" };
+    let then = if loss.can_continue { "writes continue or one verb away" } else { "no quorum remains" };
     api::SiteLoss {
-        site: site.to_string(),
-        records,
-        bytes,
-        ms,
-        exact,
-        unknown_ms: match status.known_us_ago {
-            _ if exact => 0,
-            Some(us) => us / 1000,
-            None => u64::MAX,
-        },
-        can_continue,
-        text: format!("losing {site}: {lost}, {then}"),
-        promote_records,
-        promote_bytes,
-        promote_ms,
+        text: format!("losing {}: {gone}, {then}", loss.site),
+        site: loss.site,
+        records: lost.records,
+        bytes: lost.bytes,
+        ms: lost.us / 1000,
+        exact: loss.exact,
+        unknown_ms: loss.unknown_us.map_or(u64::MAX, |us| us.div_ceil(1000)),
+        can_continue: loss.can_continue,
+        promote_records: promoted.records,
+        promote_bytes: promoted.bytes,
+        promote_ms: promoted.us / 1000,
     }
 }

@@ -103,7 +103,7 @@ impl Store {
         self.is_much(volume, base, upto)
     }
 
-    fn is_much(&self, volume: &Volume, base: Seq, upto: Seq) -> Result<bool, StoreError> {
+    pub(super) fn is_much(&self, volume: &Volume, base: Seq, upto: Seq) -> Result<bool, StoreError> {
         let from = Cursor { seq: base.next(), extent: 0 };
         let mut counted = 0;
         self.index.changes(volume.id, from, upto, |_, _| {

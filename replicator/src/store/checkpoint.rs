@@ -17,7 +17,7 @@ use super::clone::clone_pin;
 use super::error::StoreError;
 use super::extent::{Place, Version};
 use super::index::IndexBatch;
-use super::index_rows::{PositionRow, Row, link_key, pin_key, volume_key};
+use super::index_rows::{PositionRow, Row, link_key, pin_key, position_key, volume_key};
 use super::link_row::LinkRow;
 use super::root::{PANICKED, Store};
 use super::volume::{Layer, Volume};
@@ -90,6 +90,7 @@ impl Store {
         }
         if finished {
             batch.delete(volume_key(id));
+            batch.delete(position_key(id));
         }
         if !state.removing {
             batch.put(&Row::Position(id, PositionRow { view: state.view, floor: state.floor }));

@@ -105,11 +105,6 @@ impl Pins {
         self.held.range(newer).next().map(|(at, _)| *at)
     }
 
-    /// The next older place that a pin looks from.
-    pub fn before(&self, at: Version) -> Option<Version> {
-        self.held.range(..at).next_back().map(|(at, _)| *at)
-    }
-
     /// The newest place that a pin looks from, here or in the index.
     pub fn newest(&self) -> Option<Version> {
         self.held.last_key_value().map(|(at, _)| *at)

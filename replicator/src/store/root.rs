@@ -146,11 +146,12 @@ impl Store {
         let view = View { barrier: image, at: Version { image, seq: Seq::ZERO } };
         let mut batch = IndexBatch::default();
         batch.put(&Row::Volume(ghost.id, VolumeRow { size_bytes, removing: false }));
-        batch.put(&Row::Position(ghost.id, PositionRow { view, floor: Seq::ZERO }));
+        // Never lowered: the images before rely on it.
+        batch.put(&Row::Position(ghost.id, PositionRow { view, floor: ghost.state().floor }));
         self.commit(&batch)?;
         let _changing = ghost.changing_all();
         let mut state = ghost.state_mut();
-        (state.view, state.size_bytes, state.floor, state.checkpointed) = (view, size_bytes, Seq::ZERO, Seq::ZERO);
+        (state.view, state.size_bytes, state.checkpointed) = (view, size_bytes, Seq::ZERO);
         state.shown = Shown::NOTHING;
         state.removing = false;
         ghost.forget_all();
@@ -206,7 +207,10 @@ impl Store {
                 state.note(&Row::Link(id, link));
             }
             batch.put(&Row::Volume(id, VolumeRow { size_bytes: state.size_bytes, removing: true }));
-            batch.delete(position_key(id));
+            if !keep_snapshots {
+                // With them it says since when it is known what changed between them.
+                batch.delete(position_key(id));
+            }
             batch.delete(stage_key(id));
             let given_up = state.pins.iter().filter(|(name, _)| !keep(name));
             given_up.for_each(|(name, _)| batch.delete(pin_key(id, name)));

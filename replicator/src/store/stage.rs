@@ -18,10 +18,12 @@ use farshore_core::ids::{Seq, VolumeId};
 use super::apply::{Content, Touch};
 use super::catalogue_row::SnapshotRow;
 use super::error::StoreError;
-use super::extent::{BLOCK_LEN, Version, View, split_range};
+use super::extent::{BLOCK_LEN, Version, View, extents_of, split_range};
 use super::held::Shown;
 use super::index_rows::{Cursor, Row, StageRow, stage_key, staged_key};
+use super::read::READ_BYTES_MAX;
 use super::root::{Store, check_range};
+use super::slab::Aligned;
 use super::snapshot::Catalogue;
 use super::volume::{State, Volume};
 
@@ -150,7 +152,7 @@ impl Store {
             let state = volume.state();
             let only = View { barrier: stage.image, at: version };
             let (staged, _) = state.newest(&self.index, volume.id, extent..=extent, &only, 1)?;
-            let below = stage.basis.unwrap_or(state.view);
+            let below = stage.below(&state);
             let base = self.seen(volume, &state, &below, extent..=extent)?.get(&extent).map(|seen| seen.entry);
             (staged.get(&extent).map(|(_, entry)| *entry), base.filter(|_| stage.base.is_some()))
         };
@@ -163,6 +165,43 @@ impl Store {
         self.write_blocks(&plan)?;
         self.publish(volume, plan, |_| {});
         Ok(())
+    }
+
+    /// Reads what the volume will show once the shipment is committed, as far as it has come.
+    pub fn stage_read(&self, id: VolumeId, ship_id: u128, offset: u64, len: usize) -> Result<Bytes, StoreError> {
+        let volume = self.live(id)?;
+        let _mutating = volume.mutating();
+        let view = {
+            let state = volume.state();
+            staging(&volume, &state, ship_id)?.view(&state)
+        };
+        self.read_view(&volume, &view, offset, len)
+    }
+
+    /// Reads what was there before the shipment, whether or not it builds on that. Should the shipment end meanwhile,
+    /// what comes out says nothing.
+    pub fn stage_read_below(&self, id: VolumeId, ship_id: u128, offset: u64, len: usize) -> Result<Bytes, StoreError> {
+        let volume = self.live(id)?;
+        let view = {
+            let state = volume.state();
+            staging(&volume, &state, ship_id)?.below(&state)
+        };
+        self.read_view(&volume, &view, offset, len)
+    }
+
+    fn read_view(&self, volume: &Volume, view: &View, offset: u64, len: usize) -> Result<Bytes, StoreError> {
+        if len == 0 || len > READ_BYTES_MAX {
+            let reason = format!("{len} bytes at once are none, or more than {READ_BYTES_MAX}");
+            return Err(StoreError::Invalid { op: "read", volume: volume.id, reason });
+        }
+        let seen = {
+            let state = volume.state();
+            check_range(volume.id, offset, len as u64, state.size_bytes)?;
+            self.seen(volume, &state, view, extents_of(offset, len as u64))?
+        };
+        let entries = seen.into_iter().map(|(extent, seen)| (extent, seen.entry)).collect();
+        let read = self.read_entries(&entries, offset, len).map(Aligned::into_bytes);
+        read.map_err(|offset| StoreError::Corrupt { volume: volume.id, offset })
     }
 
     /// Notes how far the shipment has come: everything before `cursor` was staged. Durable with the next checkpoint.
@@ -209,9 +248,7 @@ impl Store {
             let mut state = volume.state_mut();
             let stage = staging(&volume, &state, ship_id)?;
             let full = stage.base.is_none();
-            let at = Version { image: stage.image, seq: stage.target };
-            let below = stage.basis.unwrap_or(state.view);
-            state.view = View { barrier: if full { stage.image } else { below.barrier }, at };
+            state.view = stage.view(&state);
             // A full copy does not say what changed when; one from a base adds to what was known. Never lowered, for
             // pins of the image before rely on it too.
             state.floor = if full { state.floor.max(stage.target) } else { state.floor };
@@ -310,6 +347,19 @@ impl State {
         let staged = std::mem::take(&mut self.staged);
         staged.keys().for_each(|id| self.note_deleted(staged_key(volume, *id)));
         staged
+    }
+}
+
+impl StageRow {
+    /// The image that is there before it.
+    fn below(&self, state: &State) -> View {
+        self.basis.unwrap_or(state.view)
+    }
+
+    /// What is visible once it is committed.
+    fn view(&self, state: &State) -> View {
+        let barrier = if self.base.is_none() { self.image } else { self.below(state).barrier };
+        View { barrier, at: Version { image: self.image, seq: self.target } }
     }
 }
 

@@ -1,14 +1,18 @@
 //! What a snapshot holds: space that only it keeps, and space that others keep as well.
 
+use std::ops::Bound;
+
 use farshore_core::ids::{Seq, VolumeId};
 use farshore_core::mark::SnapshotId;
 
 use super::catalogue_row::SnapshotState;
 use super::error::StoreError;
-use super::extent::{EXTENT_BYTES, Version, visible};
+use super::extent::{EXTENT_BYTES, Version, Versions, visible};
 use super::index_rows::{Cursor, PinRow};
 use super::root::Store;
 use super::snapshot::snapshot_pin;
+use super::views::Views;
+use super::volume::Volume;
 
 /// Index rows that are looked at under one lock.
 const PAGE_ROWS: usize = 4096;
@@ -43,7 +47,7 @@ impl Store {
     }
 
     /// What comes back if this snapshot alone is deleted, in time proportional to what changed between it and the one
-    /// before.
+    /// before, or to what is stored where much did.
     pub fn snapshot_unique_bytes(&self, id: VolumeId, snapshot: SnapshotId) -> Result<u64, StoreError> {
         if self.snapshot(id, snapshot)?.state == SnapshotState::Missing {
             return Ok(0);
@@ -52,37 +56,60 @@ impl Store {
         let name = snapshot_pin(snapshot);
         self.settle(&volume, &name)?;
         let pin = self.pinned(id, &name)?;
-        let (mut extents, mut from) = (0_u64, Cursor { seq: volume.state().older_view(&pin), extent: 0 });
-        loop {
+        let known_since = volume.state().known_since(&pin);
+        let extents = match known_since {
+            Some(older) if !self.is_much(&volume, older, pin.view.at.seq)? => {
+                self.changed_alone(&volume, &name, &pin, older)?
+            }
+            _ => self.scan_alone(&volume, &name, &pin)?,
+        };
+        Ok(extents * EXTENT_BYTES)
+    }
+
+    /// Extents of which this pin alone sees a version, found by what changed since a seq.
+    fn changed_alone(&self, volume: &Volume, name: &str, pin: &PinRow, older: Seq) -> Result<u64, StoreError> {
+        let (mut extents, mut next) = (0, Some(Cursor { seq: older, extent: 0 }));
+        while let Some(from) = next.take() {
             let (state, mut rows) = (volume.state(), 0);
-            let mut next = None;
-            // Whoever else looks between two versions of an extent keeps the older one.
-            let others = state.views_but(&name);
-            self.index.changes(id, from, pin.view.at.seq, |at, image| {
+            let others = state.views_but(name);
+            self.index.changes(volume.id, from, pin.view.at.seq, |at, image| {
                 if rows == PAGE_ROWS {
                     next = Some(at);
                     return Ok(false);
                 }
                 rows += 1;
-                let version = Version { image, seq: at.seq };
-                let versions = state.versions(&self.index, id, at.extent..=at.extent)?;
-                let seen = versions.get(&at.extent).and_then(|versions| visible(versions, &pin.view));
-                if let Some((found, entry)) = seen
-                    && found == version
-                    && entry.own_place().is_some()
-                {
-                    let newer =
-                        versions[&at.extent].range((std::ops::Bound::Excluded(version), std::ops::Bound::Unbounded));
-                    let newer = newer.map(|(version, _)| *version).next();
-                    extents += u64::from(!others.see(version, newer));
-                }
+                let versions = state.versions(&self.index, volume.id, at.extent..=at.extent)?;
+                let alone = versions.get(&at.extent).and_then(|versions| seen_alone(versions, pin, &others));
+                extents += u64::from(alone == Some(Version { image, seq: at.seq }));
                 Ok(true)
             })?;
-            match next {
-                Some(next) => from = next,
-                None => return Ok(extents * EXTENT_BYTES),
-            }
         }
+        Ok(extents)
+    }
+
+    /// The same, found by looking at every extent that is stored.
+    fn scan_alone(&self, volume: &Volume, name: &str, pin: &PinRow) -> Result<u64, StoreError> {
+        let (mut extents, mut next) = (0, Some(0));
+        while let Some(from) = next {
+            let state = volume.state();
+            let others = state.views_but(name);
+            let (page, after) = state.page(&self.index, volume.id, from, PAGE_ROWS)?;
+            extents += page.values().filter(|versions| seen_alone(versions, pin, &others).is_some()).count() as u64;
+            next = after;
+        }
+        Ok(extents)
+    }
+
+    /// Both ways to count them.
+    #[cfg(test)]
+    pub(super) fn alone_both_ways(&self, id: VolumeId, snapshot: SnapshotId) -> (u64, u64) {
+        let (volume, name) = (self.held_volume(id).unwrap(), snapshot_pin(snapshot));
+        self.settle(&volume, &name).unwrap();
+        let pin = self.pinned(id, &name).unwrap();
+        let scanned = self.scan_alone(&volume, &name, &pin).unwrap();
+        let older = volume.state().known_since(&pin);
+        let changed = older.map_or(scanned, |older| self.changed_alone(&volume, &name, &pin, older).unwrap());
+        (changed, scanned)
     }
 
     fn pinned(&self, id: VolumeId, name: &str) -> Result<PinRow, StoreError> {
@@ -92,13 +119,26 @@ impl Store {
     }
 }
 
+/// The version that a pin sees, if it is in a place of the volume's own and nobody else sees it.
+fn seen_alone(versions: &Versions, pin: &PinRow, others: &Views) -> Option<Version> {
+    let (version, entry) = visible(versions, &pin.view)?;
+    entry.own_place()?;
+    // Whoever else looks between two versions of an extent keeps the older one.
+    let newer = versions.range((Bound::Excluded(version), Bound::Unbounded)).map(|(version, _)| *version).next();
+    (!others.see(version, newer)).then_some(version)
+}
+
 impl super::volume::State {
-    /// The seq of the newest view before a pin's, from which on something may be the pin's alone.
-    fn older_view(&self, pin: &PinRow) -> Seq {
+    /// The seq of the newest view before a pin's, from which on something may be the pin's alone, if all that changed
+    /// since is known: what a clone took over from its source, or a full shipment brought, is not.
+    fn known_since(&self, pin: &PinRow) -> Option<Seq> {
+        // Not by the pins' own order: that has those that were just given up, too.
+        let older = self.pins.iter().map(|(_, pin)| pin.view.at).filter(|at| *at < pin.view.at).max();
         // Seqs of different images do not follow each other.
-        match self.pins.before(pin.view.at) {
+        let older = match older {
             Some(at) if at.image == pin.view.at.image => at.seq,
             _ => Seq::ZERO,
-        }
+        };
+        (older >= self.floor).then_some(older)
     }
 }

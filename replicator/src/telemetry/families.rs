@@ -118,6 +118,35 @@ impl Families<'_> {
         self.counters(("store_repaired_blocks", None, "Blocks repaired from a peer"), [(none(), repaired)])?;
         let scrubbed = node.store.scrubbed_bytes_total;
         self.counters(("store_scrubbed", bytes, "Bytes verified by scrubs"), [(none(), scrubbed)])?;
+        let resync = &node.resync;
+        self.counters(
+            ("resync_sent", bytes, "Bytes of blocks shipped to members that the journal can't serve"),
+            [(none(), resync.sent_bytes_total)],
+        )?;
+        self.counters(
+            ("resync_packed", bytes, "What these blocks took on the link, compressed where that helped"),
+            [(none(), resync.packed_bytes_total)],
+        )?;
+        self.counters(
+            ("resync_zero", bytes, "Bytes of blocks that were not shipped, being all zeroes"),
+            [(none(), resync.zero_bytes_total)],
+        )?;
+        self.counters(
+            ("resync_same", bytes, "Bytes of blocks that were not shipped, being there already"),
+            [(none(), resync.same_bytes_total)],
+        )?;
+        self.counters(
+            ("resync_received", bytes, "Bytes of blocks that were shipped to this node"),
+            [(none(), resync.received_bytes_total)],
+        )?;
+        self.counters(
+            ("resync_mismatches", None, "Images that were not as at their source when all had come, and came anew"),
+            [(none(), resync.mismatches_total)],
+        )?;
+        self.counters(
+            ("resync_resumed", None, "Shipments that were cut short and went on"),
+            [(none(), resync.resumed_total)],
+        )?;
         let conditions = node.conditions.iter().map(|c| ([("condition", c.name.as_str())], 1u64));
         self.gauges(("node_condition", None, "Conditions of the node that hold; always 1"), conditions)
     }
@@ -138,6 +167,21 @@ impl Families<'_> {
         self.gauges(("volume_role", None, "The local member's role; always 1"), roles)?;
         let states = volumes.iter().map(|v| ([("volume", v.status.name.as_str()), ("state", &v.status.state)], 1u64));
         self.gauges(("volume_state", None, "The volume's state as status shows it; always 1"), states)?;
+        let mode = |v: &api::VolumeStatus| match v.policy.as_ref().map_or(api::Mode::Unspecified, api::Policy::mode) {
+            api::Mode::Async => "async",
+            api::Mode::Adaptive => "adaptive",
+            api::Mode::Sync | api::Mode::Unspecified => "sync",
+        };
+        let modes = volumes.iter().map(|v| ([("volume", v.status.name.as_str()), ("mode", mode(&v.status))], 1u64));
+        self.gauges(("volume_mode", None, "Who is waited for; always 1"), modes)?;
+        self.counters(
+            (
+                "sync_set_departures",
+                None,
+                "Members put out of the sync set by themselves, since this node leads the volume",
+            ),
+            volumes.iter().map(|v| (volume(v), v.status.sync_set_departures)),
+        )?;
         self.gauges(("volume_size", bytes, "The volume's size"), each(|v| v.size_bytes))?;
         self.gauges(("volume_allocated", bytes, "Space that the local replica takes"), each(|v| v.allocated_bytes))?;
         self.gauges(

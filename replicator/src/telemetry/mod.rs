@@ -11,5 +11,5 @@ pub mod readings;
 
 pub use http::{HttpError, HttpServer};
 pub use readings::{
-    Health, IoReading, JournalReading, MetricsSource, NodeReading, Readings, StoreReading, VolumeReading,
+    Health, IoReading, JournalReading, MetricsSource, NodeReading, Readings, ResyncReading, StoreReading, VolumeReading,
 };

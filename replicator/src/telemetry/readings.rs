@@ -33,6 +33,7 @@ pub struct NodeReading {
     pub node: String,
     pub journal: JournalReading,
     pub store: StoreReading,
+    pub resync: ResyncReading,
     pub conditions: Vec<api::Condition>,
 }
 
@@ -56,6 +57,18 @@ pub struct StoreReading {
     pub checksum_errors_total: u64,
     pub repaired_blocks_total: u64,
     pub scrubbed_bytes_total: u64,
+}
+
+/// Images that this node ships to other members, and is shipped.
+#[derive(Debug, Clone, Default)]
+pub struct ResyncReading {
+    pub sent_bytes_total: u64,
+    pub packed_bytes_total: u64,
+    pub zero_bytes_total: u64,
+    pub same_bytes_total: u64,
+    pub received_bytes_total: u64,
+    pub resumed_total: u64,
+    pub mismatches_total: u64,
 }
 
 #[derive(Debug, Clone, Default)]

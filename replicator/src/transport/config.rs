@@ -10,6 +10,7 @@ use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, VarInt};
 use super::congestion::Congestion;
 use super::hello::Versions;
 use super::name::PeerName;
+use super::stream::STREAMS_MAX;
 
 /// Messages waiting in one lane, however small: bounds what the queue itself costs.
 pub const LANE_MESSAGES_MAX: usize = 65_536;
@@ -165,9 +166,9 @@ impl Limits {
         let mut quic = quinn::TransportConfig::default();
         quic.max_idle_timeout(Some(idle))
             .keep_alive_interval(Some(Duration::from_millis(self.keep_alive_ms)))
-            // Control, and the pool; the handshake has a bidirectional stream of its own.
+            // Control, and the pool; the handshake has a bidirectional stream of its own, beside those for one user.
             .max_concurrent_uni_streams(VarInt::from_u32(RECORD_STREAMS_MAX + 1))
-            .max_concurrent_bidi_streams(VarInt::from_u32(1))
+            .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX + 1))
             .stream_receive_window(VarInt::from_u32(self.stream_receive_window_bytes))
             .receive_window(VarInt::from_u32(self.receive_window_bytes))
             .send_window(congestion.send_window_bytes(self.send_window_bytes))

@@ -21,6 +21,7 @@ use super::queue::SendError;
 use super::refusal::{RefusalCode, RefusalEntry};
 use super::reset::{RandomConnectionIds, ResetKey};
 use super::status::{EndpointStatus, PeerStatus};
+use super::stream::{PeerStream, StreamError};
 use super::tls::{Credentials, CredentialsError, Verdict};
 
 /// How long a transport that stops waits for its farewells to leave.
@@ -119,11 +120,26 @@ impl Transport {
         }
     }
 
+    /// A stream of its own with a peer that is connected, and for as long as it is.
+    pub async fn open_stream(&self, peer: &PeerName) -> Result<PeerStream, StreamError> {
+        let connection = self.registry.peer(peer).and_then(|peer| peer.main_connection());
+        let connection = connection.ok_or_else(|| StreamError::NotConnected(peer.clone()))?;
+        PeerStream::open(peer.clone(), &connection).await
+    }
+
     /// Waits until the lane has a good deal of room again. `NotConnected` at once where there is no connection. Keep
     /// reading events meanwhile: two nodes that both wait here, and neither reads, wait for each other.
     pub async fn ready(&self, peer: &PeerName, lane: Lane) -> Result<(), SendError> {
         match self.registry.peer(peer) {
             Some(peer) => peer.lane(lane).ready().await,
+            None => Err(SendError::NotConnected),
+        }
+    }
+
+    /// Waits until no more than so many bytes of the lane are before what is sent next.
+    pub async fn drained(&self, peer: &PeerName, lane: Lane, upto_bytes: usize) -> Result<(), SendError> {
+        match self.registry.peer(peer) {
+            Some(peer) => peer.lane(lane).drained(upto_bytes).await,
             None => Err(SendError::NotConnected),
         }
     }

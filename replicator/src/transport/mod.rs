@@ -5,7 +5,7 @@
 //!   ├─ admission ── being dialled ─┐       tls  ── what is trusted, verdicts on certificates
 //!   └─ peer ── one task per peer ◀─┤       hello, adoption ── the first words, and which connection is used
 //!       ├─ dial ── dialling ───────┘       refusal, explain ── reasons an operator can act on
-//!       └─ session ── messages over streams (frame, cutter, stripe, queue, congestion, pace)
+//!       └─ session ── messages over streams (frame, cutter, stripe, queue, congestion, pace); streams for one user (stream)
 //! ```
 //! A peer has two connections: control and records share one, bulk has its own. Messages are opaque here, and so are
 //! volumes: a peer's proven name comes with every message, and whether it may speak for a volume is the engine's to say.
@@ -32,6 +32,7 @@ mod refusal;
 mod reset;
 mod session;
 mod status;
+mod stream;
 mod stripe;
 mod tls;
 
@@ -51,4 +52,5 @@ pub use node::TransportEvent;
 pub use queue::SendError;
 pub use refusal::{Refusal, RefusalCode, RefusalEntry};
 pub use status::{Dialled, EndpointStatus, PeerStatus};
+pub use stream::{Opened, PeerStream, StreamError, StreamReceiver, StreamSender};
 pub use tls::CredentialsError;

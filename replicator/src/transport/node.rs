@@ -15,6 +15,7 @@ use super::name::PeerName;
 use super::queue::LaneQueue;
 use super::refusal::{Refusal, RefusalLog};
 use super::status::{Dialled, PeerStatus};
+use super::stream::Opened;
 use super::tls::Credentials;
 
 /// What the transport tells its owner. For one peer, in this order and well nested: `PeerUp`, then messages and
@@ -44,6 +45,11 @@ pub enum TransportEvent {
         peer: PeerName,
         lane: Lane,
         message: Bytes,
+    },
+    /// The peer opened a stream for one user of it. It ends with the connection, whatever is reported when.
+    Stream {
+        peer: PeerName,
+        stream: Opened,
     },
 }
 
@@ -155,6 +161,10 @@ impl Peer {
         if let Some(link) = live.bulk.take() {
             live.past.add(&link.connection);
         }
+    }
+
+    pub fn main_connection(&self) -> Option<Connection> {
+        Some(self.live().main.as_ref()?.connection.clone())
     }
 
     pub fn main_rtt(&self) -> Option<Duration> {

@@ -130,6 +130,15 @@ impl LaneQueue {
 
     /// Waits until a good part of the lane is free again, so that a sender does not wake for every packet.
     pub async fn ready(&self) -> Result<(), SendError> {
+        self.when(|state| self.has_room(state)).await
+    }
+
+    /// Waits until no more than so many bytes are before whoever sends next; half of the lane at most.
+    pub async fn drained(&self, upto_bytes: usize) -> Result<(), SendError> {
+        self.when(|state| state.held_bytes <= upto_bytes.min(self.capacity_bytes / 2)).await
+    }
+
+    async fn when(&self, good: impl Fn(&State) -> bool) -> Result<(), SendError> {
         loop {
             let room = self.room.notified();
             tokio::pin!(room);
@@ -139,7 +148,7 @@ impl LaneQueue {
                 if !state.open {
                     return Err(SendError::NotConnected);
                 }
-                if self.has_room(&state) {
+                if good(&state) {
                     return Ok(());
                 }
             }

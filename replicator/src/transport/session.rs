@@ -3,6 +3,7 @@
 //! ```text
 //!  lane control ─ 1 stream ─┐
 //!  lane records ─ N streams ┼─ main connection          lane bulk ─ striped ─ bulk connection
+//!  opened by the engine ────┘
 //! ```
 //! Nothing is dialled or decided here: see `peer`.
 
@@ -17,6 +18,7 @@ use super::frame::{FrameError, FrameReader, Lane, frame};
 use super::hello::Purpose;
 use super::node::{Node, Peer, TransportEvent, close};
 use super::refusal::{Refusal, RefusalCode};
+use super::stream::{self, Opened, PeerStream};
 use super::stripe;
 
 /// What a writer takes from its lane at a time. Small enough that the streams of the pool share a burst.
@@ -63,6 +65,12 @@ async fn serve(
             stream = connection.accept_uni(), if purpose == Purpose::Main => match stream {
                 Ok(stream) => {
                     tasks.spawn(read_stream(node.clone(), peer.clone(), stream));
+                }
+                Err(_) => return None,
+            },
+            streams = connection.accept_bi(), if purpose == Purpose::Main => match streams {
+                Ok((send, receive)) => {
+                    tasks.spawn(hand_over(node.clone(), peer.clone(), send, receive));
                 }
                 Err(_) => return None,
             },
@@ -126,6 +134,23 @@ pub(super) async fn deliver(node: &Node, peer: &Peer, lane: Lane, message: Bytes
     super::tap::message(&peer.name, node.name(), lane, &message);
     let event = TransportEvent::Message { peer: peer.name.clone(), lane, message };
     let sent = node.events.send(event).await;
+    sent.map_err(|_| Refusal::new(RefusalCode::Shutdown, format!("{} is going down", node.name())))
+}
+
+/// A stream for one user goes to the owner as it is, once it has said what it is.
+async fn hand_over(node: Arc<Node>, peer: Arc<Peer>, send: SendStream, receive: RecvStream) -> Result<(), Refusal> {
+    let mut frames = FrameReader::new(receive);
+    match frames.header::<1>().await {
+        Ok([stream::TAG]) => {}
+        Ok(_) => {
+            let text = format!("{} opened a stream of a kind that is not known", peer.name);
+            return Err(Refusal::new(RefusalCode::Protocol, text));
+        }
+        // Whoever opened it has changed its mind.
+        Err(_) => return Ok(()),
+    }
+    let stream = Opened::new(PeerStream::accepted(peer.name.clone(), send, frames));
+    let sent = node.events.send(TransportEvent::Stream { peer: peer.name.clone(), stream }).await;
     sent.map_err(|_| Refusal::new(RefusalCode::Shutdown, format!("{} is going down", node.name())))
 }
 

@@ -99,11 +99,17 @@ fn name(call: &Call) -> &'static str {
         Call::Forget { .. } => "forget",
         Call::SetAside { .. } => "set-aside",
         Call::Forward { .. } => "forward",
+        Call::ShipBegin { basis: None, packed: true, .. } => "ship-begin-packed",
+        Call::ShipBegin { basis: Some(_), packed: true, .. } => "ship-begin-packed-on-a-basis",
         Call::ShipBegin { basis: None, .. } => "ship-begin",
         Call::ShipBegin { basis: Some(_), .. } => "ship-begin-on-a-basis",
         Call::ShipBasis { .. } => "ship-basis",
         Call::ShipBasisChanges { .. } => "ship-basis-changes",
-        Call::ShipPage { .. } => "ship-page",
+        Call::ShipPage { place: None, .. } => "ship-page",
+        Call::ShipPage { place: Some(_), .. } => "ship-page-placed",
+        Call::ShipOffer { .. } => "ship-offer",
+        Call::ShipPacked { .. } => "ship-packed",
+        Call::ShipProof { .. } => "ship-proof",
         Call::ShipEnd { .. } => "ship-end",
         Call::ShipSnapshots { .. } => "ship-snapshots",
         Call::Blocks { .. } => "blocks",
@@ -121,6 +127,14 @@ fn answer(call: &Call, bytes: Bytes) -> Result<String, String> {
         Call::ShipBasis { .. } => {
             let basis = answers::decode_basis(bytes.clone()).map_err(failed)?;
             same(answers::encode_basis(basis.as_ref()), format!("{basis:?}"))
+        }
+        Call::ShipBegin { packed: true, .. } => {
+            let arrived = answers::decode_arrived(bytes.clone()).map_err(failed)?;
+            same(answers::encode_arrived(&arrived), format!("{arrived:?}"))
+        }
+        Call::ShipOffer { .. } => {
+            let there = answers::decode_same(bytes.clone()).map_err(failed)?;
+            same(answers::encode_same(&there), format!("{there:?}"))
         }
         Call::ShipBasisChanges { .. } => {
             let page = answers::decode_changes(bytes.clone()).map_err(failed)?;

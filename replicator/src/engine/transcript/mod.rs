@@ -2,5 +2,5 @@
 
 mod kept;
 mod line;
-mod stage;
-mod story;
+pub(super) mod stage;
+pub(super) mod story;

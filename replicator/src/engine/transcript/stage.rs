@@ -20,6 +20,9 @@ use crate::transport::PeerName;
 use crate::transport::cert::{Overwrite, create_ca, issue};
 use crate::transport::tap::TAPPED_NODE;
 
+/// What the node of each site is called.
+type Names = [&'static str; 3];
+
 pub const SITES: [&str; 3] = ["east", "west", "north"];
 /// Far beyond what an idle machine needs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,6 +35,7 @@ struct Running {
 
 pub struct Stage {
     dir: TempDir,
+    nodes: Names,
     ports: Vec<u16>,
     running: Vec<Option<Running>>,
 }
@@ -50,13 +54,17 @@ pub fn eventually<T, E: Debug>(what: &str, mut look: impl FnMut() -> Result<T, E
 
 impl Stage {
     pub fn lay_out() -> Stage {
+        Stage::lay_out_as([TAPPED_NODE; 3])
+    }
+
+    pub fn lay_out_as(nodes: Names) -> Stage {
         let dir = tempfile::tempdir().expect("a folder");
         create_ca("test.farshore", &dir.path().join("ca"), 100, Overwrite::Refuse).expect("a CA");
         let holds: Vec<UdpSocket> = SITES.iter().map(|_| UdpSocket::bind("127.0.0.1:0").expect("a port")).collect();
         let ports = holds.iter().map(|hold| hold.local_addr().expect("it is bound").port()).collect();
-        let stage = Stage { dir, ports, running: SITES.iter().map(|_| None).collect() };
-        for site in SITES {
-            let name = PeerName::new(site, TAPPED_NODE).expect("a good name");
+        let stage = Stage { dir, nodes, ports, running: SITES.iter().map(|_| None).collect() };
+        for (site, node) in SITES.iter().zip(nodes) {
+            let name = PeerName::new(site, node).expect("a good name");
             issue(&stage.dir.path().join("ca"), &name, &stage.site_dir(site).join("pki"), 30, Overwrite::Refuse)
                 .expect("a certificate");
         }
@@ -72,7 +80,7 @@ impl Stage {
     }
 
     fn config(&self, site: &str) -> Config {
-        let (dir, node) = (self.site_dir(site), TAPPED_NODE);
+        let (dir, node) = (self.site_dir(site), self.nodes[index(site)]);
         let dir = dir.display();
         let port = self.ports[index(site)];
         let mut text = format!(
@@ -83,6 +91,7 @@ impl Stage {
         );
         for peer in SITES.iter().filter(|peer| **peer != site) {
             let address = format!("127.0.0.1:{}", self.ports[index(peer)]);
+            let node = self.nodes[index(peer)];
             text += &format!("[[peers]]\nsite = \"{peer}\"\nnode = \"{node}\"\naddress = \"{address}\"\n");
         }
         Config::parse(&self.site_dir(site).join("replicator.toml"), &text).expect("a good configuration")

@@ -15,13 +15,13 @@ const FILLED_AT: u64 = 1 << 20;
 /// More than the journals hold.
 const FILLED_MEBIBYTES: usize = 24;
 
-fn write(stage: &Stage, site: &str, block: u64, letter: u8) {
+pub fn write(stage: &Stage, site: &str, block: u64, letter: u8) {
     let data = Bytes::from(vec![letter; BLOCK as usize]);
     stage.on(site, |_, volume| async move { volume.block.write(block * BLOCK, data, false).await }).expect("a write");
 }
 
 /// So much that the journals can't serve one that is behind any more.
-fn fill(stage: &Stage, site: &str) {
+pub fn fill(stage: &Stage, site: &str) {
     let data = Bytes::from(vec![b'Z'; 1 << 20]);
     for _ in 0..FILLED_MEBIBYTES {
         let data = data.clone();
@@ -33,7 +33,7 @@ fn read(stage: &Stage, site: &str, block: u64) -> Bytes {
     stage.on(site, |_, volume| async move { volume.block.read(block * BLOCK, BLOCK as u32).await }).expect("a read")
 }
 
-fn attach(stage: &Stage, site: &str) {
+pub fn attach(stage: &Stage, site: &str) {
     stage.verb("an attachment", site, |node, volume| async move {
         let request = api::AttachVolumeRequest { device: api::DeviceKind::Nbd.into(), ..Default::default() };
         node.attach(&volume, &request).await
@@ -46,10 +46,10 @@ fn detach(stage: &Stage, site: &str) {
     });
 }
 
-fn create() -> api::CreateVolumeRequest {
-    let member = |site: &str| api::MemberSpec {
+pub fn create(nodes: [&str; 3]) -> api::CreateVolumeRequest {
+    let member = |(site, node): (&str, &str)| api::MemberSpec {
         site: site.into(),
-        node: tap::TAPPED_NODE.into(),
+        node: node.into(),
         kind: api::MemberKind::Data.into(),
         votes: 1,
     };
@@ -58,7 +58,7 @@ fn create() -> api::CreateVolumeRequest {
         name: "pg".into(),
         size_bytes: 2 << 20,
         block_size_bytes: 4096,
-        members: SITES.map(member).to_vec(),
+        members: SITES.into_iter().zip(nodes).map(member).collect(),
         policy: Some(policy),
         ..Default::default()
     }
@@ -70,7 +70,7 @@ pub fn tell() -> Vec<Line> {
     let mut stage = Stage::lay_out();
     SITES.iter().for_each(|site| stage.start(site));
     stage.connected();
-    stage.at("east", |node| async move { node.create(create()).await }).expect("a volume");
+    stage.at("east", |node| async move { node.create(create([tap::TAPPED_NODE; 3])).await }).expect("a volume");
     first_writes(&mut stage);
     a_failover_to_one_that_is_behind(&mut stage);
     a_disk_is_lost(&mut stage);

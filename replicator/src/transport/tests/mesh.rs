@@ -16,8 +16,8 @@ async fn two_nodes_talk_both_ways_when_only_one_can_dial() {
         let mut config = ground.config(dialling);
         config.peers = vec![at(waiting, left.address())];
         let mut right = Station::start(config).await;
-        assert_eq!(left.until_up(dialling).await, 1);
-        assert_eq!(right.until_up(waiting).await, 1);
+        assert_eq!(left.until_up(dialling).await, Versions::SPOKEN.max);
+        assert_eq!(right.until_up(waiting).await, Versions::SPOKEN.max);
         left.until_bulk_up(dialling).await;
         right.until_bulk_up(waiting).await;
         for lane in Lane::ALL {

@@ -4,6 +4,7 @@ mod mesh;
 mod refusals;
 mod relay;
 mod strangers;
+mod streams;
 mod trouble;
 
 use std::net::SocketAddr;
@@ -104,6 +105,7 @@ impl Nesting {
                 assert!(*up && *bulk, "bulk of {peer} reported down while not up");
                 *bulk = false;
             }
+            TransportEvent::Stream { .. } => assert!(*up, "a stream of {peer}, which is not up"),
             TransportEvent::Message { lane, .. } => {
                 assert!(*up, "a message of {peer}, which is not up");
                 assert!(*bulk || *lane != Lane::Bulk, "a bulk message of {peer}, whose bulk lane is not up");
@@ -118,7 +120,8 @@ fn peer_of(event: &TransportEvent) -> &PeerName {
         | TransportEvent::PeerDown { peer, .. }
         | TransportEvent::BulkUp { peer }
         | TransportEvent::BulkDown { peer, .. }
-        | TransportEvent::Message { peer, .. } => peer,
+        | TransportEvent::Message { peer, .. }
+        | TransportEvent::Stream { peer, .. } => peer,
     }
 }
 
