@@ -46,6 +46,13 @@ pub struct Args {
     /// Where the node remembers which volumes it is making a filesystem on
     #[arg(long, default_value = "/var/lib/farshore/csi")]
     pub state_dir: PathBuf,
+    /// Asks Kubernetes, as the pod's ServiceAccount: volumes remember whose claim they are, and one that a failover brought
+    /// here gets its PersistentVolume
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// Namespaces in which such a volume gets its claim, too; * for all. Without --kubernetes nothing is made
+    #[arg(long, value_delimiter = ',', requires = "kubernetes")]
+    pub claims_in: Vec<String>,
     /// level, or level,module=level
     #[arg(long, env = "FARSHORE_CSI_LOG", default_value = "info")]
     pub log: String,
@@ -79,5 +86,8 @@ mod tests {
         let args = Args::parse_from(["farshore-csi"]);
         assert!(args.mode.controller() && args.mode.node() && args.node_id.is_none());
         assert!(Args::try_parse_from(["farshore-csi", "--node-id", "east"]).is_err());
+        assert!(Args::try_parse_from(["farshore-csi", "--claims-in", "shop"]).is_err());
+        let args = Args::parse_from(["farshore-csi", "--kubernetes", "--claims-in=shop,crm"]);
+        assert_eq!(args.claims_in, ["shop", "crm"]);
     }
 }

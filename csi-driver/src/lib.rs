@@ -4,6 +4,7 @@ pub mod addons;
 pub mod args;
 pub mod busy;
 pub mod capability;
+pub mod claims;
 pub mod controller;
 pub mod identity;
 pub mod names;

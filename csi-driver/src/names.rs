@@ -16,5 +16,17 @@ pub const READ_ONLY: &str = "readonly";
 pub const LABEL_NAME: &str = "csi.farshore.io/name";
 /// What it began with: `snapshot:ID` or `volume:ID`.
 pub const LABEL_SOURCE: &str = "csi.farshore.io/source";
+/// Present, and `any`: its pods may run on every node of the site, whether or not that one holds a copy.
+pub const LABEL_PLACEMENT: &str = "csi.farshore.io/placement";
+pub const PLACEMENT_ANY: &str = "any";
 /// What the provisioner says of the PVC and the PV, kept as labels under the same keys.
 pub const KUBERNETES_PREFIX: &str = "csi.storage.k8s.io/";
+/// What a claim in another cluster needs to be the same: the cluster that made the volume (the uid of its kube-system), the
+/// claim's class and access modes, the filesystem (or `block`), the mount options, one a line.
+pub const LABEL_CLUSTER: &str = "csi.farshore.io/cluster";
+pub const LABEL_CLASS: &str = "csi.farshore.io/storage-class";
+pub const LABEL_ACCESS: &str = "csi.farshore.io/access-modes";
+pub const LABEL_FILESYSTEM: &str = "csi.farshore.io/filesystem";
+pub const LABEL_MOUNT_OPTIONS: &str = "csi.farshore.io/mount-options";
+/// In place of a filesystem's name.
+pub const RAW_BLOCK: &str = "block";

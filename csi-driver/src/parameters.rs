@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use farshore_proto::v1 as api;
 use tonic::Status;
 
-use crate::names::KUBERNETES_PREFIX;
+use crate::names::{KUBERNETES_PREFIX, PLACEMENT_ANY};
 use crate::places::is_label;
 
 /// Every key that will ever be understood, in the order of the documentation.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 16] = [
     "sites",
     "mode",
     "quorum",
@@ -26,9 +26,21 @@ const KNOWN: [&str; 15] = [
     "autoFailover",
     "iops",
     "bandwidth",
+    "placement",
 ];
 /// Those that may change during a volume's life, by a VolumeAttributesClass.
-const MUTABLE: [&str; 5] = ["quorum", "durability", "onQuorumLoss", "iops", "bandwidth"];
+const MUTABLE: [&str; 10] = [
+    "quorum",
+    "durability",
+    "onQuorumLoss",
+    "mode",
+    "rpo",
+    "maxCommitLatency",
+    "maxLag",
+    "fallback",
+    "iops",
+    "bandwidth",
+];
 const QUORUMS: [&str; 4] = ["majority", "nearest-remote", "all-remotes", "all"];
 /// What the provisioner adds by itself. The first is taken from the capability; the others become labels.
 const FROM_KUBERNETES: [&str; 4] = ["fstype", "pvc/name", "pvc/namespace", "pv/name"];
@@ -47,6 +59,8 @@ pub struct Parameters {
     /// Where the data is. Empty: this cluster's own site alone.
     pub sites: Vec<Place>,
     pub witnesses: Vec<Place>,
+    /// Its pods may run on nodes without a copy.
+    pub any_node: bool,
     pub policy: api::Policy,
     /// Whose claim it is.
     pub labels: BTreeMap<String, String>,
@@ -67,6 +81,7 @@ pub fn read(given: &BTreeMap<String, String>) -> Result<Parameters, Status> {
             _ => parameters.take(key, value)?,
         }
     }
+    parameters.check_distance()?;
     let data = |place: &Place| parameters.sites.iter().any(|site| site.site == place.site);
     match parameters.witnesses.iter().find(|witness| data(witness)) {
         Some(both) => Err(wrong("witness", &both.site, "a site that holds data has a vote already: name another one")),
@@ -93,9 +108,36 @@ impl Parameters {
         match key {
             "sites" => self.sites = places(key, value)?,
             "witness" => self.witnesses = places(key, value)?,
-            "mode" => only(key, value, "sync", &["async", "adaptive"])?,
+            "mode" => self.policy.set_mode(match value {
+                "sync" => api::Mode::Sync,
+                "async" => api::Mode::Async,
+                "adaptive" => api::Mode::Adaptive,
+                _ => return Err(wrong(key, value, "use sync, async or adaptive")),
+            }),
+            "rpo" => self.policy.rpo_ms = limit_ms(key, value)?,
+            "maxCommitLatency" => self.policy.max_commit_latency_ms = limit_ms(key, value)?,
+            "maxLag" => {
+                let good = size_bytes(value).filter(|bytes| *bytes > 0);
+                self.policy.max_lag_bytes = good.ok_or_else(|| wrong(key, value, "say for example 64MiB or 1GiB"))?;
+            }
+            "placement" => {
+                self.any_node = match value {
+                    "local" => false,
+                    PLACEMENT_ANY => true,
+                    _ => {
+                        let how = "use local (pods run where a copy is) or any (on every node of the site)";
+                        return Err(wrong(key, value, how));
+                    }
+                }
+            }
             "reads" => only(key, value, "lease", &["strict"])?,
-            "fallback" => only(key, value, "never", &["after …"])?,
+            "fallback" if value == "never" => self.policy.fallback_after_ms = 0,
+            "fallback" => {
+                let after = value.strip_prefix("after").and_then(|rest| rest.strip_prefix([':', ' ']));
+                let ms = after.and_then(duration_ms).filter(|ms| *ms > 0);
+                self.policy.fallback_after_ms =
+                    ms.ok_or_else(|| wrong(key, value, "use never, or after:30s (with those that are left)"))?;
+            }
             "autoFailover" | "promoteObserver" => only(key, value, "false", &["true"])?,
             "quorum" => self.quorum(value)?,
             "durability" => self.policy.set_durability(match value {
@@ -106,6 +148,10 @@ impl Parameters {
                 }
             }),
             "onQuorumLoss" => self.on_quorum_loss(value)?,
+            "iops" => self.policy.iops = limit(key, value, value.parse().ok(), "a number of requests, as in 500")?,
+            "bandwidth" => {
+                self.policy.bytes_per_second = limit(key, value, bytes(value), "bytes in a second, as in 50Mi")?
+            }
             _ if KNOWN.contains(&key) => {
                 return Err(Status::invalid_argument(format!(
                     "parameter {key:?} is not supported by this version: leave it out"
@@ -114,6 +160,22 @@ impl Parameters {
             _ => return Err(unknown(key, &KNOWN)),
         }
         Ok(())
+    }
+
+    /// Each limit belongs to one mode, and is named with it.
+    fn check_distance(&self) -> Result<(), Status> {
+        let policy = &self.policy;
+        let limits = [
+            ("rpo", policy.rpo_ms, api::Mode::Async, "async"),
+            ("maxCommitLatency", policy.max_commit_latency_ms, api::Mode::Adaptive, "adaptive"),
+            ("maxLag", policy.max_lag_bytes, api::Mode::Adaptive, "adaptive"),
+        ];
+        match limits.iter().find(|(_, given, mode, _)| *given > 0 && policy.mode() != *mode) {
+            Some((key, _, _, mode)) => Err(Status::invalid_argument(format!(
+                "parameter {key:?} belongs to mode {mode}: name that too, or leave {key} out"
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn quorum(&mut self, value: &str) -> Result<(), Status> {
@@ -149,6 +211,23 @@ impl Parameters {
     }
 }
 
+fn limit_ms(key: &str, value: &str) -> Result<u64, Status> {
+    let limit = duration_ms(value).filter(|ms| *ms > 0);
+    limit.ok_or_else(|| wrong(key, value, "say for example 50ms, 30s, 5min or 1h"))
+}
+
+/// `512KiB`, `64MiB`, `1GiB`; Kubernetes leaves the B out.
+fn size_bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let shift = match &text[digits..] {
+        "Ki" | "KiB" => 10,
+        "Mi" | "MiB" => 20,
+        "Gi" | "GiB" => 30,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
 /// `4s`, `500ms`, `2min`, `1h`.
 fn duration_ms(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
@@ -160,6 +239,28 @@ fn duration_ms(text: &str) -> Option<u64> {
         _ => return None,
     };
     text[..digits].parse::<u64>().ok()?.checked_mul(factor_ms)
+}
+
+/// `50Mi` as Kubernetes writes it, `50MiB` as Farshore does, or bytes.
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.strip_suffix('B').unwrap_or(text);
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let factor: u64 = match &text[at..] {
+        "" => 1,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "k" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        _ => return None,
+    };
+    text[..at].parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// What a device may be asked for in a second. 0 takes away the limit that a class set; the replicator knows the least.
+fn limit(key: &str, value: &str, read: Option<u64>, how: &str) -> Result<u64, Status> {
+    read.ok_or_else(|| wrong(key, value, &format!("give {how}, or 0 for no limit")))
 }
 
 fn places(key: &str, value: &str) -> Result<Vec<Place>, Status> {
@@ -218,7 +319,8 @@ mod tests {
         let made = of(&[]).unwrap();
         assert_eq!(made.policy.quorum, "majority");
         assert_eq!(made.policy.durability(), api::Durability::Write);
-        assert!(made.sites.is_empty() && made.witnesses.is_empty() && made.labels.is_empty());
+        assert!(made.sites.is_empty() && made.witnesses.is_empty() && made.labels.is_empty() && !made.any_node);
+        assert!(of(&[("placement", "any")]).unwrap().any_node);
     }
 
     #[test]
@@ -230,6 +332,8 @@ mod tests {
             ("quorum", "w=2,minRemote=1,local"),
             ("durability", "flush"),
             ("onQuorumLoss", "fence:30s"),
+            ("iops", "500"),
+            ("bandwidth", "50Mi"),
             ("csi.storage.k8s.io/fstype", "xfs"),
             ("csi.storage.k8s.io/pvc/name", "data-pg-0"),
         ])
@@ -241,8 +345,23 @@ mod tests {
         assert_eq!((policy.quorum.as_str(), policy.w, policy.min_remote), ("numbers", 2, 1));
         assert!(policy.local_required);
         assert_eq!((policy.on_quorum_loss(), policy.fence_after_ms), (api::QuorumLoss::Fence, 30_000));
+        assert_eq!((policy.iops, policy.bytes_per_second), (500, 50 << 20));
         assert_eq!(made.labels["csi.storage.k8s.io/pvc/name"], "data-pg-0");
         assert_eq!(made.labels.len(), 1);
+    }
+
+    #[test]
+    fn modes_are_read_with_their_limits() {
+        let regional = of(&[("mode", "async"), ("rpo", "1min"), ("fallback", "never")]).unwrap().policy;
+        assert_eq!((regional.mode(), regional.rpo_ms, regional.fallback_after_ms), (api::Mode::Async, 60_000, 0));
+        let given = [("mode", "adaptive"), ("maxCommitLatency", "50ms"), ("maxLag", "64Mi"), ("fallback", "after 30s")];
+        let adaptive = of(&given).unwrap().policy;
+        assert_eq!((adaptive.max_commit_latency_ms, adaptive.max_lag_bytes), (50, 64 << 20));
+        assert_eq!((adaptive.mode(), adaptive.fallback_after_ms), (api::Mode::Adaptive, 30_000));
+        let named =
+            |pairs: &[(&str, &str)]| read_mutable(&pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect());
+        assert!(named(&given).is_ok());
+        assert!(named(&[("rpo", "1min")]).unwrap_err().message().contains("name that too"));
     }
 
     #[test]
@@ -255,13 +374,21 @@ mod tests {
             ("sites", "east,east", "once"),
             ("sites", "east,east/n1", "once"),
             ("sites", "east/", "name sites"),
-            ("mode", "async", "not supported by this version"),
-            ("mode", "fast", "use \"sync\""),
+            ("mode", "fast", "use sync, async or adaptive"),
             ("reads", "strict", "not supported by this version"),
-            ("fallback", "after 30s", "not supported by this version"),
+            ("fallback", "after", "use never"),
+            ("fallback", "after:0s", "use never"),
+            ("rpo", "5", "say for example"),
+            ("rpo", "0s", "say for example"),
+            ("rpo", "5s", "belongs to mode async"),
+            ("maxCommitLatency", "50ms", "belongs to mode adaptive"),
+            ("maxLag", "64MB", "say for example"),
+            ("maxLag", "64MiB", "belongs to mode adaptive"),
             ("autoFailover", "true", "not supported by this version"),
-            ("rpo", "5s", "not supported by this version"),
-            ("iops", "100", "not supported by this version"),
+            ("iops", "many", "as in 500"),
+            ("iops", "-1", "as in 500"),
+            ("bandwidth", "fast", "as in 50Mi"),
+            ("bandwidth", "50MBit", "as in 50Mi"),
             ("quorum", "most", "use one of majority"),
             ("quorum", "minRemote=1", "use one of majority"),
             ("quorum", "w=two", "use one of majority"),
@@ -270,6 +397,7 @@ mod tests {
             ("onQuorumLoss", "fence", "fence:30s"),
             ("onQuorumLoss", "fence:0s", "fence:30s"),
             ("onQuorumLoss", "fence:30", "fence:30s"),
+            ("placement", "everywhere", "use local"),
         ];
         for (key, value, part) in cases {
             let status = of(&[(key, value)]).expect_err(key);
@@ -285,6 +413,23 @@ mod tests {
         for key in KNOWN {
             let status = of(&[(key, "\u{1}")]).expect_err(key);
             assert!(status.message().contains(key) && !status.message().contains("is not known"), "{key}: {status}");
+        }
+    }
+
+    #[test]
+    fn bandwidths_are_written_as_sizes_are() {
+        for (text, read) in [
+            ("0", Some(0)),
+            ("1048576", Some(1 << 20)),
+            ("50Mi", Some(50 << 20)),
+            ("50MiB", Some(50 << 20)),
+            ("2G", Some(2_000_000_000)),
+            ("", None),
+            ("Mi", None),
+            ("5Ti ", None),
+            ("99999999999Gi", None),
+        ] {
+            assert_eq!(bytes(text), read, "{text:?}");
         }
     }
 

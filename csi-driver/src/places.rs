@@ -45,6 +45,11 @@ impl NodeId {
     }
 }
 
+/// Every node of a site.
+pub fn whole_site(site: &str) -> Topology {
+    Topology { segments: BTreeMap::from([(TOPOLOGY_SITE.to_string(), site.to_string())]) }
+}
+
 /// The rules of a DNS label, as the replicator holds them for sites and nodes.
 pub fn is_label(text: &str) -> bool {
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());

@@ -79,10 +79,12 @@ impl Replicator {
         Ok(std::iter::once(own).chain(others).collect())
     }
 
-    /// What its own disk has left.
-    pub async fn free_bytes(&self) -> Result<u64, Status> {
-        let facts = self.node().doctor(api::DoctorRequest {}).await.map_err(of_replicator)?.into_inner();
-        Ok(facts.disk_free_bytes)
+    /// Every node that it knows, its own first, and what their disks have left; `None`: it did not say.
+    pub async fn disks(&self) -> Result<Vec<(NodeId, Option<u64>)>, Status> {
+        let known = self.node().peers(api::PeersRequest {}).await.map_err(of_replicator)?.into_inner();
+        let own = (NodeId::new(&known.site, &known.node), Some(known.disk_free_bytes));
+        let others = known.peers.iter().map(|peer| (NodeId::new(&peer.site, &peer.node), peer.disk_free_bytes));
+        Ok(std::iter::once(own).chain(others).collect())
     }
 
     /// By name or id; `None` where this site does not know it.
@@ -137,6 +139,11 @@ impl Replicator {
         present(self.volumes().resize(request).await.map_err(of_replicator)?.into_inner().volume)
     }
 
+    /// What the request does not name stays.
+    pub async fn set(&self, request: api::SetVolumeRequest) -> Result<api::VolumeStatus, Status> {
+        present(self.volumes().set(request).await.map_err(of_replicator)?.into_inner().volume)
+    }
+
     /// This site becomes the volume's primary site, without a device.
     pub async fn promote(&self, id: &str) -> Result<(), Status> {
         let request = api::PromoteRequest { volume: id.into(), ..Default::default() };
@@ -150,8 +157,21 @@ impl Replicator {
 
     pub async fn switch_over(&self, id: &str, to: &NodeId) -> Result<(), Status> {
         let (to_site, to_node) = (to.site.clone(), to.node.clone());
-        let request = api::SwitchoverRequest { volume: id.into(), to_site, to_node };
+        let request = api::SwitchoverRequest { volume: id.into(), to_site, to_node, prepare: false };
         self.replication().switchover(request).await.map_err(of_replicator).map(drop)
+    }
+
+    /// Has the copy there come into the sync set, where the volume's mode keeps it out.
+    pub async fn prepare_move(&self, id: &str, to: &NodeId) -> Result<(), Status> {
+        let (to_site, to_node) = (to.site.clone(), to.node.clone());
+        let request = api::SwitchoverRequest { volume: id.into(), to_site, to_node, prepare: true };
+        self.replication().switchover(request).await.map_err(of_replicator).map(drop)
+    }
+
+    /// A new lineage from this site's copy alone. What it lacks is lost.
+    pub async fn force(&self, id: &str) -> Result<(), Status> {
+        let request = api::PromoteRequest { volume: id.into(), force: true, confirm: true, members: Vec::new() };
+        self.replication().promote(request).await.map_err(of_replicator).map(drop)
     }
 
     /// This site takes the volume over from a lost one. What was acknowledged stays acknowledged, or it is refused.
@@ -179,7 +199,7 @@ impl Replicator {
         if !is_id(id) {
             return Ok(None);
         }
-        match self.snapshots().get(api::GetSnapshotRequest { snapshot: id.into() }).await {
+        match self.snapshots().get(api::GetSnapshotRequest { snapshot: id.into(), with_space: false }).await {
             Ok(answer) => present(answer.into_inner().snapshot).map(Some),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(of_replicator(status)),
@@ -188,7 +208,7 @@ impl Replicator {
 
     /// Of the volumes named, or all; one that is not known has none.
     pub async fn list_snapshots(&self, volumes: Vec<String>) -> Result<Vec<api::Snapshot>, Status> {
-        match self.snapshots().list(api::ListSnapshotsRequest { volumes }).await {
+        match self.snapshots().list(api::ListSnapshotsRequest { volumes, with_space: false }).await {
             Ok(answer) => Ok(answer.into_inner().snapshots),
             Err(status) if status.code() == Code::NotFound => Ok(Vec::new()),
             Err(status) => Err(of_replicator(status)),

@@ -20,6 +20,7 @@ use tonic::transport::server::Router;
 
 use crate::addons::{Addons, AddonsIdentity};
 use crate::args::Args;
+use crate::claims::{self, Kubernetes, KubernetesError};
 use crate::controller::Cluster;
 use crate::identity::Who;
 use crate::node::Machine;
@@ -34,6 +35,8 @@ pub enum ServeError {
     #[error("serving gRPC: {0}")]
     Serving(#[from] tonic::transport::Error),
     #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
+    #[error(transparent)]
     Process(#[from] io::Error),
 }
 
@@ -42,18 +45,25 @@ pub async fn serve(args: Args, end: impl Future<Output = ()>) -> Result<(), Serv
     let path = args.endpoint.clone();
     let listener = bind(&path).await?;
     tracing::info!(endpoint = %path.display(), replicator = %args.replicator.display(), mode = ?args.mode, "serving");
-    let served = router(&args).serve_with_incoming_shutdown(UnixListenerStream::new(listener), end).await;
+    let kubernetes = match args.kubernetes && args.mode.controller() {
+        true => Some(Kubernetes::from_pod()?),
+        false => None,
+    };
+    if let Some(kubernetes) = kubernetes.clone() {
+        tokio::spawn(claims::follow(Replicator::new(&args.replicator), kubernetes, args.claims_in.clone()));
+    }
+    let served = router(&args, kubernetes).serve_with_incoming_shutdown(UnixListenerStream::new(listener), end).await;
     let _ = std::fs::remove_file(&path);
     Ok(served?)
 }
 
-fn router(args: &Args) -> Router {
+fn router(args: &Args, kubernetes: Option<Kubernetes>) -> Router {
     let replicator = Replicator::new(&args.replicator);
     let mut router = Server::builder()
         .add_service(IdentityServer::new(Who { mode: args.mode, replicator: replicator.clone() }))
         .add_service(AddonsIdentityServer::new(AddonsIdentity { mode: args.mode, replicator: replicator.clone() }));
     if args.mode.controller() {
-        let cluster = Arc::new(Cluster::new(replicator.clone(), args.max_volumes_per_node));
+        let cluster = Arc::new(Cluster::new(replicator.clone(), args.max_volumes_per_node).under(kubernetes));
         router = router
             .add_service(ControllerServer::from_arc(cluster.clone()))
             .add_service(GroupControllerServer::from_arc(cluster.clone()))

@@ -12,6 +12,27 @@ pub fn remotes<'a>(volume: &'a api::VolumeStatus, here: &str) -> Vec<&'a api::Me
     volume.members.iter().filter(|m| m.site != here && m.kind() != api::MemberKind::Witness).collect()
 }
 
+/// Copies in this site.
+pub fn copies<'a>(volume: &'a api::VolumeStatus, here: &str) -> Vec<&'a api::MemberStatus> {
+    volume.members.iter().filter(|m| m.site == here && m.kind() != api::MemberKind::Witness).collect()
+}
+
+/// Polls and shipments take their time too: so many intervals late is late.
+const LATE_INTERVALS: u64 = 2;
+/// For a copy that is fed all the time, and is not waited for.
+const FED_MS: u64 = 10_000;
+
+/// Whether a copy is as near as the volume's mode has it.
+pub fn follows(volume: &api::VolumeStatus, member: &api::MemberStatus) -> bool {
+    let policy = volume.policy.clone().unwrap_or_default();
+    if policy.mode() != api::Mode::Async || member.in_sync_set {
+        return is_whole(member);
+    }
+    let late_ms = policy.rpo_ms.saturating_mul(LATE_INTERVALS).max(FED_MS);
+    let fed = ["replicating", "resting", "catching-up", "resyncing"].contains(&member.state.as_str());
+    member.connected && fed && member.lag_ms <= late_ms
+}
+
 /// Whether a copy has all that was acknowledged.
 pub fn is_whole(member: &api::MemberStatus) -> bool {
     member.connected && member.in_sync_set && member.state == "replicating"
@@ -23,11 +44,13 @@ pub fn described(volume: &api::VolumeStatus, here: &str, now: SystemTime) -> Get
     let behind_ms = |member: &&api::MemberStatus| match is_whole(member) {
         // What is under way to a member of the sync set is not acknowledged yet.
         true => 0,
+        // A copy that rests has what there is.
+        false if member.connected && follows(volume, member) => member.lag_ms,
         false => member.lag_ms.max(member.silent_ms).max(1),
     };
     let worst_ms = remotes.iter().map(behind_ms).max().unwrap_or(0);
-    let whole = remotes.iter().filter(|member| is_whole(member)).count();
-    let status = match whole {
+    let near = remotes.iter().filter(|member| follows(volume, member)).count();
+    let status = match near {
         0 => Health::Error,
         all if all == remotes.len() => Health::Healthy,
         _ => Health::Degraded,
@@ -80,5 +103,24 @@ mod tests {
         );
         assert_eq!(of(vec![east(), member("west", "unreachable", true, 9_000)]), (Health::Error, 991));
         assert_eq!(of(vec![east()]), (Health::Error, 1000));
+    }
+
+    #[test]
+    fn a_copy_on_a_schedule_is_healthy_while_it_keeps_it() {
+        let said = |rpo_ms: u64, west: api::MemberStatus| {
+            let mut policy = api::Policy { rpo_ms, ..Default::default() };
+            policy.set_mode(api::Mode::Async);
+            let members = vec![member("east", "replicating", true, 0), west];
+            let volume = api::VolumeStatus { members, policy: Some(policy), ..Default::default() };
+            let said = described(&volume, "east", SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
+            (said.status(), said.last_sync_time.unwrap().seconds)
+        };
+        let west = |state: &str, lag_ms: u64| member("west", state, false, lag_ms);
+        assert_eq!(said(60_000, west("resting", 0)), (Health::Healthy, 1000));
+        assert_eq!(said(60_000, west("resting", 50_000)), (Health::Healthy, 950));
+        assert_eq!(said(60_000, west("resting", 130_000)), (Health::Error, 870));
+        assert_eq!(said(0, west("replicating", 20)), (Health::Healthy, 999));
+        assert_eq!(said(60_000, west("unreachable", 9_000)), (Health::Error, 991));
+        assert_eq!(said(60_000, west("diverged", 1_000)), (Health::Error, 999));
     }
 }

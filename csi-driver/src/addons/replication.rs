@@ -2,7 +2,8 @@
 //!
 //! The controller that calls this answers FAILED_PRECONDITION from a promotion by forcing it at once. So that code is
 //! given only where forcing loses nothing that was acknowledged: the primary's site does not answer, and taking over
-//! from it needs a quorum that has everything. Whatever else stands in the way is ABORTED: come again.
+//! from it needs a quorum that has everything; or where the class says that what a copy on a schedule lacks may be lost.
+//! Whatever else stands in the way is ABORTED: come again.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -16,13 +17,20 @@ use tonic::{Code, Request, Response, Status};
 
 use super::info;
 use crate::busy::Busy;
+use crate::places::NodeId;
 use crate::refusal::{missing, no_volume};
 use crate::replicator::{Replicator, is_id};
 
 type Reply<T> = Result<Response<T>, Status>;
 
-/// What a VolumeReplicationClass may say. Farshore's copies follow at once: the interval is for who polls.
-const KNOWN_PARAMETERS: [&str; 1] = ["schedulingInterval"];
+/// The replicator's condition of a volume that is being moved.
+const MOVES: &str = "mode-while-moving";
+/// Of a VolumeReplicationClass: a copy that is shipped on a schedule may be forced to be primary when the primary's site
+/// does not answer, and what it lacks is lost.
+const LOSSY_FAILOVER: &str = "lossyFailover";
+const ALLOWED: &str = "allowed";
+/// What a VolumeReplicationClass may say. How often copies follow is the volume's `rpo`: the interval is for who polls.
+const KNOWN_PARAMETERS: [&str; 2] = ["schedulingInterval", LOSSY_FAILOVER];
 
 #[derive(Clone)]
 pub struct Addons {
@@ -52,7 +60,13 @@ fn check_parameters(parameters: &BTreeMap<String, String>) -> Result<(), Status>
             "parameter {key:?} is not known; the known ones are: {}",
             KNOWN_PARAMETERS.join(", ")
         ))),
-        None => Ok(()),
+        None => match parameters.get(LOSSY_FAILOVER).map(String::as_str) {
+            None | Some("" | ALLOWED | "never") => Ok(()),
+            Some(other) => Err(Status::invalid_argument(format!(
+                "{LOSSY_FAILOVER} {other:?} is not known; use {ALLOWED} (a copy on a schedule is forced when the primary's \
+                 site is silent, and what it lacks is lost) or never"
+            ))),
+        },
     }
 }
 
@@ -69,15 +83,24 @@ impl Addons {
         Addons { replicator, busy: Busy::default() }
     }
 
-    async fn promote(&self, id: &str, force: bool) -> Result<(), Status> {
+    async fn promote(&self, id: &str, force: bool, lossy: bool) -> Result<(), Status> {
         let volume = self.replicator.volume(id).await?;
-        let here = self.replicator.place().await?.site;
-        if volume.primary_site == here {
+        let here = self.replicator.place().await?;
+        if volume.primary_site == here.site {
             return Ok(());
         }
+        let whole = info::copies(&volume, &here.site).iter().any(|copy| copy.in_sync_set);
+        let answers = volume.members.iter().any(|m| m.site == volume.primary_site && m.connected);
         let Some(attached) = &volume.attached else {
             // Nobody writes, so nothing is taken from anybody. It needs the quorum, and says so where it has none.
-            return self.replicator.promote(id).await.map_err(come_again);
+            let moves = volume.conditions.iter().any(|c| c.name == MOVES);
+            return match (whole, answers) {
+                // The other site holds the right to write, for the sake of the move alone.
+                (true, true) if moves => self.replicator.switch_over(id, &here).await.map_err(come_again),
+                (true, _) => self.replicator.promote(id).await.map_err(come_again),
+                (false, true) => self.have_it_whole(&volume, &here).await,
+                (false, false) => self.force(&volume, force, lossy).await,
+            };
         };
         let of_site = |m: &&api::MemberStatus| m.site == attached.site;
         if volume.members.iter().filter(of_site).any(|m| m.connected) {
@@ -85,6 +108,9 @@ impl Addons {
                 "volume {} is attached in {} ({}), which answers: stop its pods there, then demote it",
                 volume.name, attached.site, attached.node
             )));
+        }
+        if !whole {
+            return self.force(&volume, force, lossy).await;
         }
         if !force {
             return Err(Status::failed_precondition(format!(
@@ -95,6 +121,35 @@ impl Addons {
         }
         tracing::warn!(volume = %volume.name, from = %attached.site, "taken over by force");
         self.replicator.fail_over(id, &attached.site).await.map_err(come_again)
+    }
+
+    /// A planned move to a copy that the volume's mode leaves behind: nothing is lost, it takes until that has all.
+    async fn have_it_whole(&self, volume: &api::VolumeStatus, here: &NodeId) -> Result<(), Status> {
+        self.replicator.prepare_move(&volume.id, here).await.map_err(come_again)?;
+        Err(Status::aborted(format!(
+            "the copy of volume {} in {} receives what it lacks, then it is promoted",
+            volume.name, here.site
+        )))
+    }
+
+    /// A copy that lacks what was acknowledged, and nobody to get it from.
+    async fn force(&self, volume: &api::VolumeStatus, force: bool, lossy: bool) -> Result<(), Status> {
+        let (name, home) = (&volume.name, &volume.primary_site);
+        if !lossy {
+            return Err(Status::aborted(format!(
+                "volume {name} follows {home} from behind, which does not answer: a promotion here loses what this copy \
+                 lacks, and its VolumeReplicationClass does not say {LOSSY_FAILOVER}: {ALLOWED}. Look at the figures in \
+                 farshore status; by hand: farshore promote {name} --force"
+            )));
+        }
+        if !force {
+            return Err(Status::failed_precondition(format!(
+                "volume {name} follows {home} from behind, which does not answer: with force this copy goes on, and what \
+                 it lacks is lost, as its VolumeReplicationClass allows"
+            )));
+        }
+        tracing::warn!(volume = %name, from = %home, "taken over by force, with loss: its class allows it");
+        self.replicator.force(&volume.id).await.map_err(come_again)
     }
 
     async fn demote(&self, id: &str) -> Result<(), Status> {
@@ -129,8 +184,7 @@ impl Addons {
                 volume.name
             )));
         }
-        let own = volume.members.iter().filter(|m| m.site == here.site && m.kind() != api::MemberKind::Witness);
-        let own: Vec<&api::MemberStatus> = own.collect();
+        let own = info::copies(&volume, &here.site);
         if let Some(diverged) = own.iter().find(|m| m.state == "diverged") {
             if !force {
                 return Err(Status::aborted(format!(
@@ -142,7 +196,17 @@ impl Addons {
             self.replicator.discard(id, &here).await.map_err(come_again)?;
             return Ok(false);
         }
-        Ok(!own.is_empty() && own.iter().all(|m| m.in_sync_set && m.state == "replicating"))
+        if !own.is_empty() && own.iter().all(|m| info::follows(&volume, m)) {
+            return Ok(true);
+        }
+        let of_primary = |m: &&api::MemberStatus| m.site == volume.primary_site;
+        if volume.primary_site != here.site && !volume.members.iter().filter(of_primary).any(|m| m.connected) {
+            return Err(Status::aborted(format!(
+                "the copy of volume {} here lacks something, and {}, where its primary is, does not answer",
+                volume.name, volume.primary_site
+            )));
+        }
+        Ok(false)
     }
 }
 
@@ -181,8 +245,9 @@ impl Controller for Addons {
         let request = request.into_inner();
         let id = named(request.replication_source.as_ref(), &request.volume_id)?;
         check_parameters(&request.parameters)?;
+        let lossy = request.parameters.get(LOSSY_FAILOVER).is_some_and(|value| value == ALLOWED);
         let (addons, key) = (self.clone(), id.clone());
-        self.busy.alone(&key, async move { addons.promote(&id, request.force).await }).await?;
+        self.busy.alone(&key, async move { addons.promote(&id, request.force, lossy).await }).await?;
         Ok(Response::new(rpc::PromoteVolumeResponse {}))
     }
 

@@ -4,6 +4,7 @@ use farshore_proto::v1 as api;
 use tonic::Status;
 
 use crate::busy::Busy;
+use crate::claims::Kubernetes;
 use crate::refusal::given;
 use crate::replicator::Replicator;
 
@@ -14,11 +15,17 @@ pub struct Cluster {
     pub(super) busy: Busy,
     /// 0: no limit.
     pub(super) max_volumes_per_node: u32,
+    /// Where claims can be asked about.
+    pub(super) kubernetes: Option<Kubernetes>,
 }
 
 impl Cluster {
     pub fn new(replicator: Replicator, max_volumes_per_node: u32) -> Cluster {
-        Cluster { replicator, busy: Busy::default(), max_volumes_per_node }
+        Cluster { replicator, busy: Busy::default(), max_volumes_per_node, kubernetes: None }
+    }
+
+    pub fn under(self, kubernetes: Option<Kubernetes>) -> Cluster {
+        Cluster { kubernetes, ..self }
     }
 
     /// The volume that a request names.

@@ -1,6 +1,6 @@
 //! Making volumes, once for each name, and deleting them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use farshore_proto::csi;
 use farshore_proto::csi::volume_content_source as source;
@@ -9,10 +9,12 @@ use tonic::{Code, Status};
 
 use super::cluster::Cluster;
 use super::placement;
-use super::volume::{described, source_label};
+use super::volume::{described, runs_anywhere, source_label};
 use crate::capability::{self, Usage};
-use crate::names::{LABEL_NAME, LABEL_SOURCE};
+use crate::claims;
+use crate::names::{KUBERNETES_PREFIX, LABEL_NAME, LABEL_PLACEMENT, LABEL_SOURCE, PLACEMENT_ANY};
 use crate::parameters::{self, Parameters};
+use crate::places::NodeId;
 use crate::refusal::given;
 use crate::replicator::is_id;
 use crate::sizes::{self, Range, SIZE_BYTES_DEFAULT};
@@ -56,13 +58,17 @@ impl Cluster {
 
     async fn make(&self, plan: Plan) -> Result<csi::Volume, Status> {
         let nodes = self.replicator.nodes().await?;
-        let members = placement::members(&plan.parameters, plan.topology.as_ref(), &nodes, &plan.name)?;
+        let place = |holders: Option<&[NodeId]>| {
+            placement::members(&plan.parameters, plan.topology.as_ref(), &nodes, holders, &plan.name)
+        };
         let here = nodes[0].0.site.clone();
         if let Some(existing) = self.replicator.find(&plan.name).await? {
-            same(&existing, &plan, &members)?;
+            // What it began with may be gone by now.
+            same(&existing, &plan, &place(None)?)?;
             return self.finished(existing, &here).await;
         }
-        let (source_bytes, mut request) = self.sourced(plan.source.as_ref()).await?;
+        let (source_bytes, holders, mut request) = self.sourced(plan.source.as_ref()).await?;
+        let members = place(holders.as_deref())?;
         let otherwise = if source_bytes > 0 { source_bytes } else { SIZE_BYTES_DEFAULT };
         if source_bytes > plan.range.limit {
             return Err(Status::out_of_range(format!(
@@ -80,19 +86,46 @@ impl Cluster {
         for usage in &plan.usages {
             usage.check_size(request.size_bytes)?;
         }
+        let size_bytes = request.size_bytes;
         request.name = plan.name.clone();
-        request.members = members;
+        request.members = members.clone();
         request.policy = Some(plan.parameters.policy);
         request.labels = plan.parameters.labels;
+        request.labels.extend(self.origin(&request.labels, &plan.usages).await?);
         request.labels.insert(LABEL_NAME.into(), plan.asked_name);
+        if plan.parameters.any_node {
+            request.labels.insert(LABEL_PLACEMENT.into(), PLACEMENT_ANY.into());
+        }
         if let Some(label) = plan.source.as_ref().and_then(source_label) {
             request.labels.insert(LABEL_SOURCE.into(), label);
         }
+        let labels = request.labels.clone();
         let made = self.replicator.create(request).await?;
-        // Where this node holds no copy, the answer has a name and an id only.
-        let volume = self.replicator.find(&made.id).await?.unwrap_or(made);
+        // Where this node holds no copy, the answer has a name and an id only; a volume without topology could run anywhere.
+        let volume = self.replicator.find(&made.id).await?.unwrap_or(api::VolumeStatus {
+            size_bytes,
+            members: members.into_iter().map(member_status).collect(),
+            labels: labels.into_iter().collect(),
+            ..made
+        });
         tracing::info!(volume = %volume.name, id = %volume.id, "volume made");
         Ok(described(&volume, &here))
+    }
+
+    /// What another cluster needs to know of the claim, beside its name.
+    async fn origin(
+        &self,
+        labels: &BTreeMap<String, String>,
+        usages: &[Usage],
+    ) -> Result<BTreeMap<String, String>, Status> {
+        let said = |key: &str| labels.get(&format!("{KUBERNETES_PREFIX}{key}"));
+        match (&self.kubernetes, said("pvc/namespace"), said("pvc/name")) {
+            (Some(kubernetes), Some(namespace), Some(claim)) => {
+                let (cluster, class) = kubernetes.origin(namespace, claim).await?;
+                Ok(claims::labels(usages, &cluster, &class))
+            }
+            _ => Ok(BTreeMap::new()),
+        }
     }
 
     /// A creation that was cut short may not have reached every member yet.
@@ -122,29 +155,34 @@ impl Cluster {
         Ok(described(&existing, here))
     }
 
-    /// The source's size, and a request that names it.
+    /// The source's size, who has it, and a request that names it.
     async fn sourced(
         &self,
         source: Option<&csi::VolumeContentSource>,
-    ) -> Result<(u64, api::CreateVolumeRequest), Status> {
+    ) -> Result<(u64, Option<Vec<NodeId>>, api::CreateVolumeRequest), Status> {
         let mut request = api::CreateVolumeRequest::default();
-        let bytes = match source.and_then(|source| source.r#type.as_ref()) {
-            None => 0,
+        let (bytes, holders) = match source.and_then(|source| source.r#type.as_ref()) {
+            None => (0, None),
             Some(source::Type::Snapshot(of)) => {
                 let found = self.replicator.find_snapshot(&of.snapshot_id).await?;
                 let found = found.ok_or_else(|| {
                     Status::not_found(format!("snapshot {:?} is not known in this site", of.snapshot_id))
                 })?;
                 request.source_snapshot = found.id;
-                found.size_bytes
+                let holders: Vec<NodeId> = found.holders.iter().filter_map(|holder| holder.parse().ok()).collect();
+                // A replicator of an earlier version does not say.
+                (found.size_bytes, Some(holders).filter(|holders| !holders.is_empty()))
             }
             Some(source::Type::Volume(of)) => {
                 let found = self.replicator.volume(&of.volume_id).await?;
+                let holds =
+                    |m: &&api::MemberStatus| matches!(m.kind(), api::MemberKind::Data | api::MemberKind::Observer);
+                let holders = found.members.iter().filter(holds).map(|m| NodeId::new(&m.site, &m.node)).collect();
                 request.source_volume = found.id;
-                found.size_bytes
+                (found.size_bytes, Some(holders))
             }
         };
-        Ok((bytes, request))
+        Ok((bytes, holders, request))
     }
 
     pub(super) async fn delete_volume(
@@ -206,7 +244,7 @@ fn plan(request: csi::CreateVolumeRequest) -> Result<Plan, Status> {
 }
 
 /// A policy with what a VolumeAttributesClass names in place of what the StorageClass said.
-pub(super) fn overlaid(
+fn overlaid(
     mut policy: api::Policy,
     by: api::Policy,
     named: &std::collections::BTreeMap<String, String>,
@@ -222,7 +260,25 @@ pub(super) fn overlaid(
         policy.set_on_quorum_loss(by.on_quorum_loss());
         policy.fence_after_ms = by.fence_after_ms;
     }
+    if named.contains_key("iops") {
+        policy.iops = by.iops;
+    }
+    if named.contains_key("bandwidth") {
+        policy.bytes_per_second = by.bytes_per_second;
+    }
+    if named.contains_key("mode") {
+        (policy.mode, policy.rpo_ms) = (by.mode, by.rpo_ms);
+        (policy.max_commit_latency_ms, policy.max_lag_bytes) = (by.max_commit_latency_ms, by.max_lag_bytes);
+    }
+    if named.contains_key("fallback") {
+        policy.fallback_after_ms = by.fallback_after_ms;
+    }
     policy
+}
+
+fn member_status(spec: api::MemberSpec) -> api::MemberStatus {
+    let (site, node, kind, votes) = (spec.site, spec.node, spec.kind, spec.votes);
+    api::MemberStatus { site, node, kind, votes, ..Default::default() }
 }
 
 /// Whether the volume that has the name is the one that is asked for.
@@ -242,6 +298,9 @@ fn same(existing: &api::VolumeStatus, plan: &Plan, members: &[api::MemberSpec]) 
     if existing.labels.get(LABEL_SOURCE).cloned() != plan.source.as_ref().and_then(source_label) {
         return Err(differs("source"));
     }
+    if runs_anywhere(existing) != plan.parameters.any_node {
+        return Err(differs("placement"));
+    }
     let places = |of: &mut dyn Iterator<Item = (&String, i32)>| -> BTreeSet<(String, bool)> {
         of.map(|(site, kind)| (site.clone(), kind == i32::from(api::MemberKind::Witness))).collect()
     };
@@ -255,6 +314,7 @@ fn same(existing: &api::VolumeStatus, plan: &Plan, members: &[api::MemberSpec]) 
         || is.durability() != wanted.durability()
         || is.on_quorum_loss() != wanted.on_quorum_loss()
         || is.fence_after_ms != wanted.fence_after_ms
+        || (is.iops, is.bytes_per_second) != (wanted.iops, wanted.bytes_per_second)
     {
         return Err(differs("policy"));
     }

@@ -1,13 +1,15 @@
 //! Changing a volume that is there: its size, and what a VolumeAttributesClass names.
 
+use std::collections::BTreeMap;
+
 use farshore_proto::csi;
 use farshore_proto::v1 as api;
 use tonic::{Code, Status};
 
 use super::cluster::Cluster;
-use super::create::overlaid;
 use crate::parameters;
-use crate::refusal::{given, missing};
+use crate::refusal::{given, missing, no_volume};
+use crate::replicator::is_id;
 use crate::sizes;
 
 impl Cluster {
@@ -54,28 +56,52 @@ impl Cluster {
         Ok(volume.attached.is_none() && (volume.primary_site.is_empty() || volume.primary_site == here))
     }
 
-    /// Only what is named changes, and what is as it should be needs no change. Replicators can't change a policy yet.
+    /// Only what is named changes; what is as it should be needs no change.
     pub(super) async fn modify(
         &self,
         request: csi::ControllerModifyVolumeRequest,
     ) -> Result<csi::ControllerModifyVolumeResponse, Status> {
-        let id = given("volume_id", &request.volume_id)?;
-        let wanted = parameters::read_mutable(&request.mutable_parameters)?;
-        let volume = self.replicator.volume(id).await?;
-        let is = volume.policy.clone().unwrap_or_default();
-        let mut now = overlaid(is.clone(), wanted.policy, &request.mutable_parameters);
-        if now.quorum == is.quorum && is.quorum != "numbers" {
-            // Of a quorum with a name the replicator computes the numbers.
-            (now.w, now.min_remote, now.local_required) = (is.w, is.min_remote, is.local_required);
+        let id = given("volume_id", &request.volume_id)?.to_string();
+        let named = request.mutable_parameters;
+        let wanted = parameters::read_mutable(&named)?.policy;
+        if !is_id(&id) {
+            return Err(no_volume(&id));
         }
-        if now == is {
-            return Ok(csi::ControllerModifyVolumeResponse {});
+        let (cluster, key) = (self.clone(), id.clone());
+        self.busy.alone(&key, async move { cluster.set(id, &named, wanted).await }).await?;
+        Ok(csi::ControllerModifyVolumeResponse {})
+    }
+
+    async fn set(&self, id: String, named: &BTreeMap<String, String>, wanted: api::Policy) -> Result<(), Status> {
+        let volume = self.replicator.volume(&id).await?;
+        if named.is_empty() {
+            return Ok(());
         }
-        let keys: Vec<&str> = request.mutable_parameters.keys().map(String::as_str).collect();
-        Err(Status::invalid_argument(format!(
-            "volume {} can't be given another {} in this version: make a volume with it and copy, or keep the class",
-            volume.name,
-            keys.join(", ")
-        )))
+        let mut request = api::SetVolumeRequest { volume: id, ..Default::default() };
+        if named.contains_key("quorum") {
+            request.quorum = wanted.quorum.clone();
+            (request.w, request.min_remote) = (wanted.w, wanted.min_remote);
+            request.local_required = wanted.local_required;
+        }
+        if named.contains_key("durability") {
+            request.durability = wanted.durability;
+        }
+        if named.contains_key("onQuorumLoss") {
+            (request.on_quorum_loss, request.fence_after_ms) = (wanted.on_quorum_loss, wanted.fence_after_ms);
+        }
+        request.iops = named.contains_key("iops").then_some(wanted.iops);
+        request.bytes_per_second = named.contains_key("bandwidth").then_some(wanted.bytes_per_second);
+        if named.contains_key("mode") {
+            (request.mode, request.rpo_ms) = (wanted.mode, wanted.rpo_ms);
+            request.max_commit_latency_ms = wanted.max_commit_latency_ms;
+            request.max_lag_bytes = wanted.max_lag_bytes;
+        }
+        if named.contains_key("fallback") {
+            request.fallback_after_ms = Some(wanted.fallback_after_ms);
+        }
+        let keys: Vec<&str> = named.keys().map(String::as_str).collect();
+        self.replicator.set(request).await?;
+        tracing::info!(volume = %volume.name, changed = keys.join(", "), "the class is in effect");
+        Ok(())
     }
 }

@@ -1,16 +1,13 @@
-//! What there is: volumes, one volume, room for more.
+//! What there is: volumes, one volume.
 
 use farshore_proto::csi;
 use farshore_proto::v1 as api;
 use tonic::Status;
 
 use super::cluster::{Cluster, page};
-use super::placement;
 use super::volume::{condition, described, published};
 use crate::capability::{self, Usage};
 use crate::parameters;
-use crate::places::Wanted;
-use crate::sizes::{SIZE_BYTES_MAX, SIZE_BYTES_MIN};
 
 impl Cluster {
     pub(super) async fn list_volumes(
@@ -41,27 +38,6 @@ impl Cluster {
             volume_condition: Some(condition(&volume)),
         };
         Ok(csi::ControllerGetVolumeResponse { volume: Some(described(&volume, &here)), status: Some(status) })
-    }
-
-    /// What one more volume could have at most. Only the own node's disk is known for sure; volumes are thin, so this is
-    /// what could be filled, not what is promised.
-    pub(super) async fn capacity(&self, request: csi::GetCapacityRequest) -> Result<csi::GetCapacityResponse, Status> {
-        if !request.volume_capabilities.is_empty() {
-            capability::all(&request.volume_capabilities)?;
-        }
-        let parameters = parameters::read(&request.parameters)?;
-        let nodes = self.replicator.nodes().await?;
-        let wanted = request.accessible_topology.map(|t| Wanted::of(&t.segments)).unwrap_or_default();
-        let here = &nodes[0].0.site;
-        let reachable = nodes.iter().any(|(node, _)| node.site == *here && wanted.allows(node));
-        let possible = reachable && placement::members(&parameters, None, &nodes, "").is_ok();
-        let free = if possible { self.replicator.free_bytes().await? } else { 0 };
-        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        Ok(csi::GetCapacityResponse {
-            available_capacity: bytes(free),
-            maximum_volume_size: Some(bytes(free.min(SIZE_BYTES_MAX))),
-            minimum_volume_size: Some(bytes(SIZE_BYTES_MIN)),
-        })
     }
 
     pub(super) async fn validate(

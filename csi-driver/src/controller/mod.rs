@@ -1,5 +1,6 @@
 //! What is done for the cluster: volumes, publishing, snapshots and groups of them, what changed between them.
 
+mod capacity;
 mod cluster;
 mod create;
 mod expand;
@@ -13,4 +14,4 @@ mod snapshots;
 mod volume;
 
 pub use cluster::Cluster;
-pub use volume::condition;
+pub use volume::{accessible, condition};

@@ -11,11 +11,13 @@ use crate::places::{NodeId, Wanted};
 
 /// Chooses a node for every site that only has a name, the own site first: its member is the first primary.
 ///
-/// `nodes` are all that are known, the own node first, each with whether it answers now.
+/// `nodes` are all that are known, the own node first, each with whether it answers now. `holders` are those that have what
+/// the volume begins with; `None`: it begins empty.
 pub fn members(
     parameters: &Parameters,
     topology: Option<&TopologyRequirement>,
     nodes: &[(NodeId, bool)],
+    holders: Option<&[NodeId]>,
     volume: &str,
 ) -> Result<Vec<api::MemberSpec>, Status> {
     let here = nodes.first().map(|(own, _)| own.site.clone()).unwrap_or_default();
@@ -42,7 +44,8 @@ pub fn members(
         .chain(parameters.witnesses.iter().map(|place| (place, api::MemberKind::Witness)))
     {
         let wanted = if place.site == here && kind == api::MemberKind::Data { topology } else { None };
-        let node = choose(place, wanted, nodes, volume)?;
+        let able = holders.filter(|_| kind == api::MemberKind::Data);
+        let node = choose(place, wanted, nodes, able, parameters.any_node, volume)?;
         if !taken.insert(node.clone()) {
             return Err(Status::invalid_argument(format!("parameters name {node} twice: each node holds one member")));
         }
@@ -69,25 +72,52 @@ fn known(place: &Place, nodes: &[(NodeId, bool)]) -> Result<(), Status> {
     Ok(())
 }
 
+fn names_of(nodes: &[NodeId]) -> String {
+    let names: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+    if names.is_empty() { "no node".into() } else { names.join(", ") }
+}
+
 /// The scheduler's favourite, or else one that answers; spread by the volume's name, the same for the same name.
 fn choose(
     place: &Place,
     topology: Option<&TopologyRequirement>,
     nodes: &[(NodeId, bool)],
+    holders: Option<&[NodeId]>,
+    any_node: bool,
     volume: &str,
 ) -> Result<NodeId, Status> {
     let fits =
         |node: &&(NodeId, bool)| node.0.site == place.site && (place.node.is_empty() || node.0.node == place.node);
     let mut candidates: Vec<&(NodeId, bool)> = nodes.iter().filter(fits).collect();
+    if let Some(holders) = holders {
+        candidates.retain(|(node, _)| holders.contains(node));
+        if candidates.is_empty() {
+            let (site, held) = (&place.site, names_of(holders));
+            let place = if place.node.is_empty() { format!("site {site}") } else { format!("{site}/{}", place.node) };
+            return Err(Status::invalid_argument(format!(
+                "{place} has no copy of what the volume begins with, which is on {held}: use a class that names those, and \
+                 add the other members later"
+            )));
+        }
+    }
     let allowed: Vec<Wanted> =
         topology.into_iter().flat_map(|t| &t.requisite).map(|t| Wanted::of(&t.segments)).collect();
-    if !allowed.is_empty() {
-        candidates.retain(|(node, _)| allowed.iter().any(|wanted| wanted.allows(node)));
+    let able: Vec<NodeId> = candidates.iter().map(|(node, _)| node.clone()).collect();
+    let within = |node: &NodeId| allowed.is_empty() || allowed.iter().any(|wanted| wanted.allows(node));
+    // Where pods run without a copy, the best place is still the pod's own, if it may have one.
+    let of_site = |node: &NodeId| {
+        allowed.is_empty() || allowed.iter().any(|wanted| Wanted { node: None, ..wanted.clone() }.allows(node))
+    };
+    match any_node && !candidates.iter().any(|(node, _)| within(node)) {
+        true => candidates.retain(|(node, _)| of_site(node)),
+        false => candidates.retain(|(node, _)| within(node)),
     }
     if candidates.is_empty() {
+        // By this code the provisioner has the scheduler choose another node.
         return Err(Status::resource_exhausted(format!(
-            "no node of site {} that may hold the volume is within the topology that was asked for",
-            place.site
+            "no node of site {} that may hold the volume is within the topology that was asked for; it may be on {}",
+            place.site,
+            names_of(&able)
         )));
     }
     let preferred = topology.into_iter().flat_map(|t| &t.preferred).map(|t| Wanted::of(&t.segments));
@@ -135,14 +165,14 @@ mod tests {
             requisite: vec![at("east", "n1"), at("east", "n2")],
             preferred: vec![at("east", "n2"), at("east", "n1")],
         };
-        let made =
-            members(&class(&[("west", ""), ("north", ""), ("east", "")]), Some(&topology), &nodes(), "v").unwrap();
+        let made = members(&class(&[("west", ""), ("north", ""), ("east", "")]), Some(&topology), &nodes(), None, "v")
+            .unwrap();
         assert_eq!(names(&made), ["east/n2", "west/w1", "north/x1"]);
     }
 
     #[test]
     fn the_same_name_goes_to_the_same_node_and_names_spread() {
-        let to = |volume: &str| names(&members(&class(&[]), None, &nodes(), volume).unwrap()).remove(0);
+        let to = |volume: &str| names(&members(&class(&[]), None, &nodes(), None, volume).unwrap()).remove(0);
         assert_eq!(to("v"), to("v"));
         let all: BTreeSet<String> = (0..32).map(|n| to(&format!("v{n}"))).collect();
         assert_eq!(all.into_iter().collect::<Vec<_>>(), ["east/n1", "east/n2"]);
@@ -151,7 +181,7 @@ mod tests {
     #[test]
     fn what_can_not_be_is_refused() {
         let refused = |parameters: &Parameters, topology: Option<&TopologyRequirement>| {
-            members(parameters, topology, &nodes(), "v").unwrap_err()
+            members(parameters, topology, &nodes(), None, "v").unwrap_err()
         };
         let foreign = refused(&class(&[("east", ""), ("mars", "")]), None);
         assert!(foreign.message().contains("east, north, west"), "{foreign}");
@@ -164,10 +194,48 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_is_where_its_source_is() {
+        let holders = [NodeId::new("east", "n1"), NodeId::new("west", "w1")];
+        let place = |sites: &[(&str, &str)], requisite: &[&str], preferred: &[&str]| {
+            let at = |nodes: &[&str]| nodes.iter().map(|node| at("east", node)).collect();
+            let topology = TopologyRequirement { requisite: at(requisite), preferred: at(preferred) };
+            members(&class(sites), Some(&topology), &nodes(), Some(&holders), "v").map(|made| names(&made))
+        };
+        let both = [("east", ""), ("west", "")];
+        // The scheduler's favourite holds none of it, and another node is allowed as well.
+        assert_eq!(place(&both, &["n1", "n2"], &["n2", "n1"]).unwrap(), ["east/n1", "west/w1"]);
+        let strict = place(&both, &["n2"], &["n2"]).unwrap_err();
+        assert_eq!(strict.code(), Code::ResourceExhausted);
+        assert!(strict.message().contains("east/n1"), "{strict}");
+        // Where pods run without a copy, it is served from there.
+        let anywhere = Parameters { any_node: true, ..class(&both) };
+        let on = |nodes: &[&str]| TopologyRequirement {
+            requisite: nodes.iter().map(|node| at("east", node)).collect(),
+            ..TopologyRequirement::default()
+        };
+        let members_at = |topology: &TopologyRequirement| {
+            members(&anywhere, Some(topology), &nodes(), Some(&holders), "v").map(|made| names(&made))
+        };
+        assert_eq!(members_at(&on(&["n2"])).unwrap(), ["east/n1", "west/w1"]);
+        let elsewhere = TopologyRequirement { requisite: vec![at("south", "s1")], ..TopologyRequirement::default() };
+        assert_eq!(members_at(&elsewhere).unwrap_err().code(), Code::ResourceExhausted);
+        // Choosing another node of this cluster would not help.
+        for sites in [[("east", "n2"), ("west", "")], [("east", ""), ("north", "")]] {
+            let refused = place(&sites, &["n1", "n2"], &[]).unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+            assert!(refused.message().contains("which is on east/n1, west/w1"), "{refused}");
+        }
+        let mut witnessed = class(&both);
+        witnessed.witnesses.push(Place { site: "north".into(), node: String::new() });
+        let made = members(&witnessed, None, &nodes(), Some(&holders), "v").unwrap();
+        assert_eq!(names(&made)[2], "north/x1", "a witness holds nothing");
+    }
+
+    #[test]
     fn two_nodes_of_a_site_and_a_witness() {
         let mut parameters = class(&[("east", "n1"), ("east", "n2"), ("west", "")]);
         parameters.witnesses.push(Place { site: "north".into(), node: String::new() });
-        let made = members(&parameters, None, &nodes(), "v").unwrap();
+        let made = members(&parameters, None, &nodes(), None, "v").unwrap();
         assert_eq!(names(&made), ["east/n1", "east/n2", "west/w1", "north/x1"]);
         assert_eq!(made[3].kind(), api::MemberKind::Witness);
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use farshore_proto::csi;
 use farshore_proto::v1 as api;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::cluster::Cluster;
 use crate::capability;
@@ -133,42 +133,37 @@ impl Cluster {
             return Ok(done);
         }
         let (cluster, key) = (self.clone(), volume.clone());
-        self.busy.alone(&key, async move { cluster.fence(&volume, &request.node_id).await }).await?;
+        self.busy.alone(&key, async move { cluster.unpublish_from(&volume, &request.node_id).await }).await?;
         Ok(done)
     }
 
-    /// Answers when nothing that the node wrote can arrive any more. The session is named, so that a late call never
-    /// ends a later attachment.
-    async fn fence(&self, id: &str, node_id: &str) -> Result<(), Status> {
+    /// Without a node: from every one of this cluster; another cluster's are for that one's controller.
+    async fn unpublish_from(&self, id: &str, node_id: &str) -> Result<(), Status> {
         let Some(volume) = self.replicator.find(id).await? else { return Ok(()) };
-        let Some(attached) = volume.attached else { return self.confirm_detached(id, &volume.name).await };
-        if !node_id.is_empty() && node_id != NodeId::new(&attached.site, &attached.node).to_string() {
-            return Ok(());
+        if !node_id.is_empty() {
+            let here = self.replicator.place().await?.site;
+            let named = node_id.parse::<NodeId>().ok().filter(|node| node.site == here);
+            return match named {
+                Some(node) => self.fence(&volume, &node).await,
+                None => Ok(()),
+            };
         }
-        // Every node of this cluster; another cluster's is for that one's controller.
-        if attached.site != self.replicator.place().await?.site {
-            return Ok(());
+        let nodes = self.replicator.nodes().await?;
+        let here = &nodes[0].0.site;
+        for (node, _) in nodes.iter().filter(|(node, _)| node.site == *here) {
+            self.fence(&volume, node).await?;
         }
-        let session = attached.session;
-        let request = api::DetachVolumeRequest { volume: id.into(), session, keep_published: false, force: true };
-        self.replicator.detach(request).await?;
-        tracing::info!(volume = %volume.name, node = %attached.node, "unpublished");
         Ok(())
     }
-}
 
-impl Cluster {
-    /// This node's replicator names nobody, but may not have heard: a session that there is not is ended by force, which
-    /// asks a control quorum. Whoever is attached after all keeps the device, and the caller comes again.
-    async fn confirm_detached(&self, id: &str, name: &str) -> Result<(), Status> {
-        let request =
-            api::DetachVolumeRequest { volume: id.into(), session: draw(true)?, keep_published: false, force: true };
-        match self.replicator.detach(request).await {
-            Err(status) if status.code() == Code::FailedPrecondition => Err(Status::unavailable(format!(
-                "volume {name} is attached, and this node's replicator has not heard where yet; it is tried again"
-            ))),
-            other => other,
-        }
+    /// Answers when nothing that the node wrote can arrive any more. Whether it is attached at all is the register's to
+    /// say, not this node's: its replicator may be the one that was cut off.
+    async fn fence(&self, volume: &api::VolumeStatus, node: &NodeId) -> Result<(), Status> {
+        let (id, node_name) = (volume.id.clone(), node.node.clone());
+        let request = api::DetachVolumeRequest { volume: id, node: node_name, force: true, ..Default::default() };
+        self.replicator.detach(request).await?;
+        tracing::info!(volume = %volume.name, node = %node, "unpublished");
+        Ok(())
     }
 }
 

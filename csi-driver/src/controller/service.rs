@@ -14,7 +14,7 @@ use super::metadata::Ranges;
 
 type Reply<T> = Result<Response<T>, Status>;
 
-const CAPABILITIES: [Can; 14] = [
+const CAPABILITIES: [Can; 15] = [
     Can::CreateDeleteVolume,
     Can::PublishUnpublishVolume,
     Can::PublishReadonly,
@@ -29,6 +29,7 @@ const CAPABILITIES: [Can; 14] = [
     Can::ListSnapshots,
     Can::GetSnapshot,
     Can::CloneVolume,
+    Can::ModifyVolume,
 ];
 
 #[tonic::async_trait]

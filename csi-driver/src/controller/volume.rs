@@ -4,8 +4,8 @@ use farshore_proto::csi;
 use farshore_proto::csi::volume_content_source as source;
 use farshore_proto::v1 as api;
 
-use crate::names::LABEL_SOURCE;
-use crate::places::NodeId;
+use crate::names::{LABEL_PLACEMENT, LABEL_SOURCE, PLACEMENT_ANY};
+use crate::places::{NodeId, whole_site};
 
 /// States in which something is not as it should be. `unknown` is a volume that nobody has written yet.
 const ABNORMAL: [&str; 6] = ["degraded", "frozen", "fenced", "resyncing", "diverged", "failed"];
@@ -17,12 +17,25 @@ pub fn described(volume: &api::VolumeStatus, site: &str) -> csi::Volume {
         volume_id: volume.id.clone(),
         volume_context: Default::default(),
         content_source: content_source(volume),
-        accessible_topology: data_nodes(volume, site).iter().map(NodeId::topology).collect(),
+        accessible_topology: accessible(volume, site),
     }
 }
 
-/// The nodes of a site that hold a copy: where it can be attached.
-pub fn data_nodes(volume: &api::VolumeStatus, site: &str) -> Vec<NodeId> {
+/// Where its pods may run: on the nodes that hold a copy, or, by its class, on every node of the site.
+pub fn accessible(volume: &api::VolumeStatus, site: &str) -> Vec<csi::Topology> {
+    let nodes = data_nodes(volume, site);
+    match runs_anywhere(volume) && !nodes.is_empty() {
+        true => vec![whole_site(site)],
+        false => nodes.iter().map(NodeId::topology).collect(),
+    }
+}
+
+pub fn runs_anywhere(volume: &api::VolumeStatus) -> bool {
+    volume.labels.get(LABEL_PLACEMENT).is_some_and(|placement| placement == PLACEMENT_ANY)
+}
+
+/// The nodes of a site that hold a copy.
+fn data_nodes(volume: &api::VolumeStatus, site: &str) -> Vec<NodeId> {
     let here = volume.members.iter().filter(|m| m.site == site && m.kind() == api::MemberKind::Data);
     here.map(|m| NodeId::new(&m.site, &m.node)).collect()
 }
@@ -80,6 +93,22 @@ mod tests {
             assert_eq!(content_source(&volume), Some(asked));
         }
         assert_eq!(content_source(&api::VolumeStatus::default()), None);
+    }
+
+    #[test]
+    fn pods_run_where_a_copy_is_unless_the_class_says_otherwise() {
+        let member = |site: &str, node: &str| api::MemberStatus {
+            site: site.into(),
+            node: node.into(),
+            kind: api::MemberKind::Data.into(),
+            ..Default::default()
+        };
+        let members = vec![member("east", "n2"), member("west", "w1")];
+        let mut volume = api::VolumeStatus { members, ..Default::default() };
+        assert_eq!(accessible(&volume, "east"), [NodeId::new("east", "n2").topology()]);
+        volume.labels.insert(LABEL_PLACEMENT.into(), PLACEMENT_ANY.into());
+        assert_eq!(accessible(&volume, "east"), [whole_site("east")]);
+        assert!(accessible(&volume, "north").is_empty(), "no node there could serve it");
     }
 
     #[test]

@@ -230,9 +230,10 @@ pub async fn grow(kind: &str, device: &str, mounted_at: &str) -> Result<(), Stat
     match kind {
         "ext2" | "ext3" | "ext4" => match succeed("resize2fs", &[device], &about).await {
             Err(status) if status.message().contains("Permission denied to resize") => {
-                Err(Status::failed_precondition(format!(
+                // Not FAILED_PRECONDITION: of that the kubelet says nothing to anybody.
+                Err(Status::permission_denied(format!(
                     "{about}: a mounted ext4 grows only by who has the capability SYS_RESOURCE: give it to the node \
-                     plugin; else it grows when its pod is started anew"
+                     plugin; else it grows when it is mounted anew, once all its pods have ended"
                 )))
             }
             other => other.map(drop),

@@ -58,6 +58,8 @@ impl Machine {
             volume: stage.volume.clone(),
             node: self.place().await?.node,
             session: stage.session.clone(),
+            // A filesystem's journal is replayed also for who only wants to read.
+            read_only: stage.read_only && stage.usage.access == Access::Block,
             ..Default::default()
         };
         let device = self.replicator.attach(request).await?.device.unwrap_or_default().path;
@@ -150,7 +152,8 @@ impl Machine {
             return Ok(());
         };
         let session = attached.session;
-        let request = api::DetachVolumeRequest { volume: id.into(), session, keep_published: true, force: false };
+        let request =
+            api::DetachVolumeRequest { volume: id.into(), session, keep_published: true, ..Default::default() };
         self.replicator.detach(request).await
     }
 }

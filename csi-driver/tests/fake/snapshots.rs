@@ -31,7 +31,9 @@ impl Snapshots for Fake {
                 continue;
             }
             let id = world.draw();
+            let holders = volume.members.iter().filter(|m| m.kind() == api::MemberKind::Data);
             let snapshot = api::Snapshot {
+                holders: holders.map(|m| format!("{}/{}", m.site, m.node)).collect(),
                 seq: world.snapshots.len() as u64 + 1,
                 id: id.clone(),
                 name: request.name.clone(),

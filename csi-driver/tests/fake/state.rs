@@ -28,7 +28,7 @@ pub struct World {
     pub fail: Option<(Code, &'static str)>,
     /// Calls that change something wait until this is let go of.
     pub gate: Option<Arc<tokio::sync::Semaphore>>,
-    /// Volumes are attached somewhere, and this replicator has not heard of it.
+    /// No control quorum can be asked where a volume is attached, whatever this replicator knows.
     pub unheard: bool,
     /// The answer of a forced promotion, a switchover and the like.
     pub takeover_fails: bool,

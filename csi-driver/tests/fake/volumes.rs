@@ -87,7 +87,7 @@ impl Volumes for Fake {
             Some(_) => return Err(refused("it is attached for another session")),
             None => {
                 let (site, node, session) = (world.nodes[0].0.clone(), request.node.clone(), request.session.clone());
-                api::Attachment { site, node, session, device: None }
+                api::Attachment { site, node, session, ..Default::default() }
             }
         };
         if !request.publish_only && attached.device.is_none() {
@@ -113,10 +113,12 @@ impl Volumes for Fake {
         self.enter(format!("detach {how}")).await?;
         let mut world = self.world();
         let volume = world.find(&request.volume)?;
-        let Some(attached) = volume.attached else {
-            if world.unheard && request.force {
-                return Err(refused("it is attached for another session"));
-            }
+        if world.unheard && request.force {
+            return Err(refusal(Code::Unavailable, "unavailable", "too few members answer"));
+        }
+        let here = world.nodes[0].0.clone();
+        let meant = |at: &api::Attachment| request.node.is_empty() || (at.site == here && at.node == request.node);
+        let Some(attached) = volume.attached.filter(meant) else {
             return reply(api::DetachVolumeResponse { volume: Some(world.find(&request.volume)?) });
         };
         if !request.session.is_empty() && request.session != attached.session {
@@ -129,6 +131,33 @@ impl Volumes for Fake {
             v.attached = request.keep_published.then_some(api::Attachment { device: None, ..attached });
         });
         reply(api::DetachVolumeResponse { volume: Some(volume) })
+    }
+
+    async fn losses(&self, _: Request<api::LossesRequest>) -> Reply<api::LossesResponse> {
+        Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
+    }
+
+    async fn set(&self, request: Request<api::SetVolumeRequest>) -> Reply<api::SetVolumeResponse> {
+        let request = request.into_inner();
+        let durability = request.durability().as_str_name();
+        self.enter(format!("set quorum {:?} w {} {durability}", request.quorum, request.w)).await?;
+        let mut world = self.world();
+        let volume = world.find(&request.volume)?;
+        if request.quorum == "numbers" && request.w as usize > volume.members.len() {
+            return Err(refusal(Code::InvalidArgument, "invalid", "quorum numbers needs more copies than there are"));
+        }
+        let volume = world.change(&volume.id, |v| {
+            let policy = v.policy.get_or_insert_default();
+            if !request.quorum.is_empty() {
+                policy.quorum = request.quorum.clone();
+            }
+            if request.durability() != api::Durability::Unspecified {
+                policy.durability = request.durability;
+            }
+            policy.iops = request.iops.unwrap_or(policy.iops);
+            policy.bytes_per_second = request.bytes_per_second.unwrap_or(policy.bytes_per_second);
+        });
+        reply(api::SetVolumeResponse { volume: Some(volume) })
     }
 
     async fn resize(&self, request: Request<api::ResizeVolumeRequest>) -> Reply<api::ResizeVolumeResponse> {
@@ -148,10 +177,11 @@ impl Volumes for Fake {
 #[tonic::async_trait]
 impl Replication for Fake {
     async fn promote(&self, request: Request<api::PromoteRequest>) -> Reply<api::PromoteResponse> {
-        self.enter("promote".into()).await?;
+        let request = request.into_inner();
+        self.enter(if request.force { "force" } else { "promote" }.into()).await?;
         let mut world = self.world();
         let here = world.nodes[0].0.clone();
-        let id = world.find(&request.into_inner().volume)?.id;
+        let id = world.find(&request.volume)?.id;
         let volume = world.change(&id, |v| {
             v.primary_site = here;
             v.set_role(api::Role::Primary);
@@ -170,7 +200,23 @@ impl Replication for Fake {
         reply(api::DemoteResponse { volume: Some(volume) })
     }
 
-    async fn switchover(&self, _: Request<api::SwitchoverRequest>) -> Reply<api::SwitchoverResponse> {
+    async fn switchover(&self, request: Request<api::SwitchoverRequest>) -> Reply<api::SwitchoverResponse> {
+        let request = request.into_inner();
+        let what = if request.prepare { "prepare a move" } else { "move" };
+        self.enter(format!("{what} to {}/{}", request.to_site, request.to_node)).await?;
+        let mut world = self.world();
+        let id = world.find(&request.volume)?.id;
+        let volume = world.change(&id, |v| match request.prepare {
+            true => {
+                v.members.iter_mut().filter(|m| m.site == request.to_site).for_each(|m| m.in_sync_set = true);
+                v.conditions.push(api::Condition { name: "mode-while-moving".into(), ..Default::default() });
+            }
+            false => v.primary_site = request.to_site.clone(),
+        });
+        reply(api::SwitchoverResponse { volume: Some(volume) })
+    }
+
+    async fn fence(&self, _: Request<api::FenceRequest>) -> Reply<api::FenceResponse> {
         Err(refusal(Code::Unimplemented, "unsupported", "not in the fake"))
     }
 
@@ -222,10 +268,12 @@ impl Node for Fake {
         let nodes = self.world().nodes.clone();
         let peer = |(site, node, connected): &(String, String, bool)| {
             let (site, node, connected) = (site.clone(), node.clone(), *connected);
-            api::Peer { site, node, connected, ..Default::default() }
+            let disk_free_bytes = connected.then_some(1 << 41);
+            api::Peer { site, node, connected, disk_free_bytes, ..Default::default() }
         };
         let peers = nodes[1..].iter().map(peer).collect();
-        reply(api::PeersResponse { site: nodes[0].0.clone(), node: nodes[0].1.clone(), peers })
+        let (site, node, disk_free_bytes) = (nodes[0].0.clone(), nodes[0].1.clone(), self.world().free_bytes);
+        reply(api::PeersResponse { site, node, peers, disk_free_bytes })
     }
 
     async fn doctor(&self, _: Request<api::DoctorRequest>) -> Reply<api::DoctorResponse> {

@@ -13,7 +13,12 @@ fn source(id: &str) -> Option<rpc::ReplicationSource> {
 }
 
 async fn promote(driver: &Driver, id: &str, force: bool) -> Result<(), Code> {
-    let request = rpc::PromoteVolumeRequest { force, replication_source: source(id), ..Default::default() };
+    promote_by_class(driver, id, force, &[]).await
+}
+
+async fn promote_by_class(driver: &Driver, id: &str, force: bool, class: &[(&str, &str)]) -> Result<(), Code> {
+    let (replication_source, parameters) = (source(id), parameters(class));
+    let request = rpc::PromoteVolumeRequest { force, replication_source, parameters, ..Default::default() };
     driver.replication().promote_volume(request).await.map(drop).map_err(|status| status.code())
 }
 
@@ -31,7 +36,7 @@ async fn resync(driver: &Driver, id: &str, force: bool) -> Result<bool, Code> {
 /// As this site knows a volume that is primary in the west.
 fn lives_in_west(driver: &Driver, id: &str, attached: bool, connected: bool) {
     let (site, node, session) = ("west".into(), "w1".into(), "ab".repeat(16));
-    let attachment = attached.then_some(api::Attachment { site, node, session, device: None });
+    let attachment = attached.then_some(api::Attachment { site, node, session, ..Default::default() });
     driver.fake.world().change(id, |v| {
         v.primary_site = "west".into();
         v.set_role(api::Role::Secondary);
@@ -78,6 +83,41 @@ async fn nobody_writes_so_nothing_is_taken() {
 }
 
 #[tokio::test]
+async fn a_copy_on_a_schedule_is_made_whole_first_and_forced_only_where_its_class_allows_a_loss() {
+    let driver = Driver::start().await;
+    let id = driver.volume("a").await;
+    let behind = |attached: bool, connected: bool| {
+        lives_in_west(&driver, &id, attached, connected);
+        driver.fake.world().change(&id, |v| {
+            v.primary_node = "w1".into();
+            v.members.iter_mut().filter(|m| m.site == "east").for_each(|m| m.in_sync_set = false);
+        });
+    };
+    let last = || driver.fake.world().asked.last().unwrap().clone();
+    // Planned: it comes again until the copy is whole.
+    behind(false, true);
+    assert_eq!(promote(&driver, &id, false).await, Err(Code::Aborted));
+    assert_eq!(last(), "prepare a move to east/n1");
+    assert_eq!(promote(&driver, &id, false).await, Ok(()));
+    assert_eq!(last(), "move to east/n1");
+    // Nobody answers: never by itself.
+    let lossy = [("lossyFailover", "allowed")];
+    for attached in [true, false] {
+        behind(attached, false);
+        assert_eq!(promote(&driver, &id, false).await, Err(Code::Aborted));
+        assert_eq!(promote(&driver, &id, true).await, Err(Code::Aborted));
+        assert_eq!(promote_by_class(&driver, &id, false, &lossy).await, Err(Code::FailedPrecondition));
+        assert_eq!(last(), if attached { "move to east/n1" } else { "force" });
+        assert_eq!(promote_by_class(&driver, &id, true, &lossy).await, Ok(()));
+        assert_eq!(last(), "force");
+    }
+    assert_eq!(promote_by_class(&driver, &id, true, &[("lossyFailover", "maybe")]).await, Err(Code::InvalidArgument));
+    // In use, and answering: not even then.
+    behind(true, true);
+    assert_eq!(promote_by_class(&driver, &id, true, &lossy).await, Err(Code::Aborted));
+}
+
+#[tokio::test]
 async fn a_volume_in_use_is_not_demoted() {
     let driver = Driver::start().await;
     let id = driver.volume("a").await;
@@ -107,6 +147,9 @@ async fn a_history_of_its_own_is_given_up_only_by_force() {
     set("resyncing");
     assert_eq!(resync(&driver, &id, true).await, Ok(false));
     assert_eq!(driver.fake.world().asked.len(), 1);
+    lives_in_west(&driver, &id, true, false);
+    assert_eq!(resync(&driver, &id, true).await, Err(Code::Aborted), "nobody to follow is no progress");
+    lives_in_west(&driver, &id, true, true);
     set("diverged");
     assert_eq!(resync(&driver, &id, false).await, Err(Code::Aborted));
     assert_eq!(resync(&driver, &id, true).await, Ok(false));

@@ -114,15 +114,16 @@ async fn two_hundred_at_once_leave_nothing_behind() {
         lives.spawn(async move {
             let made = controller.create_volume(wish(&format!("pvc-{number}"))).await?.into_inner();
             let volume_id = made.volume.expect("a volume").volume_id;
+            let node_id = format!("east/n{}", number % 2 + 1);
             let publish = csi::ControllerPublishVolumeRequest {
                 volume_id: volume_id.clone(),
-                node_id: format!("east/n{}", number % 2 + 1),
+                node_id: node_id.clone(),
                 volume_capability: Some(writer()),
                 ..Default::default()
             };
             controller.controller_publish_volume(publish).await?;
             let unpublish =
-                csi::ControllerUnpublishVolumeRequest { volume_id: volume_id.clone(), ..Default::default() };
+                csi::ControllerUnpublishVolumeRequest { volume_id: volume_id.clone(), node_id, ..Default::default() };
             controller.controller_unpublish_volume(unpublish).await?;
             controller.delete_volume(csi::DeleteVolumeRequest { volume_id, ..Default::default() }).await
         });

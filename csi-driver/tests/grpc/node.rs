@@ -171,6 +171,7 @@ async fn a_filesystem_lives_through_a_pods_life() {
         assert!(bytes(&before) > size / 2 && before.usage[1].unit() == csi::volume_usage::Unit::Inodes, "{before:?}");
         match bench.grow(&id, "pod", 2 * size).await {
             Err(status) if status.message().contains("SYS_RESOURCE") => {
+                assert_eq!(status.code(), Code::PermissionDenied, "the kubelet writes an event");
                 println!(
                     "SKIP a_filesystem_lives_through_a_pods_life (growing {kind} while mounted): {}",
                     status.message()

@@ -32,6 +32,9 @@ async fn a_snapshot_is_taken_once() {
     assert_eq!(take(&driver, "fake-vol-id", "t").await.unwrap_err().code(), Code::NotFound);
     assert_eq!(take(&driver, "", "t").await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(take(&driver, &one, "").await.unwrap_err().code(), Code::InvalidArgument);
+    driver.fake.world().fail = Some((Code::ResourceExhausted, "the snapshots of volume a hold 6MiB"));
+    let full = take(&driver, &one, "u").await.unwrap_err();
+    assert!(full.code() == Code::ResourceExhausted && full.message().contains("6MiB"), "{full}");
     let long = take(&driver, &one, &"X".repeat(128)).await.unwrap();
     assert_eq!(take(&driver, &one, &"X".repeat(128)).await.unwrap(), long);
 }
@@ -72,6 +75,37 @@ fn copy(name: &str, from: From, required_bytes: i64) -> csi::CreateVolumeRequest
     let volume_content_source = Some(csi::VolumeContentSource { r#type: Some(from) });
     let capacity_range = Some(csi::CapacityRange { required_bytes, limit_bytes: 0 });
     csi::CreateVolumeRequest { volume_content_source, capacity_range, ..wish(name) }
+}
+
+#[tokio::test]
+async fn copies_are_made_where_their_source_is() {
+    let driver = Driver::start().await;
+    let at = |node: &str| {
+        let segments = parameters(&[("topology.farshore.io/site", "east"), ("topology.farshore.io/node", node)]);
+        csi::Topology { segments }
+    };
+    let asked = |requisite: &[&str], preferred: &str| {
+        let requisite = requisite.iter().map(|node| at(node)).collect();
+        Some(csi::TopologyRequirement { requisite, preferred: vec![at(preferred)] })
+    };
+    let accessibility_requirements = asked(&["n1", "n2"], "n2");
+    let made = driver.create(csi::CreateVolumeRequest { accessibility_requirements, ..wish("a") }).await.unwrap();
+    assert_eq!(made.accessible_topology, [at("n2")]);
+    let snapshot_id = take(&driver, &made.volume_id, "s").await.unwrap().snapshot_id;
+    for (name, from) in [
+        ("r", From::Snapshot(SnapshotSource { snapshot_id })),
+        ("c", From::Volume(VolumeSource { volume_id: made.volume_id.clone() })),
+    ] {
+        // The scheduler chose a node without a copy: it has to choose another one, unless it left that to us.
+        let strict = asked(&["n1"], "n1");
+        let request = csi::CreateVolumeRequest { accessibility_requirements: strict, ..copy(name, from, 0) };
+        let refused = driver.create(request.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert!(refused.message().contains("east/n2"), "{refused}");
+        let lenient = asked(&["n1", "n2"], "n1");
+        let request = csi::CreateVolumeRequest { accessibility_requirements: lenient, ..request };
+        assert_eq!(driver.create(request).await.unwrap().accessible_topology, [at("n2")]);
+    }
 }
 
 #[tokio::test]

@@ -32,7 +32,8 @@ async fn the_same_name_for_something_else_is_refused() {
     let driver = Driver::start().await;
     let id = driver.volume("pvc-1").await;
     type Spoil = fn(&mut csi::CreateVolumeRequest);
-    let cases: [(&str, Spoil); 5] = [
+    let cases: [(&str, Spoil); 6] = [
+        ("policy", |r| drop(r.parameters.insert("iops".into(), "500".into()))),
         ("size", |r| r.capacity_range.as_mut().unwrap().required_bytes = 32 * MIB),
         ("size", |r| r.capacity_range = Some(csi::CapacityRange { required_bytes: 0, limit_bytes: 8 * MIB })),
         ("sites", |r| drop(r.parameters.insert("sites".into(), "east,west".into()))),
@@ -69,7 +70,7 @@ async fn what_is_wrong_is_said_and_nothing_is_made() {
         }),
         ("314572800", Code::OutOfRange, |r| r.volume_capabilities[0] = mounted("xfs", Mode::SingleNodeWriter)),
         ("the known ones are", Code::InvalidArgument, |r| drop(r.parameters.insert("colour".into(), "red".into()))),
-        ("not supported", Code::InvalidArgument, |r| drop(r.parameters.insert("mode".into(), "async".into()))),
+        ("not supported", Code::InvalidArgument, |r| drop(r.parameters.insert("reads".into(), "strict".into()))),
         ("known sites are", Code::InvalidArgument, |r| drop(r.parameters.insert("sites".into(), "east,mars".into()))),
         ("does not name east", Code::InvalidArgument, |r| drop(r.parameters.insert("sites".into(), "west".into()))),
         ("below zero", Code::InvalidArgument, |r| r.capacity_range.as_mut().unwrap().required_bytes = -1),
@@ -117,6 +118,38 @@ async fn the_schedulers_node_gets_the_copy() {
         let made = driver.create(request).await.unwrap();
         assert_eq!(made.accessible_topology, [at(node)]);
     }
+}
+
+#[tokio::test]
+async fn a_class_may_let_pods_run_where_no_copy_is() {
+    let driver = Driver::start().await;
+    let at = |node: &str| {
+        let segments = parameters(&[("topology.farshore.io/site", "east"), ("topology.farshore.io/node", node)]);
+        csi::Topology { segments }
+    };
+    let mut request = wish("pvc-1");
+    request.parameters.insert("placement".into(), "any".into());
+    request.parameters.insert("sites".into(), "east/n2,west".into());
+    // The pod's node, and no other.
+    let topology = csi::TopologyRequirement { requisite: vec![at("n1")], preferred: vec![at("n1")] };
+    request.accessibility_requirements = Some(topology);
+    let made = driver.create(request.clone()).await.unwrap();
+    let whole = csi::Topology { segments: parameters(&[("topology.farshore.io/site", "east")]) };
+    assert_eq!(made.accessible_topology, [whole]);
+    assert_eq!(driver.create(request.clone()).await.unwrap(), made);
+    let held = driver.fake.world().find("pvc-1").unwrap();
+    assert_eq!(held.members[0].node, "n2");
+    for placement in ["local", "any"] {
+        request.name = format!("pvc-{placement}");
+        request.parameters.insert("placement".into(), placement.into());
+        let made = driver.create(request.clone()).await;
+        assert_eq!(made.is_ok(), placement == "any", "{made:?}");
+    }
+    request.name = "pvc-1".into();
+    request.accessibility_requirements = None;
+    request.parameters.remove("placement");
+    let other = driver.create(request).await.unwrap_err();
+    assert!(other.code() == Code::AlreadyExists && other.message().contains("placement"), "{other}");
 }
 
 #[tokio::test]
@@ -201,23 +234,34 @@ async fn lists_have_pages_and_say_where_volumes_are() {
 }
 
 #[tokio::test]
-async fn capacity_is_that_of_this_site() {
+async fn capacity_is_that_of_the_nodes_asked_for() {
     let driver = Driver::start().await;
-    let ask = |site: &str, sites: &str| {
-        let segments = parameters(&[("topology.farshore.io/site", site)]);
-        let (accessible_topology, parameters) = (Some(csi::Topology { segments }), parameters(&[("sites", sites)]));
+    let ask_class = |site: &str, node: &str, class: &[(&str, &str)]| {
+        let mut segments = parameters(&[("topology.farshore.io/site", site)]);
+        if !node.is_empty() {
+            segments.insert("topology.farshore.io/node".into(), node.into());
+        }
+        let (accessible_topology, parameters) = (Some(csi::Topology { segments }), parameters(class));
         let request = csi::GetCapacityRequest { accessible_topology, parameters, ..Default::default() };
         let mut controller = driver.controller();
         async move { controller.get_capacity(request).await.map(|a| a.into_inner().available_capacity) }
     };
-    assert_eq!(ask("east", "east,west").await.unwrap(), 1 << 40);
+    let ask_node = |site: &str, node: &str, sites: &str| ask_class(site, node, &[("sites", sites)]);
+    let ask = |site: &str, sites: &str| ask_node(site, "", sites);
+    assert_eq!(ask_node("east", "n1", "east,west").await.unwrap(), 1 << 40);
+    assert_eq!(ask_node("east", "n2", "east,west").await.unwrap(), 1 << 41);
+    let anywhere = [("sites", "east/n2"), ("placement", "any")];
+    assert_eq!(ask_class("east", "n1", &anywhere).await.unwrap(), 1 << 41, "served from n2");
+    assert_eq!(ask_node("east", "n1", "east/n2").await.unwrap(), 0);
+    assert_eq!(ask("east", "east").await.unwrap(), (1 << 40) + (1 << 41));
+    assert_eq!(ask("east", "east,west").await.unwrap(), 1 << 41, "west has no more");
     assert_eq!(ask("west", "east,west").await.unwrap(), 0);
     assert_eq!(ask("east", "east,mars").await.unwrap(), 0);
     assert_eq!(ask("east", "EAST").await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
-async fn a_class_that_asks_for_what_is_there_changes_nothing() {
+async fn a_class_changes_what_it_names() {
     let driver = Driver::start().await;
     let id = driver.volume("pvc-1").await;
     let modify = |pairs: &[(&str, &str)]| {
@@ -227,12 +271,30 @@ async fn a_class_that_asks_for_what_is_there_changes_nothing() {
         let mut controller = driver.controller();
         async move { controller.controller_modify_volume(request).await.map(drop) }
     };
-    modify(&[("durability", "write"), ("quorum", "majority")]).await.unwrap();
+    modify(&[("durability", "flush")]).await.unwrap();
+    assert_eq!(driver.fake.world().asked.last().unwrap(), "set quorum \"\" w 0 DURABILITY_FLUSH");
+    for _ in 0..2 {
+        modify(&[("quorum", "w=2,minRemote=1")]).await.unwrap();
+        assert_eq!(driver.fake.world().asked.last().unwrap(), "set quorum \"numbers\" w 2 DURABILITY_UNSPECIFIED");
+    }
+    let policy = driver.fake.world().find(&id).unwrap().policy.unwrap();
+    assert_eq!((policy.quorum.as_str(), policy.durability()), ("numbers", api::Durability::Flush));
+    let limits = || {
+        let policy = driver.fake.world().find(&id).unwrap().policy.unwrap();
+        (policy.iops, policy.bytes_per_second)
+    };
+    modify(&[("iops", "500"), ("bandwidth", "50Mi")]).await.unwrap();
+    assert_eq!(limits(), (500, 50 << 20));
+    modify(&[("iops", "0")]).await.unwrap();
+    assert_eq!(limits(), (0, 50 << 20), "what is not named stays");
+    modify(&[]).await.unwrap();
     for (pairs, part) in [
-        ([("durability", "flush")], "another durability"),
+        ([("durability", "never")], "use write"),
+        ([("quorum", "most")], "use one of majority"),
+        ([("quorum", "w=9")], "more copies than there are"),
         ([("XXX_FakeKey", "1")], "is not known"),
         ([("sites", "east")], "can't be changed"),
-        ([("iops", "100")], "not supported"),
+        ([("iops", "many")], "as in 500"),
     ] {
         let status = modify(&pairs).await.expect_err(part);
         assert_eq!(status.code(), Code::InvalidArgument);
