@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use farshore_replicator::config::{CONFIG_PATH, SOCKET_PATH};
 
+use crate::distance_args::DistanceArgs;
 use crate::failure::EXIT_CODES;
+use crate::selection::{Labels, Selection};
 use crate::snapshot_args::SnapshotVerb;
 use crate::values::{self, OnQuorumLoss, Place, Quorum, Votes};
 
@@ -49,7 +51,7 @@ pub enum Format {
 pub enum Verb {
     /// Roles, members, lag, leases, and what the loss of each site would cost now
     Status(StatusArgs),
-    /// Create, list, show, delete, attach, detach, resize
+    /// Create, list, show, delete, attach, detach, set, resize
     #[command(subcommand)]
     Volume(VolumeVerb),
     /// Who holds a copy and who votes; every change is online
@@ -58,13 +60,17 @@ pub enum Verb {
     /// Make this site primary
     Promote(PromoteArgs),
     /// Give the right to write up; refused while a device is attached
-    Demote { volume: String },
+    Demote(Selection),
     /// Move the primary to another site without losing anything
     Switchover {
-        volume: String,
+        #[command(flatten)]
+        selection: Selection,
         /// The site, or site/node, that takes over
         #[arg(long, value_name = "SITE[/NODE]")]
         to: Place,
+        /// Where the copy there is not in sync yet, wait until it is
+        #[arg(long)]
+        wait: bool,
     },
     /// Take over, here, the volumes whose primary is in a lost site
     Failover {
@@ -74,6 +80,8 @@ pub enum Verb {
         /// Only these volumes
         #[arg(long = "volume", value_name = "VOLUME", num_args = 1.., value_delimiter = ',')]
         volumes: Vec<String>,
+        #[command(flatten)]
+        labels: Labels,
         /// Go on with fewer copies where the policy can't be met without the lost site (two sites and a witness)
         #[arg(long)]
         reduce: bool,
@@ -100,14 +108,19 @@ pub enum Verb {
     #[command(subcommand)]
     Snapshot(SnapshotVerb),
     /// Back to a site that was lost: its copies are made whole, then the primary moves there
+    ///
+    /// All volumes that have a copy there, when none is named or chosen.
     Failback(FailbackArgs),
     /// Rehearse a failover on a clone of the newest image here; the volume itself goes on untouched
     ///
     /// For example: farshore drill orders -- sh -c 'mount -o ro "$FARSHORE_DEVICE" /mnt && check-orders /mnt'
     Drill(DrillArgs),
-    /// Not in this version
-    #[command(hide = true)]
-    Fence(Later),
+    /// Keep a site from being the primary's; if it is, its device fails and its right to write ends
+    ///
+    /// For all volumes that have a member there, when none is named or chosen. It lasts until it is lifted with unfence.
+    Fence(FenceArgs),
+    /// Let a site that was fenced be the primary's again
+    Unfence(FenceArgs),
     /// Check this machine, its configuration and its peers, and name remedies
     Doctor {
         /// The replicator's configuration file
@@ -117,11 +130,6 @@ pub enum Verb {
 }
 
 /// A verb that is documented and not there yet: refused by name, whatever its arguments.
-#[derive(Debug, Args)]
-pub struct Later {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    _arguments: Vec<String>,
-}
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
@@ -149,6 +157,8 @@ pub enum VolumeVerb {
     List,
     /// One volume, in full
     Show { volume: String },
+    /// What the loss of each site would have cost, by the minute and by the hour, as this node remembers it
+    Losses { volume: String },
     /// Delete every replica's data; refused while attached
     #[command(alias = "rm")]
     Delete {
@@ -171,6 +181,32 @@ pub enum VolumeVerb {
         /// Also if it is in use, or its node can't be reached: what still uses it gets errors
         #[arg(long)]
         force: bool,
+        /// Only from this node of the site
+        #[arg(long, requires = "force")]
+        node: Option<String>,
+    },
+    /// Change the policy of a volume in use; what is not named stays
+    ///
+    /// For example: farshore volume set pg --quorum all-remotes
+    #[command(group = clap::ArgGroup::new("what").args(["quorum", "durability", "on_quorum_loss", "mode", "fallback", "iops", "bandwidth"]).required(true).multiple(true))]
+    Set {
+        volume: String,
+        /// As in `volume create`; the old and the new rule hold until what is acknowledged is safe under the new one
+        #[arg(long)]
+        quorum: Option<Quorum>,
+        /// write: at once; flush: from the next attach on
+        #[arg(long, value_enum)]
+        durability: Option<DurabilityArg>,
+        #[arg(long, value_name = "freeze|fence:DURATION")]
+        on_quorum_loss: Option<OnQuorumLoss>,
+        /// How many requests the device takes in a second; 0 for no limit; at once
+        #[arg(long)]
+        iops: Option<u64>,
+        /// How many bytes it reads and writes in a second, such as 50MiB; 0 for no limit
+        #[arg(long, value_parser = values::size, value_name = "SIZE")]
+        bandwidth: Option<u64>,
+        #[command(flatten)]
+        distance: DistanceArgs,
     },
     /// Grow the volume, online
     Resize {
@@ -221,6 +257,14 @@ pub struct CreateArgs {
     /// freeze: I/O waits; fence:30s: after that the device fails
     #[arg(long, default_value = "freeze", value_name = "freeze|fence:DURATION")]
     pub on_quorum_loss: OnQuorumLoss,
+    /// How many requests the device takes in a second; 0 for no limit
+    #[arg(long, default_value_t = 0)]
+    pub iops: u64,
+    /// How many bytes it reads and writes in a second, such as 50MiB; 0 for no limit
+    #[arg(long, value_parser = values::size, default_value = "0", value_name = "SIZE")]
+    pub bandwidth: u64,
+    #[command(flatten)]
+    pub distance: DistanceArgs,
     /// Kept with the volume in every site
     #[arg(long = "label", value_parser = values::label, value_name = "KEY=VALUE")]
     pub labels: Vec<(String, String)>,
@@ -240,7 +284,7 @@ pub struct AttachArgs {
     /// auto takes the best one this machine can do
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     pub device: DeviceArg,
-    /// Takes no epoch; others may attach for writing
+    /// The device takes no writes; it is the volume's only one all the same
     #[arg(long)]
     pub read_only: bool,
     /// On another node of this site
@@ -299,13 +343,13 @@ pub enum KindArg {
 
 #[derive(Debug, Args)]
 pub struct PromoteArgs {
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    pub volume: Option<String>,
+    #[command(flatten)]
+    pub selection: Selection,
     /// Every volume of this site that is not primary here
-    #[arg(long, conflicts_with_all = ["force", "members"])]
+    #[arg(long, conflicts_with_all = ["force", "members", "volumes", "selector", "group", "site"])]
     pub all: bool,
     /// Begin a new lineage without a quorum; says first what that gives up
-    #[arg(long, requires = "members")]
+    #[arg(long, requires = "members", conflicts_with_all = ["selector", "group", "site"])]
     pub force: bool,
     /// With --force: the members of the new lineage
     #[arg(long, requires = "force", value_delimiter = ',', value_name = "SITE[/NODE],..")]
@@ -317,7 +361,8 @@ pub struct PromoteArgs {
 
 #[derive(Debug, Args)]
 pub struct ResyncArgs {
-    pub volume: String,
+    #[command(flatten)]
+    pub selection: Selection,
     /// Only this member; all that need it when left out
     #[arg(long, value_name = "SITE[/NODE]")]
     pub member: Option<Place>,
@@ -330,9 +375,21 @@ pub struct ResyncArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct FailbackArgs {
-    /// All that have a copy there when left out
+pub struct FenceArgs {
+    /// The site that may not be written in
+    #[arg(value_name = "SITE")]
+    pub site: Place,
+    /// Only these volumes, names or ids
+    #[arg(value_name = "VOLUME")]
     pub volumes: Vec<String>,
+    #[command(flatten)]
+    pub labels: Labels,
+}
+
+#[derive(Debug, Args)]
+pub struct FailbackArgs {
+    #[command(flatten)]
+    pub selection: Selection,
     /// The site, or site/node, to go back to
     #[arg(long, value_name = "SITE[/NODE]")]
     pub to: Place,

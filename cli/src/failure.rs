@@ -19,13 +19,29 @@ pub enum Exit {
     Unsupported = 8,
 }
 
+impl Exit {
+    /// What the replicator calls it.
+    pub fn kind(self) -> OpKind {
+        match self {
+            Exit::Failed => OpKind::Internal,
+            Exit::Usage => OpKind::Invalid,
+            Exit::NotFound => OpKind::NotFound,
+            Exit::Refused => OpKind::FailedPrecondition,
+            Exit::Unavailable => OpKind::Unavailable,
+            Exit::AlreadyExists => OpKind::AlreadyExists,
+            Exit::Conflict => OpKind::Conflict,
+            Exit::Unsupported => OpKind::Unsupported,
+        }
+    }
+}
+
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed: an internal error, a failed check, or one of several volumes failed
   2  usage: the arguments can't be right
   3  not found: no such volume, member or site
-  4  refused: the volume's state forbids it, or --yes is missing
+  4  refused: the volume's state forbids it, there is no room, or --yes is missing
   5  unavailable: no replicator answers, or nothing was decided; try again
   6  exists already
   7  conflict: somebody else changed the same thing first; look again
@@ -96,7 +112,7 @@ impl From<OpError> for Failure {
             OpKind::NotFound => Exit::NotFound,
             OpKind::AlreadyExists => Exit::AlreadyExists,
             OpKind::Invalid => Exit::Usage,
-            OpKind::FailedPrecondition => Exit::Refused,
+            OpKind::FailedPrecondition | OpKind::Exhausted => Exit::Refused,
             OpKind::Unavailable => Exit::Unavailable,
             OpKind::Conflict => Exit::Conflict,
             OpKind::Unsupported => Exit::Unsupported,

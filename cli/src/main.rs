@@ -6,13 +6,16 @@
 mod args;
 mod cert;
 mod client;
+mod distance_args;
 mod doctor;
 mod failure;
 mod inspect;
+mod loss_views;
 mod output;
 mod report;
 mod schedule_args;
 mod schedule_views;
+mod selection;
 mod snapshot_args;
 mod snapshot_views;
 mod table;

@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
+use crate::loss_views::{amount, figure, losses};
 use crate::output::View;
 use crate::table::{NONE, Table, bytes, or_none, time_ms, time_us};
 use crate::views::{
-    AttachView, ConditionView, DeletedView, DrillView, FailbackView, FailbacksView, ForcePlanView, LossView,
-    MemberView, PlaceView, ResultsView, ScrubView, SitesView, StatusView, StepView, VolumeListView, VolumeView,
+    AttachView, ConditionView, DeletedView, DrillView, FailbackView, FailbacksView, ForcePlanView, MemberView,
+    PlaceView, PolicyView, ResultsView, ScrubView, SitesView, StatusView, StepView, VolumeListView, VolumeView,
 };
 
 impl std::fmt::Display for PlaceView {
@@ -39,6 +40,19 @@ macro_rules! line {
     ($out:expr, $($arg:tt)*) => { let _ = writeln!($out, $($arg)*); };
 }
 
+/// Nothing for what every volume has that was told nothing else.
+fn mode_text(policy: &PolicyView) -> Option<String> {
+    let limits = [
+        (policy.rpo_ms, format!("shipped every {}", time_ms(policy.rpo_ms))),
+        (policy.max_commit_latency_ms, format!("commit latency up to {}", time_ms(policy.max_commit_latency_ms))),
+        (policy.max_lag_bytes, format!("lag up to {}", bytes(policy.max_lag_bytes))),
+        (policy.fallback_after_ms, format!("fallback after {}", time_ms(policy.fallback_after_ms))),
+    ];
+    let set: Vec<String> = limits.into_iter().filter(|(value, _)| *value > 0).map(|(_, text)| text).collect();
+    let told = policy.mode != "sync" || !set.is_empty();
+    told.then(|| std::iter::once(policy.mode.to_string()).chain(set).collect::<Vec<_>>().join(", "))
+}
+
 impl View for VolumeView {
     fn table(&self) -> String {
         let mut out = String::new();
@@ -59,14 +73,24 @@ impl View for VolumeView {
             0 => policy.on_quorum_loss.to_string(),
             ms => format!("{} after {}", policy.on_quorum_loss, time_ms(ms)),
         };
+        let next = policy.next_durability.map(|next| format!(" ({next} from the next attach on)")).unwrap_or_default();
         line!(
             out,
-            "  quorum    {} (w={}, minRemote={}{local}), durability {}, on its loss {loss}",
+            "  quorum    {} (w={}, minRemote={}{local}), durability {}{next}, on its loss {loss}",
             policy.quorum,
             policy.w,
             policy.min_remote,
             policy.durability
         );
+        if policy.iops > 0 || policy.bytes_per_second > 0 {
+            let iops = (policy.iops > 0).then(|| format!("{} iops", policy.iops));
+            let rate = (policy.bytes_per_second > 0).then(|| format!("{} a second", bytes(policy.bytes_per_second)));
+            let both: Vec<String> = iops.into_iter().chain(rate).collect();
+            line!(out, "  limits    {}", both.join(", "));
+        }
+        if let Some(mode) = mode_text(policy) {
+            line!(out, "  mode      {mode}");
+        }
         let lease =
             if self.lease.valid { format!("valid for {}", time_ms(self.lease.remaining_ms)) } else { NONE.into() };
         line!(out, "  lease     {lease}");
@@ -120,7 +144,9 @@ fn attached(volume: &VolumeView) -> String {
     let Some(at) = &volume.attached else { return NONE.into() };
     let place = if at.device.path.is_empty() { &at.device.socket } else { &at.device.path };
     let read_only = if at.device.read_only { ", read-only" } else { "" };
-    format!("{}/{} as {} ({}{read_only})", at.site, at.node, or_none(place), at.device.kind)
+    let served =
+        if at.served_by_node.is_empty() { String::new() } else { format!(", served by {}", at.served_by_node) };
+    format!("{}/{} as {} ({}{read_only}){served}", at.site, at.node, or_none(place), at.device.kind)
 }
 
 fn members(members: &[MemberView]) -> String {
@@ -155,39 +181,6 @@ fn members(members: &[MemberView]) -> String {
         line!(out, "    {}/{}: {}", m.site, m.node, m.reason);
     }
     out
-}
-
-/// "41.5 s / 12 MiB / 388 writes", or nothing where there is nothing.
-fn amount(records: u64, size: u64, ms: u64) -> Option<String> {
-    if (records, size, ms) == (0, 0, 0) {
-        return None;
-    }
-    let records = if records == 1 { "1 write".into() } else { format!("{records} writes") };
-    Some(format!("{} / {} / {records}", time_ms(ms), bytes(size)))
-}
-
-fn losses(losses: &[LossView]) -> String {
-    if losses.is_empty() {
-        return String::new();
-    }
-    let mut table = Table::new(&["IF LOST", "COST", "THEN", "IF PROMOTED"]).indented("  ");
-    for l in losses {
-        let unknown = match l.unknown_ms {
-            u64::MAX => "unknown since before the start".to_string(),
-            ms => format!("unknown for the last {}", time_ms(ms)),
-        };
-        let figure = |amount: Option<String>| match (amount, l.exact) {
-            (None, true) => "nothing".into(),
-            (Some(cost), true) => cost,
-            (None, false) => unknown.clone(),
-            (Some(cost), false) => format!("at least {cost}, {unknown}"),
-        };
-        let cost = figure(amount(l.records, l.bytes, l.ms));
-        let then = if l.can_continue { "the others can go on" } else { "I/O stops until it is back" };
-        let promote = figure(amount(l.promote_records, l.promote_bytes, l.promote_ms));
-        table.row([l.site.clone(), cost, then.into(), promote]);
-    }
-    table.render()
 }
 
 fn conditions(out: &mut String, conditions: &[ConditionView], indent: &str) {
@@ -246,14 +239,8 @@ impl View for ForcePlanView {
             self.donor,
             self.fork_seq
         );
-        let lost = amount(self.lost_records, self.lost_bytes, self.lost_ms);
-        let lost = match (lost, self.exact) {
-            (None, true) => "nothing".into(),
-            (Some(lost), true) => lost,
-            (None, false) => "an unknown amount".into(),
-            (Some(lost), false) => format!("at least {lost}"),
-        };
-        line!(out, "  gives up  {lost} of acknowledged data");
+        let lost = figure(amount(self.lost_records, self.lost_bytes, self.lost_ms), self.exact, self.unknown_ms);
+        line!(out, "  gives up  acknowledged data: {lost}");
         for warning in &self.warnings {
             line!(out, "  ! {warning}");
         }

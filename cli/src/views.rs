@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use farshore_proto::v1 as api;
 use serde::Serialize;
 
+use crate::failure::Failure;
+
 #[derive(Debug, Clone, Serialize)]
 pub struct VolumeView {
     pub name: String,
@@ -43,6 +45,8 @@ pub struct VolumeView {
     pub snapshot_held_bytes: u64,
     /// 0: as much as there is.
     pub snapshot_limit_bytes: u64,
+    /// That may not be the primary's.
+    pub fenced_sites: Vec<String>,
 }
 
 /// The figures are of the pass that runs, else of the last one.
@@ -111,9 +115,20 @@ pub struct PolicyView {
     pub min_remote: u32,
     pub local_required: bool,
     pub durability: &'static str,
+    /// From the next attach on; none: as it is.
+    pub next_durability: Option<&'static str>,
     pub lease_ms: u64,
     pub on_quorum_loss: &'static str,
     pub fence_after_ms: u64,
+    /// In a second; 0: no limit.
+    pub iops: u64,
+    pub bytes_per_second: u64,
+    pub mode: &'static str,
+    pub rpo_ms: u64,
+    pub max_commit_latency_ms: u64,
+    pub max_lag_bytes: u64,
+    /// 0: never.
+    pub fallback_after_ms: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -172,6 +187,9 @@ pub struct AttachmentView {
     pub node: String,
     pub session: String,
     pub device: DeviceView,
+    /// Absent where the node of the device holds a copy itself.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub served_by_node: String,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -219,6 +237,8 @@ pub struct ForcePlanView {
     pub lost_bytes: u64,
     pub lost_ms: u64,
     pub exact: bool,
+    /// Where it is not exact: so much time's acknowledged writes come on top.
+    pub unknown_ms: u64,
     pub warnings: Vec<String>,
     /// Whether it was carried out.
     pub done: bool,
@@ -337,6 +357,7 @@ impl From<api::VolumeStatus> for VolumeView {
             snapshots: v.snapshots,
             snapshot_held_bytes: v.snapshot_held_bytes,
             snapshot_limit_bytes: v.snapshot_limit_bytes,
+            fenced_sites: v.fenced_sites,
         }
     }
 }
@@ -366,8 +387,20 @@ impl From<api::Policy> for PolicyView {
             api::QuorumLoss::Fence => "fence",
             api::QuorumLoss::Freeze | api::QuorumLoss::Unspecified => "freeze",
         };
+        let next_durability = (p.next_durability() == api::Durability::Flush).then_some("flush");
+        let mode = match p.mode() {
+            api::Mode::Async => "async",
+            api::Mode::Adaptive => "adaptive",
+            api::Mode::Sync | api::Mode::Unspecified => "sync",
+        };
         PolicyView {
+            mode,
+            rpo_ms: p.rpo_ms,
+            max_commit_latency_ms: p.max_commit_latency_ms,
+            max_lag_bytes: p.max_lag_bytes,
+            fallback_after_ms: p.fallback_after_ms,
             durability,
+            next_durability,
             on_quorum_loss,
             quorum: p.quorum,
             w: p.w,
@@ -375,6 +408,8 @@ impl From<api::Policy> for PolicyView {
             local_required: p.local_required,
             lease_ms: p.lease_ms,
             fence_after_ms: p.fence_after_ms,
+            iops: p.iops,
+            bytes_per_second: p.bytes_per_second,
         }
     }
 }
@@ -431,7 +466,8 @@ impl From<api::Condition> for ConditionView {
 impl From<api::Attachment> for AttachmentView {
     fn from(a: api::Attachment) -> Self {
         let device = a.device.unwrap_or_default().into();
-        AttachmentView { site: a.site, node: a.node, session: a.session, device }
+        let served_by_node = a.served_by_node;
+        AttachmentView { site: a.site, node: a.node, session: a.session, device, served_by_node }
     }
 }
 
@@ -462,6 +498,12 @@ impl From<api::VolumeResult> for ResultView {
 impl From<api::ErrorDetail> for ErrorView {
     fn from(e: api::ErrorDetail) -> Self {
         ErrorView { kind: e.kind, message: e.message, why: e.why, remedy: e.remedy }
+    }
+}
+
+impl From<Failure> for ErrorView {
+    fn from(e: Failure) -> Self {
+        ErrorView { kind: e.exit.kind().as_str().into(), message: e.message, why: e.why, remedy: e.remedy }
     }
 }
 
@@ -507,6 +549,7 @@ impl ForcePlanView {
             lost_records: plan.lost_records,
             lost_bytes: plan.lost_bytes,
             lost_ms: plan.lost_ms,
+            unknown_ms: plan.unknown_ms,
             exact: plan.exact,
             warnings: plan.warnings,
             done,

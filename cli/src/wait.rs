@@ -74,7 +74,7 @@ fn named(m: &api::MemberStatus, place: Option<&Place>) -> bool {
 fn in_sync(m: &api::MemberStatus) -> bool {
     match m.kind() {
         api::MemberKind::Data => m.in_sync_set && m.state == member::REPLICATING,
-        api::MemberKind::Observer => m.state == member::REPLICATING,
+        api::MemberKind::Observer => [member::REPLICATING, member::RESTING].contains(&m.state.as_str()),
         api::MemberKind::Witness | api::MemberKind::Unspecified => m.connected,
     }
 }

@@ -101,13 +101,14 @@ fn volumes_from_create_to_delete() {
 fn create_passes_every_option_on() {
     let site = site();
     let args = "volume create db --size 1TiB --members east/n1,west --witness north --observer far --quorum w=2,minRemote=1,local \
-                --durability flush --block-size 512 --lease 8s --on-quorum-loss fence:30s --label pvc=prod/db --label a=b=c";
+                --durability flush --block-size 512 --lease 8s --on-quorum-loss fence:30s --iops 500 --bandwidth 50MiB --label pvc=prod/db --label a=b=c";
     let made = site.json(&args.split_whitespace().collect::<Vec<_>>());
     let policy = &made["policy"];
     assert_eq!((policy["quorum"].as_str(), policy["w"].as_u64()), (Some("numbers"), Some(2)));
     assert_eq!((policy["min_remote"].as_u64(), policy["local_required"].as_bool()), (Some(1), Some(true)));
     assert_eq!((policy["durability"].as_str(), policy["lease_ms"].as_u64()), (Some("flush"), Some(8_000)));
     assert_eq!((policy["on_quorum_loss"].as_str(), policy["fence_after_ms"].as_u64()), (Some("fence"), Some(30_000)));
+    assert_eq!((policy["iops"].as_u64(), policy["bytes_per_second"].as_u64()), (Some(500), Some(50 << 20)));
     assert_eq!(made["block_size_bytes"], 512);
     assert_eq!((&made["labels"]["pvc"], &made["labels"]["a"]), (&"prod/db".into(), &"b=c".into()));
     let kinds: Vec<_> = made["members"].as_array().unwrap().iter().map(|m| m["kind"].as_str().unwrap()).collect();
@@ -243,7 +244,7 @@ fn force_says_what_it_gives_up_and_wants_yes() {
     assert_eq!(output.status.code(), Some(4));
     let stdout = text(&output.stdout);
     assert!(stdout.contains("lineage generation 2 would be begun from east/n1"), "{stdout}");
-    assert!(stdout.contains("gives up  an unknown amount of acknowledged data"), "{stdout}");
+    assert!(stdout.contains("gives up  acknowledged data: unknown for the last 41"), "{stdout}");
     assert!(text(&output.stderr).contains("add --yes"));
     assert_eq!(site.fake.volume("pg").unwrap().members.len(), 3);
     let output = site.run(&["promote", "pg", "--force", "--members", "east,north/x", "--yes", "-o", "json"]);
@@ -380,14 +381,6 @@ fn an_answer_that_does_not_come_is_not_waited_for_without_end() {
     let error = site.fails(5, &["volume", "list", "--timeout", "300ms"]);
     assert!(error.contains("the replicator's answer did not come") && error.contains("--timeout"), "{error}");
     site.ok(&["volume", "list"]);
-}
-
-#[test]
-fn verbs_of_later_versions_are_refused_by_name() {
-    let site = site();
-    let error = site.fails(8, &["fence", "create", "pg", "--as", "x"]);
-    assert!(error.contains("fence is not supported by this version"), "{error}");
-    site.fails(2, &["frobnicate"]);
 }
 
 #[test]
@@ -586,6 +579,10 @@ fn degraded() -> api::VolumeStatus {
             lease_ms: 4_000,
             on_quorum_loss: api::QuorumLoss::Fence.into(),
             fence_after_ms: 30_000,
+            iops: 500,
+            mode: api::Mode::Adaptive.into(),
+            max_commit_latency_ms: 50,
+            ..api::Policy::default()
         }),
         members: vec![
             api::MemberStatus {
@@ -665,6 +662,7 @@ fn degraded() -> api::VolumeStatus {
                 export: "pg-data".into(),
                 read_only: false,
             }),
+            ..Default::default()
         }),
         labels: [("pvc".to_string(), "prod/pg".to_string())].into(),
         allocated_bytes: 1 << 30,

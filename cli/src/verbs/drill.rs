@@ -138,7 +138,8 @@ async fn make(
         Err(status) => Failure::from(status),
     };
     // The primary may be what is lost: then the newest moment that this site has.
-    let listed = replicator.snapshots().list(api::ListSnapshotsRequest { volumes: vec![volume.id.clone()] }).await?;
+    let wanted = api::ListSnapshotsRequest { volumes: vec![volume.id.clone()], with_space: false };
+    let listed = replicator.snapshots().list(wanted).await?;
     let ready = listed.into_inner().snapshots.into_iter().filter(|s| s.state == READY);
     let Some(newest) = ready.max_by_key(|s| s.seq) else {
         return Err(refused.because("and there is no snapshot of it here that could be used instead"));

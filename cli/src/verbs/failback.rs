@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use farshore_proto::v1 as api;
 use farshore_replicator::control::states::member;
 
+use super::many;
 use crate::args::{FailbackArgs, Format};
 use crate::client::{Replicator, present};
 use crate::failure::{Exit, Failure};
@@ -18,19 +19,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(250);
 
 pub async fn failback(format: Format, replicator: &Replicator, args: FailbackArgs) -> Result<(), Failure> {
-    let volumes = match args.volumes.is_empty() {
+    let volumes = match args.selection.volumes.is_empty() && !args.selection.which.is_given() {
         true => with_a_copy_in(replicator, &args.to).await?,
-        false => args.volumes.clone(),
+        false => args.selection.names(replicator).await?,
     };
-    let mut results = Vec::new();
-    for volume in volumes {
-        results.push(match one(replicator, &volume, &args).await {
-            Ok(steps) => FailbackView { volume, ok: true, steps, error: String::new(), remedy: String::new() },
-            Err(failure) => {
-                FailbackView { volume, ok: false, steps: Vec::new(), error: failure.message, remedy: failure.remedy }
-            }
-        });
-    }
+    let goes = |volume: String| {
+        let (replicator, to, discard) = (replicator.clone(), args.to.clone(), args.discard);
+        async move { one(&replicator, &volume, &to, discard).await }
+    };
+    let results = many::each(volumes, goes).await.into_iter().map(|(volume, result)| match result {
+        Ok(steps) => FailbackView { volume, ok: true, steps, error: String::new(), remedy: String::new() },
+        Err(failure) => {
+            FailbackView { volume, ok: false, steps: Vec::new(), error: failure.message, remedy: failure.remedy }
+        }
+    });
+    let results: Vec<FailbackView> = results.collect();
     let (all, failed) = (results.len(), results.iter().filter(|r| !r.ok).count());
     output::print(format, &FailbacksView { to: args.to.to_string(), volumes: results })?;
     match failed {
@@ -58,7 +61,7 @@ async fn with_a_copy_in(replicator: &Replicator, to: &Place) -> Result<Vec<Strin
 }
 
 fn is_copy_at(m: &api::MemberStatus, to: &Place) -> bool {
-    m.site == to.site && (to.node.is_empty() || m.node == to.node) && m.kind() == api::MemberKind::Data
+    m.site == to.site && (to.node.is_empty() || m.node == to.node) && m.kind() != api::MemberKind::Witness
 }
 
 /// The volume, when its copy there has said where it stands; at last also if it has not.
@@ -76,8 +79,7 @@ async fn once_heard_of(replicator: &Replicator, name: &str, to: &Place) -> Resul
     }
 }
 
-async fn one(replicator: &Replicator, name: &str, args: &FailbackArgs) -> Result<Vec<StepView>, Failure> {
-    let to = &args.to;
+async fn one(replicator: &Replicator, name: &str, to: &Place, discard: bool) -> Result<Vec<StepView>, Failure> {
     let volume = once_heard_of(replicator, name, to).await?;
     let copy = volume.members.iter().find(|m| is_copy_at(m, to)).ok_or_else(|| {
         Failure::new(
@@ -104,13 +106,19 @@ async fn one(replicator: &Replicator, name: &str, args: &FailbackArgs) -> Result
             "see the links with: farshore site list",
         ));
     }
-    if copy.state == member::DIVERGED && !args.discard {
+    if copy.state == member::DIVERGED && !discard {
         return Err(Failure::new(
             Exit::Refused,
             format!("the copy of volume {name:?} in {to} has a history of its own: {}", copy.reason),
             "look at it there; --discard makes the copy anew, and keeps that history as a volume diverged-…",
         ));
     }
+    let move_it = api::SwitchoverRequest {
+        volume: volume.id.clone(),
+        to_site: to.site.clone(),
+        to_node: copy.node.clone(),
+        prepare: false,
+    };
     if !copy.in_sync_set || copy.state != member::REPLICATING {
         let since = Instant::now();
         let discard = copy.state == member::DIVERGED;
@@ -118,12 +126,13 @@ async fn one(replicator: &Replicator, name: &str, args: &FailbackArgs) -> Result
         let (site, node) = (place.site.clone(), place.node.clone());
         let request = api::ResyncRequest { volume: volume.id.clone(), site, node, discard };
         replicator.replication().resync(request).await?;
+        // Where the mode leaves the copy there behind.
+        replicator.replication().switchover(api::SwitchoverRequest { prepare: true, ..move_it.clone() }).await?;
         wait::until_in_sync(replicator, &volume.id, Some(&place)).await?;
         steps.push(StepView { name: "resync", seconds: since.elapsed().as_secs_f64() });
     }
     let since = Instant::now();
-    let request = api::SwitchoverRequest { volume: volume.id, to_site: to.site.clone(), to_node: copy.node.clone() };
-    replicator.replication().switchover(request).await?;
+    replicator.replication().switchover(move_it).await?;
     steps.push(StepView { name: "switchover", seconds: since.elapsed().as_secs_f64() });
     Ok(steps)
 }

@@ -3,6 +3,8 @@
 mod drill;
 mod exports;
 mod failback;
+mod fence;
+mod many;
 mod members;
 mod replication;
 mod run;

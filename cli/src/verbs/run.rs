@@ -2,10 +2,11 @@
 
 use crate::args::{Cli, SiteVerb, Verb};
 use crate::client::Replicator;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
+use crate::selection::Which;
 use crate::{cert, doctor, inspect, output, views};
 
-use super::{drill, failback, members, replication, snapshots, status, volumes};
+use super::{drill, failback, fence, members, replication, snapshots, status, volumes};
 
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { global, verb } = cli;
@@ -14,7 +15,6 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Cert(verb) => return cert::run(format, verb),
         Verb::Inspect(verb) => return inspect::run(format, verb),
         Verb::Doctor { config } => return doctor::run(&global, &config).await,
-        Verb::Fence(_) => return Err(later("fence", "a demoted or detached volume takes no writes: farshore demote")),
         _ => {}
     }
     let replicator = Replicator::connect(&global).await?;
@@ -24,13 +24,18 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Snapshot(verb) => snapshots::run(format, &replicator, verb).await,
         Verb::Member(verb) => members::run(format, &replicator, verb).await,
         Verb::Promote(args) => replication::promote(format, &replicator, args).await,
-        Verb::Demote { volume } => replication::demote(format, &replicator, volume).await,
-        Verb::Switchover { volume, to } => replication::switchover(format, &replicator, volume, to).await,
-        Verb::Failover { from, volumes, reduce } => {
-            replication::failover(format, &replicator, from, volumes, reduce).await
+        Verb::Demote(selection) => replication::demote(format, &replicator, selection).await,
+        Verb::Switchover { selection, to, wait } => {
+            replication::switchover(format, &replicator, selection, to, wait).await
+        }
+        Verb::Failover { from, volumes, labels, reduce } => {
+            let which = Which { labels, site: None };
+            replication::failover(format, &replicator, from, (volumes, which), reduce).await
         }
         Verb::Resync(args) => replication::resync(format, &replicator, args).await,
         Verb::Failback(args) => failback::failback(format, &replicator, args).await,
+        Verb::Fence(args) => fence::fence(format, &replicator, args, false).await,
+        Verb::Unfence(args) => fence::fence(format, &replicator, args, true).await,
         Verb::Drill(args) => drill::drill(format, &replicator, args).await,
         Verb::Scrub { volume, wait } => replication::scrub(format, &replicator, volume, wait).await,
         Verb::Site(SiteVerb::List) => {
@@ -39,10 +44,5 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         }
         // Dealt with above.
         Verb::Cert(_) | Verb::Inspect(_) | Verb::Doctor { .. } => Ok(()),
-        Verb::Fence(_) => Ok(()),
     }
-}
-
-fn later(verb: &str, instead: &str) -> Failure {
-    Failure::new(Exit::Unsupported, format!("{verb} is not supported by this version"), instead)
 }

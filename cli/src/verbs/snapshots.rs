@@ -24,11 +24,14 @@ pub async fn run(format: Format, replicator: &Replicator, verb: SnapshotVerb) ->
             output::print(format, &TakenView { snapshots, held_us: taken.held_us })
         }
         SnapshotVerb::List { volumes } => {
-            let listed = snapshots.list(api::ListSnapshotsRequest { volumes }).await?.into_inner().snapshots;
+            let listed =
+                snapshots.list(api::ListSnapshotsRequest { volumes, with_space: true }).await?.into_inner().snapshots;
             output::print(format, &SnapshotListView { snapshots: listed.into_iter().map(Into::into).collect() })
         }
         SnapshotVerb::Show { snapshot } => {
-            output::print(format, &SnapshotView::from(get(replicator, &snapshot).await?))
+            let request = api::GetSnapshotRequest { snapshot, with_space: true };
+            let shown = present(snapshots.get(request).await?.into_inner().snapshot)?;
+            output::print(format, &SnapshotView::from(shown))
         }
         SnapshotVerb::Delete { snapshots, yes } => delete(format, replicator, snapshots, yes).await,
         SnapshotVerb::Restore { snapshot, yes } => restore(format, replicator, snapshot, yes).await,
@@ -61,7 +64,7 @@ pub async fn run(format: Format, replicator: &Replicator, verb: SnapshotVerb) ->
 }
 
 pub async fn get(replicator: &Replicator, snapshot: &str) -> Result<api::Snapshot, Failure> {
-    let request = api::GetSnapshotRequest { snapshot: snapshot.into() };
+    let request = api::GetSnapshotRequest { snapshot: snapshot.into(), with_space: false };
     present(replicator.snapshots().get(request).await?.into_inner().snapshot)
 }
 

@@ -1,0 +1,97 @@
+//! What losses would cost, and would have cost.
+
+use farshore_proto::v1 as api;
+use serde::Serialize;
+
+use crate::output::View;
+use crate::snapshot_views::moment;
+use crate::table::{Table, bytes, time_ms};
+use crate::views::{LossView, PlaceView, role};
+
+#[derive(Debug, Serialize)]
+pub struct LossesView {
+    pub volume: String,
+    /// Who remembers it.
+    pub reporter: PlaceView,
+    /// Oldest first.
+    pub spans: Vec<LossSpanView>,
+}
+
+/// The greatest of each figure in the span.
+#[derive(Debug, Serialize)]
+pub struct LossSpanView {
+    pub began_unix_ms: i64,
+    pub ended_unix_ms: i64,
+    pub role: &'static str,
+    pub epoch: String,
+    pub loss: Vec<LossView>,
+}
+
+impl From<api::LossesResponse> for LossesView {
+    fn from(past: api::LossesResponse) -> Self {
+        let spans = past.spans.into_iter().map(|s| LossSpanView {
+            began_unix_ms: s.began_unix_ms,
+            ended_unix_ms: s.ended_unix_ms,
+            role: role(s.role()),
+            epoch: s.epoch,
+            loss: s.losses.into_iter().map(Into::into).collect(),
+        });
+        let reporter = PlaceView { site: past.reporter_site, node: past.reporter_node };
+        Self { volume: past.volume, reporter, spans: spans.collect() }
+    }
+}
+
+/// "41.5 s / 12 MiB / 388 writes", or nothing where there is nothing.
+pub fn amount(records: u64, size: u64, ms: u64) -> Option<String> {
+    if (records, size, ms) == (0, 0, 0) {
+        return None;
+    }
+    let records = if records == 1 { "1 write".into() } else { format!("{records} writes") };
+    Some(format!("{} / {} / {records}", time_ms(ms), bytes(size)))
+}
+
+/// What that much is, where more may come on top that nobody knows.
+pub fn figure(amount: Option<String>, exact: bool, unknown_ms: u64) -> String {
+    let unknown = || match unknown_ms {
+        u64::MAX => "unknown from here".to_string(),
+        ms => format!("unknown for the last {}", time_ms(ms)),
+    };
+    match (amount, exact) {
+        (None, true) => "nothing".into(),
+        (Some(cost), true) => cost,
+        (None, false) => unknown(),
+        (Some(cost), false) => format!("at least {cost}, {}", unknown()),
+    }
+}
+
+/// The cost of losing the site, and that of promoting it.
+fn costs(l: &LossView) -> [String; 2] {
+    let figure = |amount| figure(amount, l.exact, l.unknown_ms);
+    [figure(amount(l.records, l.bytes, l.ms)), figure(amount(l.promote_records, l.promote_bytes, l.promote_ms))]
+}
+
+pub fn losses(losses: &[LossView]) -> String {
+    if losses.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["IF LOST", "COST", "THEN", "IF PROMOTED"]).indented("  ");
+    for l in losses {
+        let [cost, promote] = costs(l);
+        let then = if l.can_continue { "the others can go on" } else { "I/O stops until it is back" };
+        table.row([l.site.clone(), cost, then.into(), promote]);
+    }
+    table.render()
+}
+
+impl View for LossesView {
+    fn table(&self) -> String {
+        let mut table = Table::new(&["SINCE", "AS", "IF LOST", "COST AT MOST", "IF PROMOTED"]);
+        for span in &self.spans {
+            for loss in &span.loss {
+                let [cost, promote] = costs(loss);
+                table.row([moment(span.began_unix_ms), span.role.into(), loss.site.clone(), cost, promote]);
+            }
+        }
+        format!("{} as {} remembers it\n{}", self.volume, self.reporter, table.render())
+    }
+}
