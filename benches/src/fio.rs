@@ -36,6 +36,8 @@ pub enum Extent {
     Seconds(u64),
     /// Each byte of the target once.
     Once,
+    /// What the other arguments say.
+    Part,
 }
 
 /// What fio counted.
@@ -72,6 +74,7 @@ pub fn run(target: &Target, workload: Workload, extent: Extent, more: &[&str]) -
     match extent {
         Extent::Seconds(seconds) => command.args(["--time_based".into(), format!("--runtime={seconds}")]),
         Extent::Once => command.arg("--size=100%"),
+        Extent::Part => &mut command,
     };
     let output = command.output().map_err(|e| format!("starting fio: {e}; tests/deps bench installs it"))?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -134,6 +137,13 @@ fn histogram(job: &Value, path: &str) -> Result<Histogram, String> {
 pub fn fill(target: &Target) -> Result<Outcome, String> {
     let workload = Workload { pattern: Pattern::Write, block_kib: 128, depth: 16 };
     run(target, workload, Extent::Once, &["--refill_buffers"])
+}
+
+/// As [`fill`], with bytes of which half can be told from the other half.
+pub fn fill_compressible(target: &Target) -> Result<Outcome, String> {
+    let workload = Workload { pattern: Pattern::Write, block_kib: 128, depth: 16 };
+    let half = ["--refill_buffers", "--buffer_compress_percentage=50", "--buffer_compress_chunk=4096"];
+    run(target, workload, Extent::Once, &half)
 }
 
 /// Makes a file of so many bytes, written all through: no block of it is allocated while it is measured.

@@ -13,6 +13,7 @@
 pub mod allocations;
 pub mod append;
 pub mod counting;
+pub mod distance;
 pub mod echo;
 pub mod fio;
 pub mod histogram;
@@ -29,6 +30,7 @@ pub mod reference;
 pub mod report;
 pub mod results;
 pub mod run;
+pub mod shipment;
 pub mod snapshots;
 pub mod stage;
 pub mod table;

@@ -45,7 +45,7 @@ pub struct Options {
     /// A folder on the disk that is measured
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub dir: PathBuf,
-    /// Write latest.json, details.json, snapshots.json, REPORT.md and the plots there; --section snapshots renews its part alone
+    /// Write latest.json, details.json, snapshots.json, distance.json, REPORT.md and the plots there; --section snapshots or distance renews its part alone
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Renew the table in this README
@@ -73,6 +73,8 @@ pub enum Section {
     Allocations,
     /// The pause of a snapshot, the cost of many and of chains of clones, and what changed between two
     Snapshots,
+    /// Shipments and what they cost the foreground, the return of a site, failover and switchover
+    Distance,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,8 +94,8 @@ pub struct Plan {
     pub quick: bool,
 }
 
-const FULL_SECTIONS: [Section; 5] =
-    [Section::Matrix, Section::Reads, Section::Wan, Section::Allocations, Section::Snapshots];
+const FULL_SECTIONS: [Section; 6] =
+    [Section::Matrix, Section::Reads, Section::Wan, Section::Allocations, Section::Snapshots, Section::Distance];
 const QUICK_SECTIONS: [Section; 4] = [Section::Matrix, Section::Reads, Section::Wan, Section::Snapshots];
 const FULL: [&str; 10] = [
     "randwrite-4k-qd1",

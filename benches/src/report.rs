@@ -1,9 +1,10 @@
-//! The files of a run: latest.json, details.json, snapshots.json, REPORT.md, and the plots beside it.
+//! The files of a run: latest.json, details.json, snapshots.json, distance.json, REPORT.md, and the plots beside it.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::allocations;
+use crate::distance::{self, figures::DistanceFigures};
 use crate::plots;
 use crate::readme::{self, END};
 use crate::results::{Details, Row, Written};
@@ -17,25 +18,32 @@ use crate::targets;
 const PROFILE: &str = "PROFILE.md";
 const REPORT: &str = "REPORT.md";
 const SNAPSHOTS: &str = "snapshots.json";
+const DISTANCE: &str = "distance.json";
+const DISTANCE_BEGIN: &str = "<!-- begin: distance -->\n";
 const SNAPSHOTS_BEGIN: &str = "<!-- begin: snapshots -->\n";
 
+/// Sections with a file and a part of the report of their own.
+#[derive(Debug, Default)]
+pub struct Sections {
+    pub snapshots: Option<SnapshotFigures>,
+    pub distance: Option<DistanceFigures>,
+}
+
 /// Writes all files; what could not be drawn is noted in the report.
-pub fn write(
-    dir: &Path,
-    rows: &[Row],
-    mut details: Details,
-    snapshots: Option<&SnapshotFigures>,
-) -> Result<(), String> {
+pub fn write(dir: &Path, rows: &[Row], mut details: Details, sections: &Sections) -> Result<(), String> {
     std::fs::create_dir_all(dir).map_err(|e| format!("making {}: {e}", dir.display()))?;
     let json = |value: Result<String, serde_json::Error>| value.map_err(|e| format!("writing JSON: {e}"));
-    if let Some(figures) = snapshots {
+    if let Some(figures) = &sections.snapshots {
         put(&dir.join(SNAPSHOTS), &json(serde_json::to_string_pretty(figures))?)?;
+    }
+    if let Some(figures) = &sections.distance {
+        put(&dir.join(DISTANCE), &json(serde_json::to_string_pretty(figures))?)?;
     }
     // Alone it leaves the others as they are.
     if rows.is_empty() && details.wan.is_empty() && details.allocations.is_empty() {
         let report = dir.join(REPORT);
-        let renewed = |figures| readme::renew(&report, SNAPSHOTS_BEGIN, &part::text(figures));
-        return snapshots.filter(|_| report.is_file()).map_or(Ok(()), renewed);
+        let parts = parts(sections).into_iter().filter(|(_, text)| report.is_file() && !text.is_empty());
+        return parts.into_iter().try_for_each(|(begin, text)| readme::renew(&report, begin, &text));
     }
     let mut plots = plots::all(rows);
     if let Err(why) = plots::draw(&plots, dir) {
@@ -46,9 +54,16 @@ pub fn write(
     let files = [
         ("latest.json", json(serde_json::to_string_pretty(&rounded(rows)))?),
         ("details.json", json(serde_json::to_string_pretty(&details))?),
-        (REPORT, text(rows, &details, snapshots, &pictures, dir.join(PROFILE).is_file())),
+        (REPORT, text(rows, &details, sections, &pictures, dir.join(PROFILE).is_file())),
     ];
     files.iter().try_for_each(|(name, text)| put(&dir.join(name), text))
+}
+
+/// Where each part begins in the report, and its text.
+fn parts(sections: &Sections) -> [(&'static str, String); 2] {
+    let snapshots = sections.snapshots.as_ref().map(part::text).unwrap_or_default();
+    let distance = sections.distance.as_ref().map(distance::part::text).unwrap_or_default();
+    [(SNAPSHOTS_BEGIN, snapshots), (DISTANCE_BEGIN, distance)]
 }
 
 fn put(path: &Path, text: &str) -> Result<(), String> {
@@ -72,13 +87,7 @@ fn rounded(rows: &[Row]) -> Vec<Row> {
     rows.iter().map(row).collect()
 }
 
-fn text(
-    rows: &[Row],
-    details: &Details,
-    snapshots: Option<&SnapshotFigures>,
-    plots: &[(&str, &str)],
-    has_profile: bool,
-) -> String {
+fn text(rows: &[Row], details: &Details, sections: &Sections, plots: &[(&str, &str)], has_profile: bool) -> String {
     let mut out = String::from("# Benchmark\n\n");
     out += &header(details);
     if has_profile {
@@ -98,7 +107,9 @@ fn text(
     out += &limits(details);
     out += &wan(details);
     out += &allocations::text(&details.allocations);
-    let _ = write!(out, "\n{SNAPSHOTS_BEGIN}{}{END}\n", snapshots.map(part::text).unwrap_or_default());
+    for (begin, text) in parts(sections) {
+        let _ = write!(out, "\n{begin}{text}{END}\n");
+    }
     if !details.skipped.is_empty() {
         out += "\n## Not measured\n\n";
         details.skipped.iter().for_each(|why| _ = writeln!(out, "- {why}"));

@@ -7,6 +7,7 @@ use farshore_tests::cluster::take_programs_from;
 use farshore_wan::Conditions;
 
 use crate::allocations::{self, Allocations};
+use crate::distance::{self, figures::DistanceFigures};
 use crate::fio;
 use crate::limits::Limits;
 use crate::machine::{self, Machine};
@@ -14,7 +15,7 @@ use crate::matrix::{self, MEMBERS, Matrix};
 use crate::plan::{Options, Plan, Section};
 use crate::readme;
 use crate::reference::{self, ReadReference};
-use crate::report;
+use crate::report::{self, Sections};
 use crate::results::Details;
 use crate::snapshots::figures::SnapshotFigures;
 use crate::snapshots::{self, part};
@@ -40,6 +41,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     let wan = run.measure_wan()?;
     let allocations = run.count_allocations()?;
     let snapshots = run.measure_snapshots()?;
+    let distance = run.measure_distance()?;
     let Run { plan, limits, .. } = run;
     let targets = targets::judge(&rows, &written, &limits, reads.as_ref(), &wan);
     let command = std::env::args().skip(1).fold("farshore-bench".to_string(), |all, word| all + " " + &word);
@@ -58,10 +60,11 @@ pub fn run(options: &Options) -> Result<(), String> {
         skipped,
     };
     let of_snapshots = snapshots.as_ref().map(part::judge).unwrap_or_default();
-    println!("\n{}", targets::table(&[&details.targets[..], &of_snapshots].concat()));
+    let of_distance = distance.as_ref().map(distance::part::judge).unwrap_or_default();
+    println!("\n{}", targets::table(&[&details.targets[..], &of_snapshots, &of_distance].concat()));
     let took_s = details.took_s;
     if let Some(dir) = &options.out {
-        report::write(dir, &rows, details, snapshots.as_ref())?;
+        report::write(dir, &rows, details, &Sections { snapshots, distance })?;
         println!("written: {}", dir.display());
     }
     if let Some(readme) = &options.readme {
@@ -146,6 +149,14 @@ impl Run<'_> {
         }
         let scale = if self.plan.quick { snapshots::measure::QUICK } else { snapshots::measure::FULL };
         snapshots::measure::measure(&self.options.dir, scale, |line| println!("{line}")).map(Some)
+    }
+
+    fn measure_distance(&self) -> Result<Option<DistanceFigures>, String> {
+        if !self.plan.sections.contains(&Section::Distance) {
+            return Ok(None);
+        }
+        let scale = if self.plan.quick { distance::measure::QUICK } else { distance::measure::FULL };
+        distance::measure::measure(&self.options.dir, scale, |line| println!("{line}")).map(Some)
     }
 
     fn measure_wan(&self) -> Result<Vec<WanFigures>, String> {

@@ -182,6 +182,14 @@ impl Stage {
         Ok(())
     }
 
+    /// As [`Stage::fill`], with what can be compressed to a half.
+    pub fn fill_compressible(&mut self, volume: &str) -> Result<(), String> {
+        let target = self.attach(volume, Device::Nbd);
+        fio::fill_compressible(&target)?;
+        self.settle(volume);
+        Ok(())
+    }
+
     /// Waits until each site has everything of the volume in its store and a checkpoint behind it, so that one row does
     /// not pay for another. False: it took too long.
     pub fn settle(&self, volume: &str) -> bool {

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::fio::{self, Extent, Target};
 use crate::metrics;
+use crate::shipment::{Shipment, foreground};
 use crate::stage::{Device, Durability, Journal, SITES, Stage};
 use crate::workload::Workload;
 
@@ -15,17 +16,10 @@ pub const RTT_MS: u32 = 50;
 pub const LINK_BITS_PER_SECOND: u64 = 200_000_000;
 /// 16 MiB under way: several times what such a link holds, and below what a volume may have un-acked.
 const RECORDS: &str = "randwrite-128k-qd128";
-/// An open loop, a twentieth of the link.
-const FOREGROUND: &str = "randwrite-4k-qd256";
-const FOREGROUND_RATE: &str = "--rate_iops=300";
 const FOREGROUND_VOLUME: &str = "records";
 const BULK_VOLUMES: [&str; 2] = ["bulk-1", "bulk-2"];
 /// A resync that congestion control starves is not waited for.
 const BULK_PATIENCE: Duration = Duration::from_secs(75);
-/// Until a shipment is under way.
-const BEGIN_PATIENCE: Duration = Duration::from_secs(20);
-/// Sent to the new member: the shipment has begun in earnest.
-const BEGUN_BYTES: u64 = 2 << 20;
 /// A window of growing pace is not what lasts.
 const RAMP: &str = "--ramp_time=3";
 
@@ -161,16 +155,11 @@ fn measure_records(stage: &Stage, target: &Target, seconds: u64) -> Result<Throu
     Ok(Throughput::of(outcome.bytes as f64 / outcome.seconds, Sent::so_far(stage)?.resent_since(before)))
 }
 
-fn foreground(target: &Target, seconds: u64) -> Result<f64, String> {
-    let workload: Workload = FOREGROUND.parse()?;
-    Ok(fio::run(target, workload, Extent::Seconds(seconds), &[FOREGROUND_RATE])?.p50_us)
-}
-
 /// What of a copy for north was carried, and the shipment itself if it was not done in time.
 fn measure_bulk<'s>(stage: &'s Stage, volume: &str) -> Result<(Throughput, Option<Shipment<'s>>), String> {
     let sent = Sent::so_far(stage)?;
     let shipment = Shipment::begin(stage, volume)?;
-    while !shipment.done() && shipment.began.elapsed() < BULK_PATIENCE {
+    while !shipment.done() && shipment.elapsed() < BULK_PATIENCE {
         std::thread::sleep(Duration::from_millis(50));
     }
     let throughput = Throughput::of(shipment.bytes_per_second(), Sent::so_far(stage)?.resent_since(sent));
@@ -181,51 +170,6 @@ impl Throughput {
     fn of(bytes_per_second: f64, resent: f64) -> Throughput {
         let share = bytes_per_second * 8.0 / LINK_BITS_PER_SECOND as f64;
         Throughput { mbit_s: bytes_per_second * 8.0 / 1e6, share, resent }
-    }
-}
-
-/// A copy for north of what east has, told by the lines that east logs when one is done.
-struct Shipment<'s> {
-    stage: &'s Stage,
-    done_before: usize,
-    began: Instant,
-    passed_before: u64,
-}
-
-const DONE_LINE: &str = "resync: image shipped";
-
-impl<'s> Shipment<'s> {
-    /// Returns once it is under way.
-    fn begin(stage: &'s Stage, volume: &str) -> Result<Shipment<'s>, String> {
-        let done_before = stage.east().log_numbers(DONE_LINE, "bytes=").len();
-        let passed_before = stage.wan().counts(0, 2).passed_bytes;
-        let shipment = Shipment { stage, done_before, began: Instant::now(), passed_before };
-        stage.east().run(&["member", "add", volume, "north"]);
-        while shipment.passed_bytes() < BEGUN_BYTES && !shipment.done() {
-            if shipment.began.elapsed() > BEGIN_PATIENCE {
-                return Err(format!("no shipment of {volume} to north has begun"));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(shipment)
-    }
-
-    fn done(&self) -> bool {
-        self.stage.east().log_numbers(DONE_LINE, "bytes=").len() > self.done_before
-    }
-
-    fn passed_bytes(&self) -> u64 {
-        self.stage.wan().counts(0, 2).passed_bytes - self.passed_before
-    }
-
-    /// What it carried: once it is done the volume's bytes in the time that east says it took, else what the link has
-    /// carried so far.
-    fn bytes_per_second(&self) -> f64 {
-        let last = |field| self.stage.east().log_numbers(DONE_LINE, field).get(self.done_before).copied();
-        match (last("bytes="), last("ms=")) {
-            (Some(bytes), Some(ms)) => bytes as f64 * 1e3 / ms.max(1) as f64,
-            _ => self.passed_bytes() as f64 / self.began.elapsed().as_secs_f64(),
-        }
     }
 }
 

@@ -1,16 +1,14 @@
 //! What changed between two snapshots of a thin volume, as the command line tells it, on one replica.
 //!
-//! A tenth of a terabyte of changes would fill the disk many times over where each is a small piece: the store allocates
-//! 64 KiB for it. So the slab is made a sparse file at the beginning, and what was written to it is thrown away meanwhile
-//! (holes punched into it). A difference is made of the index alone, and would fail were it to look at a single block.
+//! The store gives each small piece 64 KiB, and reserves them on disk: of a hundredth of a terabyte in pieces of 4 KiB that
+//! would be 171 GiB. So the slab is made a sparse file, longer than it will ever be, while no replicator runs.
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use farshore_tests::cluster::{Cluster, Options, program};
 use rustix::fs::{FallocateFlags, fallocate};
@@ -23,9 +21,8 @@ use crate::workload::{Pattern, Workload};
 const VOLUME: &str = "thin";
 /// Fewer would cost nothing to hide.
 const ASKED: usize = 3;
-/// Writing waits while the file system does that: seldom, and much at once.
-const THROWN_AWAY_BYTES: u64 = 3 << 30;
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Of the disk besides the changes themselves: journal, index, what the file system keeps for itself.
+const BESIDE_BYTES: u64 = 3 << 30;
 /// Of the command line's answer, where its sums are.
 const HEAD_BYTES: usize = 4096;
 
@@ -33,10 +30,11 @@ const HEAD_BYTES: usize = 4096;
 pub fn measure(dir: &Path, volume_bytes: u64, piece_kib: u32) -> Result<Changes, String> {
     let changed_bytes = volume_bytes / 100;
     let pieces = changed_bytes / (u64::from(piece_kib) << 10);
+    let disk = Disk::make(dir, changed_bytes + changed_bytes / 4 + BESIDE_BYTES)?;
     let options = Options {
         journal_budget: "512MiB",
         journal_segment: "32MiB",
-        below: Some(dir.to_path_buf()),
+        below: Some(disk.at.clone()),
         more: "[store]\nscrub_interval_s = 0\ncapacity_bytes = \"1TiB\"\n",
         ..Options::default()
     };
@@ -45,13 +43,13 @@ pub fn measure(dir: &Path, volume_bytes: u64, piece_kib: u32) -> Result<Changes,
     let store = east.data_dir().join("store");
     cluster.launch();
     east.stop();
-    let slab = Slab::stretch(&store.join("slab"), (pieces + pieces / 8 + 1024) * EXTENT_BYTES)?;
+    stretch(&store.join("slab"), (pieces + pieces / 8 + 1024) * EXTENT_BYTES)?;
     east.start();
     create(east, VOLUME, volume_bytes, "--members=east")?;
     let target = attach(east, VOLUME)?;
     run(east, &["snapshot", "create", VOLUME, "--name", "before"])?;
     let began = Instant::now();
-    slab.empty_while(|| change(&target, changed_bytes, piece_kib))?;
+    change(&target, changed_bytes, piece_kib)?;
     let written_s = began.elapsed().as_secs_f64();
     run(east, &["snapshot", "create", VOLUME, "--name", "after"])?;
     // What was written shall not be paid for by who asks for it.
@@ -70,6 +68,11 @@ pub fn measure(dir: &Path, volume_bytes: u64, piece_kib: u32) -> Result<Changes,
         answer_bytes: asked[0].bytes,
         index_bytes: bytes_below(&store.join("index")),
     })
+}
+
+fn stretch(slab: &Path, bytes: u64) -> Result<(), String> {
+    let stretched = OpenOptions::new().write(true).open(slab).and_then(|file| file.set_len(bytes));
+    stretched.map_err(|e| format!("stretching {}: {e}", slab.display()))
 }
 
 /// Each piece somewhere else, in no order.
@@ -121,44 +124,41 @@ fn number_after(text: &str, key: &str) -> Option<u64> {
     rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// A slab that was made sparse, and longer than it will ever be, while no replicator ran.
-struct Slab {
-    path: PathBuf,
-    bytes: u64,
+/// A file system of its own in one file: a million pieces of a slab are given back with it at once, for which the file
+/// system below would take minutes.
+struct Disk {
+    image: PathBuf,
+    at: PathBuf,
 }
 
-impl Slab {
-    fn stretch(path: &Path, bytes: u64) -> Result<Slab, String> {
-        let stretched = OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(bytes));
-        stretched.map_err(|e| format!("stretching {}: {e}", path.display()))?;
-        Ok(Slab { path: path.to_path_buf(), bytes })
+impl Disk {
+    fn make(dir: &Path, bytes: u64) -> Result<Disk, String> {
+        let (image, at) = (dir.join("difference.img"), dir.join("difference"));
+        let failed = |e: std::io::Error| format!("making {} of {bytes} bytes: {e}", image.display());
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&image).map_err(failed)?;
+        fallocate(&file, FallocateFlags::empty(), 0, bytes).map_err(|e| failed(e.into()))?;
+        std::fs::create_dir_all(&at).map_err(failed)?;
+        let disk = Disk { image, at };
+        call("mkfs.xfs", &["-q".as_ref(), "-f".as_ref(), disk.image.as_os_str()])?;
+        call("mount", &["-o".as_ref(), "loop".as_ref(), disk.image.as_os_str(), disk.at.as_os_str()])?;
+        Ok(disk)
     }
+}
 
-    /// Throws away what is in it, but for the header, whenever it has become much, and once the work is done.
-    fn empty_while<T: Send>(&self, work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
-        let file = OpenOptions::new().write(true).open(&self.path);
-        let file = file.map_err(|e| format!("opening {}: {e}", self.path.display()))?;
-        let empty = || {
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            fallocate(&file, flags, EXTENT_BYTES, self.bytes - EXTENT_BYTES)
-                .map_err(|e| format!("punching holes into {}: {e}", self.path.display()))
-        };
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let emptying = scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    std::thread::sleep(LOOK_AGAIN);
-                    if file.metadata().is_ok_and(|found| found.blocks() * 512 > THROWN_AWAY_BYTES) {
-                        empty()?;
-                    }
-                }
-                empty()
-            });
-            let result = work();
-            done.store(true, Ordering::Relaxed);
-            emptying.join().expect("throwing away does not panic")?;
-            result
-        })
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Nothing is mounted where making it failed before.
+        let _ = call("umount", &[self.at.as_os_str()]);
+        let _ = std::fs::remove_file(&self.image);
+    }
+}
+
+fn call(program: &str, args: &[&OsStr]) -> Result<(), String> {
+    let output =
+        Command::new(program).args(args).stdin(Stdio::null()).output().map_err(|e| format!("{program}: {e}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
     }
 }
 
@@ -171,22 +171,5 @@ mod tests {
         let head = "{\n  \"snapshot\": \"thin@after\",\n  \"data_bytes\": 10995113984,\n  \"ranges\": [";
         assert_eq!(number_after(head, "\"data_bytes\":"), Some(10_995_113_984));
         assert_eq!(number_after(head, "\"hole_bytes\":"), None);
-    }
-
-    #[test]
-    fn what_is_thrown_away_takes_no_space() {
-        use std::os::unix::fs::FileExt;
-        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-        let path = dir.path().join("slab");
-        std::fs::write(&path, [7; 4096]).unwrap();
-        let slab = Slab::stretch(&path, 64 * EXTENT_BYTES).unwrap();
-        let write = || {
-            let file = OpenOptions::new().write(true).open(&slab.path).map_err(|e| e.to_string())?;
-            file.write_all_at(&vec![7; 1 << 20], 2 * EXTENT_BYTES).map_err(|e| e.to_string())
-        };
-        slab.empty_while(write).unwrap();
-        let found = std::fs::metadata(&slab.path).unwrap();
-        assert!(found.len() == 64 * EXTENT_BYTES && found.blocks() * 512 < 1 << 20, "{} blocks", found.blocks());
-        assert_eq!(std::fs::read(&slab.path).unwrap()[..4096], [7; 4096], "the header stays");
     }
 }

@@ -28,10 +28,7 @@ pub const FULL: Scale = Scale {
         rounds: 3,
         flattened_within: Duration::from_secs(20),
     },
-    // In pieces of 4 KiB each takes an extent of the file system for itself: a hundredth of 1 TiB are 2.7 million, which
-    // ext4 takes longer to give back than all of this section may last. What the index costs at that size, the store's own
-    // figures tell (`store/tests_figures`).
-    thin: [(64, 1 << 40), (4, 16 << 30)],
+    thin: [(64, 1 << 40), (4, 1 << 40)],
 };
 pub const QUICK: Scale = Scale {
     paused: 8,
