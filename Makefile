@@ -57,6 +57,11 @@ csi-sanity: deps-test ## The Container Storage Interface's own suite against the
 	cargo build --release -p farshore-csi -p farshore-replicator -p farshore-cli $(CARGO_FLAGS)
 	@BIN_DIR=$(CARGO_TARGET_DIR)/release tests/csi-sanity/run
 
+.PHONY: test-vm
+test-vm: deps-vm deps-build ## The kernel's own NBD client in a qemu guest, its replicator killed under fio: BIN_DIR=programs that are built
+	$(if $(BIN_DIR),,cargo build --release -p farshore-replicator -p farshore-device -p farshore-cli $(CARGO_FLAGS))
+	@BIN_DIR='$(or $(BIN_DIR),$(CARGO_TARGET_DIR)/release)' tests/vm/run
+
 .PHONY: fuzz
 fuzz: deps-build ## Foreign bytes for every decoder, so long each: SECONDS=60
 	@CARGO_FLAGS='$(CARGO_FLAGS)' fuzz/run $(or $(SECONDS),60)
@@ -96,6 +101,6 @@ lint: deps-build ## clippy and rustdoc over everything, warnings are errors
 .PHONY: deps
 deps: deps-demo deps-test ## Install every Debian package that any target needs
 
-.PHONY: deps-build deps-test deps-demo deps-bench deps-images deps-e2e
-deps-build deps-test deps-demo deps-bench deps-images deps-e2e: deps-%:
+.PHONY: deps-build deps-test deps-demo deps-bench deps-images deps-e2e deps-vm
+deps-build deps-test deps-demo deps-bench deps-images deps-e2e deps-vm: deps-%:
 	@tests/deps $*

@@ -43,6 +43,11 @@ listen = "{{ include "farshore.metricsAddress" .root }}:{{ $replicator.metrics.p
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if and $values.device.enabled $values.csi.enabled }}
+
+[device]
+process = {{ printf "%s/device.sock" $replicator.runtimeDir | quote }}
+{{- end }}
 {{- $root := .root }}
 {{- range $values.nodes }}
 {{- if ne (include "farshore.member" .) $member }}

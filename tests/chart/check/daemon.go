@@ -95,6 +95,7 @@ var elsewhere = map[string][]string{
 	// Both sockets are in runtime_dir, where the driver looks for them. Pods get devices, not NBD.
 	"control": {"socket"},
 	"nbd":     {"socket", "tcp", "ca", "cert", "key"},
+	"device":  {"process"},
 }
 
 // schema holds that values.schema.json offers what the replicator knows, no more and no less.

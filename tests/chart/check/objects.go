@@ -39,6 +39,7 @@ func (c *volumeReplicationClass) DeepCopyObject() runtime.Object { copied := *c;
 // Every kind that the chart may render. One that is not here is a failure, not something to look past.
 var kinds = map[string]func() runtime.Object{
 	"v1/ConfigMap":       func() runtime.Object { return &core.ConfigMap{} },
+	"v1/Secret":          func() runtime.Object { return &core.Secret{} },
 	"v1/Service":         func() runtime.Object { return &core.Service{} },
 	"v1/ServiceAccount":  func() runtime.Object { return &core.ServiceAccount{} },
 	"apps/v1/DaemonSet":  func() runtime.Object { return &apps.DaemonSet{} },

@@ -156,6 +156,7 @@ func podReferences(out *report, check string, pod workload, accounts map[string]
 		}
 		// Who needs it is a list, so that nobody gets it by mistake.
 		needs := strings.Contains(pod.id, "-replicator-") && container.Name == "replicator" ||
+			strings.HasSuffix(pod.id, "-device") && container.Name == "device" ||
 			strings.HasSuffix(pod.id, "-csi-node") && container.Name == "csi"
 		if privileged != needs {
 			fail("container %s: privileged is %v", container.Name, privileged)

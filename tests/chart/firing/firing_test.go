@@ -92,6 +92,8 @@ var cases = []struct {
 	{"FarshoreCertificateExpires", `
 		farshore_peer_certificate_expiry_timestamp_seconds{site="west", node="w"} 8640000x60
 		farshore_peer_certificate_expiry_timestamp_seconds{site="north", node="n"} 0x60`, 0},
+	{"FarshoreShipmentMismatch", `farshore_resync_mismatches_total{instance="e"} 0x30 1x30`, 1},
+	{"FarshoreShipmentMismatch", `farshore_resync_mismatches_total{instance="e"} 1x60`, 0},
 	{"FarshoreJournalFailed", `farshore_journal_poisoned{instance="e"} 1x60`, 1},
 	{"FarshoreJournalFailed", `farshore_journal_poisoned{instance="e"} 0x60`, 0},
 	{"FarshoreJournalFills", `farshore_journal_used_bytes{instance="e"} 95x60
