@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use farshore_tests::cluster::{Cluster, Ledger, Site, Writers};
+use farshore_tests::cluster::{Cluster, Ledger, Site, Writers, eventually};
 use serde_json::Value;
 
 const SITES: [&str; 3] = ["east", "west", "north"];
@@ -58,6 +58,12 @@ fn a_site_that_was_cut_off_says_what_it_can_not_know_and_others_in_reach_narrow_
     let known = missed - LAST_WORDS;
     let narrowed = west.wait_volume("pg", "north's word", |v| number(v, "west", "promote_records") >= known);
     assert_eq!(number(&narrowed, "north", "promote_records"), 0, "{narrowed:#}");
+    // What a forced promotion says that it would give up is the same figure; nothing is done without a yes.
+    let plan = west.refused(&["promote", "pg", "--force", "--members", "west"]);
+    plan.says(4, &["add --yes", "\"exact\": false"]);
+    let (_, told) = plan.text.split_once("\"lost_records\": ").expect("a figure");
+    let told: String = told.chars().take_while(char::is_ascii_digit).collect();
+    assert!(told.parse::<u64>().is_ok_and(|told| told >= known), "{known} are missing at least: {plan:?}");
     // With north nothing is lost, whatever west lacks.
     west.run(&["failover", "--from", "east"]);
     let after = is_exact(west, "pg");
@@ -78,4 +84,41 @@ fn a_restarted_replica_without_its_primary_knows_that_it_knows_nothing() {
     let blind = west.volume("pg");
     assert_eq!(number(&blind, "west", "unknown_ms"), u64::MAX, "{blind:#}");
     assert!(SITES.iter().all(|s| figure(&blind, s)["exact"] == false), "{blind:#}");
+}
+
+/// Role, whether all was exact, and the epoch, of each span.
+fn remembered(site: &Site) -> Vec<(String, bool, String)> {
+    let past = site.run(&["volume", "losses", "pg"]);
+    let text = |v: &Value| v.as_str().unwrap_or("").to_string();
+    let spans = past["spans"].as_array().into_iter().flatten();
+    let exact = |span: &Value| span["loss"].as_array().into_iter().flatten().all(|loss| loss["exact"] == true);
+    spans.map(|span| (text(&span["role"]), exact(span), text(&span["epoch"]))).collect()
+}
+
+#[test]
+fn what_losses_would_have_cost_is_remembered_by_each_node_for_each_of_its_roles() {
+    let cluster = Cluster::start(&SITES);
+    let [east, west, _] = SITES.map(|s| cluster.site(s));
+    east.run(&["volume", "create", "pg", "--size=2MiB", "--members=east,west,north", "--lease=1s"]);
+    let ledger = Ledger::of_new(BLOCKS);
+    ledger.fill(&mut east.attach("pg"));
+    cluster.wait_in_sync("east", "pg");
+    eventually("exact figures of the primary", || {
+        let all = remembered(east);
+        if all.iter().any(|(role, exact, _)| role == "primary" && *exact) { Ok(()) } else { Err(all) }
+    });
+    // Beside it nobody calls anything exact.
+    eventually("figures of a secondary", || {
+        let all = remembered(west);
+        if all.iter().any(|(role, exact, _)| role == "secondary" && !exact) { Ok(()) } else { Err(all) }
+    });
+    east.kill();
+    west.run(&["failover", "--from", "east"]);
+    let after = eventually("figures of the new primary", || {
+        let all = remembered(west);
+        if all.last().is_some_and(|(role, exact, _)| role == "primary" && *exact) { Ok(all) } else { Err(all) }
+    });
+    let epochs: std::collections::BTreeSet<&String> = after.iter().map(|(_, _, epoch)| epoch).collect();
+    assert!(epochs.len() >= 2 && after.iter().any(|(role, ..)| role == "secondary"), "its past stays: {after:?}");
+    west.refused(&["volume", "losses", "none"]).says(3, &["none"]);
 }

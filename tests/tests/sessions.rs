@@ -71,14 +71,23 @@ fn what_only_a_silent_node_knows_is_not_taken_for_gone() {
     let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
     first.run(&["volume", "create", "pg", "--size=8MiB", "--members=east/n1,west,north", "--lease=1s"]);
     drop(first.attach("pg"));
+    let made = first.run(&["snapshot", "create", "pg", "--name", "one"]);
+    let id = made["snapshots"][0]["id"].as_str().expect("a snapshot has an id").to_string();
+    assert_eq!(second.run(&["snapshot", "show", &id])["name"], "one");
     first.pause();
     for verb in
         [&["volume", "detach", "pg", "--force"][..], &["volume", "show", "pg"], &["volume", "delete", "pg", "--yes"]]
     {
         second.refused(verb).says(5, &["pg", "east/n1", "can't be asked"]);
     }
+    for verb in [["snapshot", "show", &id], ["snapshot", "show", "pg@one"]] {
+        second.refused(&verb).says(5, &["east/n1", "can't be asked"]);
+    }
+    second.refused(&["snapshot", "delete", &id]).says(5, &["east/n1", "can't be asked"]);
     first.resume();
     eventually("the node to answer again", || second.try_run(&["volume", "show", "pg"]).map(drop));
+    eventually("the snapshot to be found", || second.try_run(&["snapshot", "show", &id]).map(drop));
+    second.refused(&["snapshot", "show", &"0".repeat(32)]).says(3, &["000"]);
     second.run(&["volume", "detach", "pg", "--force"]);
     second.refused(&["volume", "show", "qq"]).says(3, &["qq"]);
 }
@@ -115,4 +124,32 @@ fn a_node_is_given_a_volume_before_it_makes_the_device() {
     }
     assert!(NbdClient::connect(&first.nbd_socket(), "pg").is_err(), "its session is over");
     ledger.check_all(&mut second.attach("pg"));
+}
+
+/// It has the epoch like any other, and is the only one; what it refuses are writes, also after its daemon came back.
+#[test]
+fn a_device_that_is_attached_read_only_takes_no_writes() {
+    let cluster = Cluster::start(&SITES);
+    let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
+    first.run(&CREATE);
+    let ledger = Ledger::of_new(BLOCKS);
+    ledger.fill(&mut first.attach("pg"));
+    first.run(&["volume", "detach", "pg"]);
+    let attach = ["volume", "attach", "pg", "--device", "nbd", "--read-only"];
+    assert_eq!(first.run(&attach)["device"]["read_only"], true);
+    for restarted in [false, true] {
+        if restarted {
+            first.kill();
+            first.start();
+        }
+        let mut client = eventually("the device to be there", || NbdClient::connect(&first.nbd_socket(), "pg"));
+        assert!(client.write(0, &[0xee; 4096]).is_err(), "a write was taken (restarted: {restarted})");
+        let mut client = first.connect("pg");
+        assert!(client.trim(0, 4096).is_err(), "a discard was taken (restarted: {restarted})");
+        ledger.check_all(&mut first.connect("pg"));
+    }
+    first.refused(&["volume", "attach", "pg", "--device", "nbd"]).says(4, &["pg", "read-only"]);
+    second.refused(&["volume", "attach", "pg", "--device", "nbd"]).says(4, &["pg", "n1"]);
+    first.run(&["volume", "detach", "pg"]);
+    ledger.fill(&mut second.attach("pg"));
 }

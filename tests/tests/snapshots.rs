@@ -335,11 +335,13 @@ fn a_restore_that_is_cut_short_is_finished_before_anybody_can_attach() {
         let begun = east.until_done(&["snapshot", "list", "pg"]);
         if begun["snapshots"].as_array().expect("a list").len() > 1 {
             refused_as_unfinished(east, "pg", &["pg", "the restore of good", "before-restore-"]);
+            east.refused(&["snapshot", "delete", "pg@good", "--yes"]).says(4, &["pg@good", "restore", "--release"]);
         }
     }
     east.until_done(&["snapshot", "restore", "pg@good", "--yes"]);
     then.check_all(&mut east.attach("pg"));
     east.run(&["volume", "detach", "pg"]);
+    assert_eq!(east.run(&["snapshot", "show", "pg@good"])["held_by"].as_array().map(Vec::len), Some(0));
     // What was before is a snapshot, and can be had back; led from another site this time.
     east.run(&["switchover", "pg", "--to", "west"]);
     let before = names(west, "pg").into_iter().find(|name| name.starts_with("before-restore")).expect("it is kept");

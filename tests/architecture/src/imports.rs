@@ -14,6 +14,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("latency", &[]),
     ("journal", &["disk", "latency"]),
     ("store", &["disk"]),
+    // A package of its own, named as if it were here.
     ("device", &[]),
     ("transport", &[]),
     ("snapshot", &["store", "transport"]),
@@ -28,17 +29,20 @@ const MODULES: &[(&str, &[&str])] = &[
 /// Libraries, each with the places (files, or folders with a / at the end) that alone may name it.
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("rocksdb", &["replicator/src/store/"]),
-    ("io_uring", &["replicator/src/disk/", "replicator/src/device/ublk/"]),
+    ("io_uring", &["replicator/src/disk/", "replicator/device/src/ublk/"]),
     ("quinn", &["replicator/src/transport/", "benches/src/echo.rs"]),
     ("quinn_proto", &["replicator/src/transport/"]),
     ("quinn_udp", &["replicator/src/transport/", "tests/wan/src/port.rs"]),
     // The NBD tests and the benchmark's echo make certificates that no CA of ours would.
-    ("rcgen", &["replicator/src/transport/", "replicator/src/device/nbd/protocol_tests.rs", "benches/src/echo.rs"]),
-    ("fuser", &["replicator/src/device/", "tests/powercut/src/mount.rs"]),
+    ("rcgen", &["replicator/src/transport/", "replicator/device/src/nbd/protocol_tests.rs", "benches/src/echo.rs"]),
+    ("fuser", &["replicator/device/src/", "tests/powercut/src/mount.rs"]),
     ("axum", &["replicator/src/telemetry/"]),
     ("prometheus_client", &["replicator/src/telemetry/"]),
     ("tonic", &["proto/", "replicator/src/control/", "csi-driver/", "cli/", "tests/"]),
+    ("zstd", &["replicator/src/engine/packing.rs"]),
     ("indicatif", &["cli/"]),
+    ("kube", &["csi-driver/src/claims/", "csi-driver/tests/grpc/apiserver.rs"]),
+    ("k8s_openapi", &["csi-driver/src/claims/"]),
 ];
 
 /// What the core may name beside itself. Tests may also name proptest.

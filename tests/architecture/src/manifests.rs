@@ -9,7 +9,8 @@ use crate::sources::Source;
 const PACKAGES: &[(&str, &[&str])] = &[
     ("farshore-core", &[]),
     ("farshore-proto", &[]),
-    ("farshore-replicator", &["farshore-core", "farshore-proto"]),
+    ("farshore-device", &["farshore-core"]),
+    ("farshore-replicator", &["farshore-core", "farshore-device", "farshore-proto"]),
     ("farshore-csi-driver", &["farshore-proto"]),
     ("farshore-csi", &["farshore-proto"]),
     ("farshore-cli", &["farshore-core", "farshore-proto", "farshore-replicator"]),

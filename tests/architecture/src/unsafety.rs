@@ -7,7 +7,7 @@ use crate::sources::Source;
 /// itself.
 pub const ALLOWED: &[(&str, &str)] = &[
     ("benches/src/counting.rs", "an allocator that counts"),
-    ("replicator/src/device/fuse/loop_device.rs", "the loop driver's ioctls"),
+    ("replicator/device/src/fuse/loop_device.rs", "the loop driver's ioctls"),
     ("replicator/src/disk/uring.rs", "buffers handed to the kernel"),
 ];
 

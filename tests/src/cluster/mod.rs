@@ -4,10 +4,12 @@
 //! Not here: the stories, and anything that knows how the daemon works inside.
 
 mod binaries;
+mod busy;
 mod cli;
 mod clock;
 mod daemon;
 pub mod fixture;
+mod holder;
 mod image;
 mod in_order;
 mod layout;
@@ -19,9 +21,11 @@ mod verb;
 mod wait;
 
 pub use binaries::{program, take_programs_from};
+pub use busy::{Busy, Mount, succeed};
 pub use cli::{Refusal, farshore};
 pub use clock::BootClock;
 pub use daemon::Launch;
+pub use holder::DeviceHolder;
 pub use image::Image;
 pub use in_order::{IN_ORDER_BLOCKS, InOrder, image_after, writes_in};
 pub use layout::{Cluster, Options};

@@ -107,7 +107,8 @@ impl Site {
 
     /// The value of the first series whose line in `/metrics` begins with `name`.
     pub fn metric(&self, name: &str) -> f64 {
-        let mut http = TcpStream::connect(("127.0.0.1", self.http)).expect("a daemon that listens");
+        // A daemon that has just started serves it last.
+        let mut http = eventually("the metrics to be served", || TcpStream::connect(("127.0.0.1", self.http)));
         http.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
         http.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("a question");
         let mut answer = String::new();
