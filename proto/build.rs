@@ -1,4 +1,4 @@
-//! Generates the gRPC types. Needs `protoc` (Debian: protobuf-compiler).
+//! Generates the gRPC types. Needs `protoc` (Debian: protobuf-compiler, libprotobuf-dev).
 
 use std::env;
 use std::path::PathBuf;
