@@ -119,7 +119,7 @@ fn after_a_cut_no_more_is_sent_than_what_remained_and_one_chunk() {
 
 #[test]
 fn a_shipment_outlives_the_daemons_at_both_ends() {
-    let (cluster, ledger) = far_behind(4_000_000);
+    let (cluster, ledger) = far_behind(2_000_000);
     let [east, west] = ["east", "west"].map(|site| cluster.site(site));
     west.start();
     let resumed = || east.metric("farshore_resync_resumed_total") as u64;

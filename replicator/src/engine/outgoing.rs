@@ -67,14 +67,18 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// The shipment to begin, or to go on with; and those to the same member that nobody goes on with any more.
+    ///
+    /// One from a lower base holds all that one from this base would: a target that came back may have applied a few
+    /// records more before the shipment stopped that. Whether its image is of use is for the caller to see.
     pub fn begin(&self, volume: VolumeId, to: MemberId, base: Seq) -> (Shipment, Vec<Shipment>) {
         let mut cut = lock(&self.cut);
         let of_member = |s: &Shipment| s.volume == volume && s.to == to;
         let (mut found, others) = std::mem::take(&mut *cut).into_iter().partition::<Vec<_>, _>(|(s, _)| of_member(s));
         *cut = others;
-        let same = found.iter().position(|(s, _)| s.base == base).map(|at| found.swap_remove(at).0);
+        let reaches = (0..found.len()).filter(|at| found[*at].0.base <= base).max_by_key(|at| found[*at].0.base);
+        let kept = reaches.map(|at| found.swap_remove(at).0);
         let stale = found.into_iter().map(|(shipment, _)| shipment).collect();
-        (same.unwrap_or_else(|| Shipment::new(volume, to, base)), stale)
+        (kept.unwrap_or_else(|| Shipment::new(volume, to, base)), stale)
     }
 
     /// It was cut short. Given back where it is not worth going on with.
@@ -114,15 +118,17 @@ mod tests {
     const VOLUME: VolumeId = VolumeId(7);
 
     #[test]
-    fn a_shipment_goes_on_for_the_same_member_and_base_alone() {
+    fn a_shipment_goes_on_for_the_same_member_alone_and_never_from_above_its_base() {
         let outgoing = Outgoing::default();
         let (first, _) = outgoing.begin(VOLUME, MemberId(1), Seq(5));
         let (other, _) = outgoing.begin(VOLUME, MemberId(2), Seq(5));
         assert!(outgoing.keep(first.clone()).is_none() && outgoing.keep(other.clone()).is_none());
         assert_eq!(outgoing.begin(VOLUME, MemberId(1), Seq(5)), (first.clone(), vec![]));
         outgoing.keep(first.clone());
-        let (new, stale) = outgoing.begin(VOLUME, MemberId(1), Seq(9));
-        assert!(new.ship != first.ship && stale == [first], "it has another base now");
+        assert_eq!(outgoing.begin(VOLUME, MemberId(1), Seq(9)), (first.clone(), vec![]), "it has applied some more");
+        outgoing.keep(first.clone());
+        let (new, stale) = outgoing.begin(VOLUME, MemberId(1), Seq(4));
+        assert!(new.ship != first.ship && stale == [first], "it has less than that shipment builds on");
         assert_eq!(outgoing.begin(VOLUME, MemberId(2), Seq(5)).0, other, "nobody else's");
     }
 

@@ -66,7 +66,7 @@ pub fn send(
             Some(peer) => {
                 let started = Instant::now();
                 let (sent, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-                let shipped = ship_pinned(&shared, &copies, &peer, &mut shipment, of, (&sent, &answered)).await;
+                let shipped = ship_pinned(&shared, &copies, &peer, &mut shipment, base, of, (&sent, &answered)).await;
                 let sent_bytes = sent.load(Ordering::Relaxed);
                 let ms = started.elapsed().as_millis() as u64;
                 match shipped {
@@ -128,6 +128,7 @@ async fn ship_pinned(
     copies: &Copies,
     peer: &PeerName,
     shipment: &mut Shipment,
+    applied: Seq,
     (lineage, mut history): (LineageId, History),
     (sent_bytes, answered): (&Arc<AtomicU64>, &Arc<AtomicU64>),
 ) -> Result<(), OpError> {
@@ -135,6 +136,9 @@ async fn ship_pinned(
     let (store, name) = (shared.clone(), pin.clone());
     // An attempt before has pinned it, and it stays where it is.
     let seq = blocking(move || store.store.pin(volume, &name)).await?;
+    if seq < applied {
+        return Err(outgrown(shipment, format!("the image that was begun is at {seq}, the target at {applied} already")));
+    }
     let image = image_at(shared, shipment, seq, &history)?;
     history.truncate(seq);
     let (store, name) = (shared.clone(), pin.clone());
@@ -163,6 +167,9 @@ async fn ship_pinned(
             Arrived { upto, beyond: Vec::new() }
         }
     };
+    if arrived == Arrived::default() && shipment.base < applied {
+        return Err(outgrown(shipment, format!("nothing since {} has come, and the target has {applied}", shipment.base)));
+    }
     if arrived != Arrived::default() {
         add(&shared.ship_counts.resumed, 1);
         let (at, beyond) = (arrived.upto, arrived.beyond.len());
@@ -196,6 +203,12 @@ async fn ship_pinned(
     }
     let end = Call::ShipEnd { volume, ship };
     shared.calls.call(&shared.transport, peer, &end, PAGE_PATIENCE).await.map(drop)
+}
+
+/// One that begins now is shorter than what is left of this one.
+fn outgrown(shipment: &mut Shipment, reason: String) -> OpError {
+    shipment.give_up();
+    OpError::unavailable(reason, "a new one is begun")
 }
 
 /// Has the target compare all of the difference, what came in earlier attempts too, with what is here.
