@@ -10,6 +10,7 @@ use crate::history::History;
 use crate::ids::{Epoch, Incarnation, LineageId, MemberId, Seq};
 use crate::record::RecordHash;
 use crate::register::Configuration;
+use crate::sealed::Sealed;
 
 /// The position that the store has checkpointed; the journal is needed only above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,7 +52,7 @@ pub struct Durable {
     pub superseded: Option<LineageId>,
 }
 
-const DURABLE_FORMAT: u16 = 1;
+const KIND: Sealed = Sealed { magic: b"", format: 1, what: "replica state" };
 
 impl Durable {
     /// The state of a replica that has just been made, with an empty log.
@@ -74,48 +75,31 @@ impl Durable {
     }
 
     pub fn encode(&self) -> Bytes {
-        let mut w = Writer::default();
-        w.u16(DURABLE_FORMAT);
-        w.u16(self.me.0);
-        w.lineage(self.lineage);
-        w.u128(self.incarnation.0);
-        w.epoch(self.promised);
-        w.epoch(self.ended);
-        w.bytes(&self.config.encode());
-        put_base(&mut w, &self.base);
-        put_history(&mut w, &self.history);
-        w.seq(self.acked);
-        w.option(self.installing.as_ref(), |w, i| {
-            put_base(w, &i.base);
-            put_history(w, &i.history);
-        });
-        w.option(self.holed, Writer::seq);
-        w.list(&self.parents, |w, (lineage, seq)| {
-            w.lineage(*lineage);
-            w.seq(*seq);
-        });
-        w.option(self.superseded, Writer::lineage);
-        let crc = crc32fast::hash(&w.out);
-        w.u32(crc);
-        w.finish()
+        KIND.seal(|w| {
+            w.u16(self.me.0);
+            w.lineage(self.lineage);
+            w.u128(self.incarnation.0);
+            w.epoch(self.promised);
+            w.epoch(self.ended);
+            w.bytes(&self.config.encode());
+            put_base(w, &self.base);
+            put_history(w, &self.history);
+            w.seq(self.acked);
+            w.option(self.installing.as_ref(), |w, i| {
+                put_base(w, &i.base);
+                put_history(w, &i.history);
+            });
+            w.option(self.holed, Writer::seq);
+            w.list(&self.parents, |w, (lineage, seq)| {
+                w.lineage(*lineage);
+                w.seq(*seq);
+            });
+            w.option(self.superseded, Writer::lineage);
+        })
     }
 
-    pub fn decode(mut bytes: Bytes) -> Result<Durable, DecodeError> {
-        const WHAT: &str = "replica state";
-        if bytes.len() < 6 {
-            return Err(DecodeError::Short { what: WHAT, needed: 6, left: bytes.len() });
-        }
-        let crc = bytes.split_off(bytes.len() - 4);
-        let found = u32::from_le_bytes([crc[0], crc[1], crc[2], crc[3]]);
-        let computed = crc32fast::hash(&bytes);
-        if found != computed {
-            return Err(DecodeError::Checksum { what: WHAT, found, computed });
-        }
-        let mut r = Reader::new(WHAT, bytes);
-        let format = r.u16()?;
-        if format > DURABLE_FORMAT {
-            return Err(DecodeError::Newer { what: WHAT, found: format.into(), known: DURABLE_FORMAT.into() });
-        }
+    pub fn decode(bytes: Bytes) -> Result<Durable, DecodeError> {
+        let mut r = KIND.open(bytes)?;
         let durable = Durable {
             me: r.member()?,
             lineage: r.lineage()?,

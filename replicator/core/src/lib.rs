@@ -41,6 +41,7 @@ pub mod replica;
 #[cfg(test)]
 mod replica_tests;
 pub mod sabotage;
+pub mod sealed;
 mod status;
 pub mod tail;
 pub mod volume;

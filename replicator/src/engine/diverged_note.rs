@@ -1,13 +1,13 @@
 //! The bytes of the note that a node keeps for each copy that was set aside, and the copy's name.
 
 use bytes::Bytes;
-use farshore_core::codec::{DecodeError, Reader, Writer};
+use farshore_core::codec::DecodeError;
 use farshore_core::durable::{get_history, put_history};
 use farshore_core::history::History;
 use farshore_core::ids::{LineageId, Seq, VolumeId};
+use farshore_core::sealed::Sealed;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"FSdv");
-const FORMAT: u16 = 1;
+const KIND: Sealed = Sealed { magic: b"FSdv", format: 1, what: "note of a diverged copy" };
 
 /// What is known of a copy that was set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,39 +27,19 @@ pub struct DivergedCopy {
 
 impl DivergedCopy {
     pub fn encode(&self) -> Bytes {
-        let mut w = Writer::default();
-        w.u32(MAGIC);
-        w.u16(FORMAT);
-        w.u128(self.volume.0);
-        w.string(&self.name);
-        w.lineage(self.lineage);
-        put_history(&mut w, &self.history);
-        w.seq(self.end);
-        w.u64(self.size_bytes);
-        w.u64(self.set_aside_unix_s);
-        let crc = crc32fast::hash(&w.out);
-        w.u32(crc);
-        w.finish()
+        KIND.seal(|w| {
+            w.u128(self.volume.0);
+            w.string(&self.name);
+            w.lineage(self.lineage);
+            put_history(w, &self.history);
+            w.seq(self.end);
+            w.u64(self.size_bytes);
+            w.u64(self.set_aside_unix_s);
+        })
     }
 
-    pub fn decode(mut bytes: Bytes) -> Result<DivergedCopy, DecodeError> {
-        const WHAT: &str = "note of a diverged copy";
-        if bytes.len() < 4 {
-            return Err(DecodeError::Short { what: WHAT, needed: 4, left: bytes.len() });
-        }
-        let crc = bytes.split_off(bytes.len() - 4);
-        let (found, computed) = (u32::from_le_bytes([crc[0], crc[1], crc[2], crc[3]]), crc32fast::hash(&bytes));
-        if found != computed {
-            return Err(DecodeError::Checksum { what: WHAT, found, computed });
-        }
-        let mut r = Reader::new(WHAT, bytes);
-        if r.u32()? != MAGIC {
-            return Err(DecodeError::Invalid { what: WHAT, reason: "it does not begin as one" });
-        }
-        let format = r.u16()?;
-        if format > FORMAT {
-            return Err(DecodeError::Newer { what: WHAT, found: format.into(), known: FORMAT.into() });
-        }
+    pub fn decode(bytes: Bytes) -> Result<DivergedCopy, DecodeError> {
+        let mut r = KIND.open(bytes)?;
         let copy = DivergedCopy {
             volume: r.volume()?,
             name: r.string()?,

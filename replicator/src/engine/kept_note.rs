@@ -1,13 +1,13 @@
 //! The bytes of the note that a node keeps of a deleted volume for as long as snapshots of it are kept.
 
 use bytes::Bytes;
-use farshore_core::codec::{DecodeError, Reader, Writer};
+use farshore_core::codec::DecodeError;
 use farshore_core::ids::{MemberId, VolumeId};
 use farshore_core::mark::SnapshotId;
 use farshore_core::register::Configuration;
+use farshore_core::sealed::Sealed;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"FSkv");
-const FORMAT: u16 = 1;
+const KIND: Sealed = Sealed { magic: b"FSkv", format: 1, what: "note of a deleted volume" };
 
 /// What is known of a deleted volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,39 +23,19 @@ pub struct KeptVolume {
 
 impl KeptVolume {
     pub fn encode(&self) -> Bytes {
-        let mut w = Writer::default();
-        w.u32(MAGIC);
-        w.u16(FORMAT);
-        w.u128(self.volume.0);
-        w.bytes(&self.config.encode());
-        w.i64(self.deleted_unix_ms);
-        w.list(&self.owed, |w, (snapshot, member)| {
-            w.u128(snapshot.0);
-            w.u16(member.0);
-        });
-        let crc = crc32fast::hash(&w.out);
-        w.u32(crc);
-        w.finish()
+        KIND.seal(|w| {
+            w.u128(self.volume.0);
+            w.bytes(&self.config.encode());
+            w.i64(self.deleted_unix_ms);
+            w.list(&self.owed, |w, (snapshot, member)| {
+                w.u128(snapshot.0);
+                w.u16(member.0);
+            });
+        })
     }
 
-    pub fn decode(mut bytes: Bytes) -> Result<KeptVolume, DecodeError> {
-        const WHAT: &str = "note of a deleted volume";
-        if bytes.len() < 4 {
-            return Err(DecodeError::Short { what: WHAT, needed: 4, left: bytes.len() });
-        }
-        let crc = bytes.split_off(bytes.len() - 4);
-        let (found, computed) = (u32::from_le_bytes([crc[0], crc[1], crc[2], crc[3]]), crc32fast::hash(&bytes));
-        if found != computed {
-            return Err(DecodeError::Checksum { what: WHAT, found, computed });
-        }
-        let mut r = Reader::new(WHAT, bytes);
-        if r.u32()? != MAGIC {
-            return Err(DecodeError::Invalid { what: WHAT, reason: "it does not begin as one" });
-        }
-        let format = r.u16()?;
-        if format > FORMAT {
-            return Err(DecodeError::Newer { what: WHAT, found: format.into(), known: FORMAT.into() });
-        }
+    pub fn decode(bytes: Bytes) -> Result<KeptVolume, DecodeError> {
+        let mut r = KIND.open(bytes)?;
         let kept = KeptVolume {
             volume: r.volume()?,
             config: Configuration::decode(r.bytes()?)?,

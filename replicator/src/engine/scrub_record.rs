@@ -6,10 +6,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use farshore_core::codec::{DecodeError, Reader, Writer};
+use farshore_core::sealed::Sealed;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"FSSCRUB\0");
-const FORMAT: u16 = 1;
-const WHAT: &str = "scrub record";
+const KIND: Sealed = Sealed { magic: b"FSSCRUB\0", format: 1, what: "scrub record" };
 const UNFINISHED: &str = "new";
 
 /// The figures are of the pass under way, else of the last one.
@@ -29,43 +28,23 @@ pub struct ScrubRecord {
 
 impl ScrubRecord {
     pub fn encode(&self) -> Bytes {
-        let mut w = Writer::default();
-        w.u64(MAGIC);
-        w.u16(FORMAT);
-        w.option(self.next_extent, Writer::u64);
-        for value in [
-            self.checked_bytes,
-            self.damaged_blocks,
-            self.repaired_blocks,
-            self.started_unix_s,
-            self.finished_unix_s,
-            self.since_unix_s,
-        ] {
-            w.u64(value);
-        }
-        let crc = crc32fast::hash(&w.out);
-        w.u32(crc);
-        w.finish()
+        KIND.seal(|w| {
+            w.option(self.next_extent, Writer::u64);
+            for value in [
+                self.checked_bytes,
+                self.damaged_blocks,
+                self.repaired_blocks,
+                self.started_unix_s,
+                self.finished_unix_s,
+                self.since_unix_s,
+            ] {
+                w.u64(value);
+            }
+        })
     }
 
-    pub fn decode(mut bytes: Bytes) -> Result<ScrubRecord, DecodeError> {
-        if bytes.len() < 14 {
-            return Err(DecodeError::Short { what: WHAT, needed: 14, left: bytes.len() });
-        }
-        let crc = bytes.split_off(bytes.len() - 4);
-        let (found, computed) = (u32::from_le_bytes([crc[0], crc[1], crc[2], crc[3]]), crc32fast::hash(&bytes));
-        if found != computed {
-            return Err(DecodeError::Checksum { what: WHAT, found, computed });
-        }
-        let mut r = Reader::new(WHAT, bytes);
-        let magic = r.u64()?;
-        if magic != MAGIC {
-            return Err(r.unknown(magic));
-        }
-        let format = r.u16()?;
-        if format > FORMAT {
-            return Err(DecodeError::Newer { what: WHAT, found: format.into(), known: FORMAT.into() });
-        }
+    pub fn decode(bytes: Bytes) -> Result<ScrubRecord, DecodeError> {
+        let mut r = KIND.open(bytes)?;
         let record = ScrubRecord {
             next_extent: r.option(Reader::u64)?,
             checked_bytes: r.u64()?,
