@@ -172,6 +172,9 @@ pub struct LossView {
     pub promote_records: u64,
     pub promote_bytes: u64,
     pub promote_ms: u64,
+    /// What would be left ends with this record; 0: nothing, or that can't be told.
+    pub last_seq: u64,
+    pub promote_last_seq: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -453,6 +456,8 @@ impl From<api::SiteLoss> for LossView {
             promote_records: l.promote_records,
             promote_bytes: l.promote_bytes,
             promote_ms: l.promote_ms,
+            last_seq: l.last_seq,
+            promote_last_seq: l.promote_last_seq,
         }
     }
 }

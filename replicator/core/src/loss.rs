@@ -13,6 +13,8 @@ pub struct Figure {
     pub records: u64,
     pub bytes: u64,
     pub us: u64,
+    /// What would be left ends with this record. Zero: nothing would be, or that can't be told.
+    pub last: Seq,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,14 +85,15 @@ fn site_loss(status: &Status, site: &str, exact: bool) -> SiteLoss {
 fn loss(status: &Status, best: Option<&MemberStatus>, recovers: bool, exact: bool) -> Option<Figure> {
     let held = best.map_or(Seq::ZERO, |m| held(status, m));
     let kept = if recovers { held.max(status.acked) } else { held };
-    figure(status.completed.since(kept), best.filter(|_| exact))
+    figure(status, kept, best.filter(|_| exact))
 }
 
-fn figure(records: u64, lacks: Option<&MemberStatus>) -> Option<Figure> {
+fn figure(status: &Status, last: Seq, lacks: Option<&MemberStatus>) -> Option<Figure> {
+    let (records, nothing) = (status.completed.since(last), Figure { last, ..Figure::default() });
     match lacks {
-        _ if records == 0 => Some(Figure::default()),
-        _ if broken(Sabotage::SilenceTakenForAll) && lacks.is_none_or(|m| !m.lag_known) => Some(Figure::default()),
-        Some(m) if m.lag_known => Some(Figure { records, bytes: m.lag_bytes, us: m.lag_us }),
+        _ if records == 0 => Some(nothing),
+        _ if broken(Sabotage::SilenceTakenForAll) && lacks.is_none_or(|m| !m.lag_known) => Some(nothing),
+        Some(m) if m.lag_known => Some(Figure { records, bytes: m.lag_bytes, us: m.lag_us, last }),
         _ => None,
     }
 }
@@ -100,8 +103,8 @@ fn promotion(status: &Status, site: &str, exact: bool) -> Option<Figure> {
     match member {
         // A site of witnesses is not promoted; a member of the sync set is given what it lacks by the others.
         None => Some(Figure::default()),
-        Some(m) if exact && m.in_sync_set => Some(Figure::default()),
-        Some(m) if exact => figure(status.completed.since(held(status, m)), member),
+        Some(m) if exact && m.in_sync_set => Some(Figure { last: status.completed, ..Figure::default() }),
+        Some(m) if exact => figure(status, held(status, m), member),
         Some(m) if m.id == status.me => Some(own_promotion(status)),
         Some(_) => None,
     }
@@ -112,7 +115,7 @@ fn own_promotion(status: &Status) -> Figure {
     let kept = if broken(Sabotage::UnwrittenForgotten) { status.acked } else { status.appended };
     let records = status.acked.since(kept);
     // It was acknowledged by when it was told of.
-    Figure { records, bytes: 0, us: status.known_us_ago.filter(|_| records > 0).unwrap_or(0) }
+    Figure { records, bytes: 0, us: status.known_us_ago.filter(|_| records > 0).unwrap_or(0), last: kept }
 }
 
 /// For how long more than is stated may have been acknowledged that the site has not got.
@@ -138,13 +141,13 @@ pub struct Testimony {
     pub unknown: u64,
 }
 
-/// What all these (the asker among them) make of the cost of promoting a site: records, and for how long more may have
-/// been acknowledged, in whatever unit they speak. `None`: nobody of that site is among them.
-pub fn narrowed(site: &str, known: &[Testimony]) -> Option<(u64, u64)> {
+/// What all these (the asker among them) make of the cost of promoting a site: records, for how long more may have been
+/// acknowledged, in whatever unit they speak, and the last record that stays. `None`: nobody of that site is among them.
+pub fn narrowed(site: &str, known: &[Testimony]) -> Option<(u64, u64, Seq)> {
     let there = known.iter().filter(|t| t.site == site).max_by_key(|t| t.end)?;
     let acked = known.iter().map(|t| t.acked).max().unwrap_or_default();
     let unknown = known.iter().map(|t| t.unknown).min().unwrap_or(u64::MAX);
     // What is on its way to the disk there may come to nothing: then its own word alone says until when it has all.
     let settled = acked.min(there.end) <= there.durable;
-    Some((acked.since(there.end), if settled { unknown } else { there.unknown }))
+    Some((acked.since(there.end), if settled { unknown } else { there.unknown }, there.end))
 }

@@ -40,12 +40,14 @@ fn of(cluster: &Cluster, by: MemberId, of: MemberId) -> SiteLoss {
 fn beside_the_primary_both_figures_are_exact() {
     let cluster = behind_by_eight();
     let (home, away) = (of(&cluster, HOME, HOME), of(&cluster, HOME, AWAY));
-    let Figure { records, bytes, us } = away.promoted;
+    let Figure { records, bytes, us, last } = away.promoted;
+    let [all, there] = [HOME, AWAY].map(|id| cluster.volumes[&id].status(cluster.now).durable);
     assert!(away.exact && away.unknown_us == Some(0), "{away:?}");
-    assert_eq!((records, bytes), (8, 8 * BLOCK));
+    assert_eq!((records, bytes, last, all.since(last)), (8, 8 * BLOCK, there, 8));
     assert!((8 * LEASE_US..9 * LEASE_US).contains(&us), "{us}");
-    assert_eq!(away.lost, Figure::default(), "what follows behind has nothing of its own");
-    assert_eq!((home.lost, home.promoted), (away.promoted, Figure::default()), "with home only its copy would be left");
+    let nothing = Figure { last: all, ..Figure::default() };
+    assert_eq!(away.lost, nothing, "what follows behind has nothing of its own");
+    assert_eq!((home.lost, home.promoted), (away.promoted, nothing), "with home only its copy would be left");
 }
 
 /// It has been told of what it has not got.
@@ -84,10 +86,10 @@ fn members_in_reach_narrow_it() {
         Testimony { site: site.into(), acked, durable: end, end, unknown }
     };
     let (west, north) = (said("west", 10, 10, 9_000), said("north", 25, 30, 40));
-    assert_eq!(narrowed("west", &[west.clone(), north.clone()]), Some((15, 40)));
-    assert_eq!(narrowed("north", &[west.clone(), north]), Some((0, 40)));
+    assert_eq!(narrowed("west", &[west.clone(), north.clone()]), Some((15, 40, Seq(10))));
+    assert_eq!(narrowed("north", &[west.clone(), north]), Some((0, 40, Seq(30))));
     assert_eq!(narrowed("east", std::slice::from_ref(&west)), None);
     // Of what is on its way to the disk nobody else knows whether it gets there.
     let writing = Testimony { durable: Seq(4), ..west };
-    assert_eq!(narrowed("west", &[writing, said("north", 25, 30, 40)]), Some((15, 9_000)));
+    assert_eq!(narrowed("west", &[writing, said("north", 25, 30, 40)]), Some((15, 9_000, Seq(10))));
 }

@@ -62,6 +62,8 @@ fn worse(a: &api::SiteLoss, b: &api::SiteLoss) -> api::SiteLoss {
         promote_records: a.promote_records.max(b.promote_records),
         promote_bytes: a.promote_bytes.max(b.promote_bytes),
         promote_ms: a.promote_ms.max(b.promote_ms),
+        last_seq: a.last_seq.min(b.last_seq),
+        promote_last_seq: a.promote_last_seq.min(b.promote_last_seq),
     }
 }
 

@@ -137,7 +137,10 @@ async fn ship_pinned(
     // An attempt before has pinned it, and it stays where it is.
     let seq = blocking(move || store.store.pin(volume, &name)).await?;
     if seq < applied {
-        return Err(outgrown(shipment, format!("the image that was begun is at {seq}, the target at {applied} already")));
+        return Err(outgrown(
+            shipment,
+            format!("the image that was begun is at {seq}, the target at {applied} already"),
+        ));
     }
     let image = image_at(shared, shipment, seq, &history)?;
     history.truncate(seq);
@@ -168,7 +171,10 @@ async fn ship_pinned(
         }
     };
     if arrived == Arrived::default() && shipment.base < applied {
-        return Err(outgrown(shipment, format!("nothing since {} has come, and the target has {applied}", shipment.base)));
+        return Err(outgrown(
+            shipment,
+            format!("nothing since {} has come, and the target has {applied}", shipment.base),
+        ));
     }
     if arrived != Arrived::default() {
         add(&shared.ship_counts.resumed, 1);

@@ -241,8 +241,8 @@ fn narrow_losses(view: &mut api::VolumeStatus, theirs: &[Option<api::VolumeStatu
     let theirs = theirs.iter().flatten();
     let known: Vec<Testimony> = theirs.chain([&*view]).filter(counts).map(testimony).collect();
     for figure in view.loss.iter_mut().filter(|figure| !figure.exact) {
-        if let Some((records, unknown_ms)) = loss::narrowed(&figure.site, &known) {
-            (figure.promote_records, figure.unknown_ms) = (records, unknown_ms);
+        if let Some((records, unknown_ms, last)) = loss::narrowed(&figure.site, &known) {
+            (figure.promote_records, figure.unknown_ms, figure.promote_last_seq) = (records, unknown_ms, last.0);
         }
     }
 }
@@ -436,5 +436,7 @@ fn show_loss(loss: SiteLoss) -> api::SiteLoss {
         promote_records: promoted.records,
         promote_bytes: promoted.bytes,
         promote_ms: promoted.us / 1000,
+        last_seq: lost.last.0,
+        promote_last_seq: promoted.last.0,
     }
 }

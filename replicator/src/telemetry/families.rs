@@ -336,6 +336,22 @@ impl Families<'_> {
             ("site_promote", seconds, "Acknowledged time that promoting the site would give up"),
             each(|l| l.promote_ms as f64 / 1e3),
         )?;
+        self.gauges(
+            (
+                "site_loss_last_seq",
+                None,
+                "The last record that would be left without the site; 0 where that can't be told",
+            ),
+            each(|l| l.last_seq as f64),
+        )?;
+        self.gauges(
+            (
+                "site_promote_last_seq",
+                None,
+                "The last record that promoting the site would keep; 0 where that can't be told",
+            ),
+            each(|l| l.promote_last_seq as f64),
+        )?;
         self.gauges(("site_loss_exact", None, "0 if the cost is a lower bound"), each(|l| flag(l.exact)))?;
         self.gauges(("site_loss_can_continue", None, "1 if the others could go on"), each(|l| flag(l.can_continue)))
     }

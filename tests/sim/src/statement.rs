@@ -74,7 +74,7 @@ impl World {
         let alone = is_only_copy(own, donor, &site);
         let reached: Vec<Testimony> =
             statuses.iter().filter(|s| self.answers(donor, s.me)).filter_map(testimony).collect();
-        if let Some((records, unknown)) = narrowed(&site, &reached).filter(|_| alone) {
+        if let Some((records, unknown, _)) = narrowed(&site, &reached).filter(|_| alone) {
             let age = (unknown < u64::MAX).then_some(unknown);
             let figure = Figure { records, ..Figure::default() };
             said.push((format!("{donor}, with {} in reach,", reached.len() - 1), figure, false, age));
