@@ -8,7 +8,7 @@ use farshore_replicator::config::{CONFIG_PATH, SOCKET_PATH};
 
 use crate::distance_args::DistanceArgs;
 use crate::failure::EXIT_CODES;
-use crate::selection::{Labels, Selection};
+use crate::selection::{Labels, Selection, Which};
 use crate::snapshot_args::SnapshotVerb;
 use crate::values::{self, OnQuorumLoss, Place, Quorum, Votes};
 
@@ -111,8 +111,9 @@ pub enum Verb {
     ///
     /// All volumes that have a copy there, when none is named or chosen.
     Failback(FailbackArgs),
-    /// Rehearse a failover on a clone of the newest image here; the volume itself goes on untouched
+    /// Rehearse a failover on clones of the newest image here; the volumes themselves go on untouched
     ///
+    /// Several volumes are cloned as of one moment.
     /// For example: farshore drill orders -- sh -c 'mount -o ro "$FARSHORE_DEVICE" /mnt && check-orders /mnt'
     Drill(DrillArgs),
     /// Keep a site from being the primary's; if it is, its device fails and its right to write ends
@@ -400,19 +401,25 @@ pub struct FailbackArgs {
 
 #[derive(Debug, Args)]
 pub struct DrillArgs {
-    /// As it is now; of a snapshot: as it was then
+    /// As it is now, or as this site has it; of a snapshot: as it was then
     #[arg(value_name = "VOLUME|VOLUME@NAME")]
-    pub volume: String,
+    pub volumes: Vec<String>,
+    #[command(flatten)]
+    pub which: Which,
+    /// Of several volumes each one's newest image here, of different moments
+    #[arg(long, conflicts_with = "end")]
+    pub apart: bool,
     /// auto takes the best one this machine can do
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     pub device: DeviceArg,
-    /// Leave the clone attached, until --end
+    /// Leave the clones attached, until --end
     #[arg(long, conflicts_with = "end")]
     pub keep: bool,
     /// Remove what a drill that was kept, or cut short, has left
     #[arg(long, conflicts_with = "command")]
     pub end: bool,
-    /// Is run with the device's path in FARSHORE_DEVICE; the drill fails if it does
+    /// Is run with the device's path in FARSHORE_DEVICE, of several volumes with all paths in FARSHORE_DEVICES and the volumes'
+    /// names in FARSHORE_VOLUMES, in one order; the drill fails if it does
     #[arg(last = true)]
     pub command: Vec<String>,
 }

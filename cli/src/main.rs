@@ -8,6 +8,7 @@ mod cert;
 mod client;
 mod distance_args;
 mod doctor;
+mod drill_views;
 mod failure;
 mod inspect;
 mod loss_views;

@@ -6,8 +6,8 @@ use crate::loss_views::{amount, figure, losses};
 use crate::output::View;
 use crate::table::{NONE, Table, bytes, or_none, time_ms, time_us};
 use crate::views::{
-    AttachView, ConditionView, DeletedView, DrillView, FailbackView, FailbacksView, ForcePlanView, MemberView,
-    PlaceView, PolicyView, ResultsView, ScrubView, SitesView, StatusView, StepView, VolumeListView, VolumeView,
+    AttachView, ConditionView, DeletedView, FailbackView, FailbacksView, ForcePlanView, MemberView, PlaceView,
+    PolicyView, ResultsView, ScrubView, SitesView, StatusView, StepView, VolumeListView, VolumeView,
 };
 
 impl std::fmt::Display for PlaceView {
@@ -248,34 +248,9 @@ impl View for ForcePlanView {
     }
 }
 
-fn steps(out: &mut String, steps: &[StepView]) {
+pub fn steps(out: &mut String, steps: &[StepView]) {
     for step in steps {
         line!(out, "  {:<12}{:>8.2} s", step.name, step.seconds);
-    }
-}
-
-impl View for DrillView {
-    fn table(&self) -> String {
-        let Self { volume, clone, here, image, device, .. } = self;
-        let mut out = match (image.is_empty(), self.removed) {
-            (true, _) => format!("the drill of {volume} in {here} is ended: {clone} is removed\n"),
-            (false, true) => format!(
-                "drill of {volume} in {here}: {image} was used, and {clone} is removed, {:.2} s\n",
-                self.seconds
-            ),
-            (false, false) => format!("drill of {volume} in {here}: {image} is {clone} on {device}\n"),
-        };
-        if !self.note.is_empty() {
-            line!(out, "  {}", self.note);
-        }
-        steps(&mut out, &self.steps);
-        if let Some(exit) = self.exit {
-            line!(out, "  the command ended with {exit}");
-        }
-        if !self.removed {
-            line!(out, "  end it with: farshore drill {volume} --end");
-        }
-        out
     }
 }
 

@@ -70,23 +70,6 @@ pub struct StepView {
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub struct DrillView {
-    pub volume: String,
-    pub clone: String,
-    pub here: PlaceView,
-    /// The snapshot that was cloned, as `volume@name`.
-    pub image: String,
-    pub device: String,
-    /// Why the image is not of now; empty where it is.
-    pub note: String,
-    pub steps: Vec<StepView>,
-    pub seconds: f64,
-    /// Of the command, if one was run.
-    pub exit: Option<i32>,
-    pub removed: bool,
-}
-
-#[derive(Debug, Clone, Serialize)]
 pub struct FailbackView {
     pub volume: String,
     pub ok: bool,

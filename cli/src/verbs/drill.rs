@@ -1,23 +1,31 @@
-//! `drill`: a failover rehearsed. A clone of the newest image that this site has becomes a volume of this site alone, is
-//! used, and is removed; the volume and its replication know nothing of it.
+//! `drill`: a failover rehearsed. Clones of the newest images that this site has become volumes of this site alone, are
+//! used, and are removed; the volumes and their replication know nothing of it.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use farshore_proto::v1 as api;
-use farshore_replicator::control::states::snapshot::READY;
 
+use super::drill_images::{self, Made};
+use super::volumes::device_kind;
 use crate::args::{DrillArgs, Format};
 use crate::client::{Replicator, present};
+use crate::drill_views::{DrillView, DrilledView, DrillsView};
 use crate::failure::{Exit, Failure};
 use crate::output;
-use crate::views::{DrillView, PlaceView, StepView};
+use crate::selection::Selection;
+use crate::views::{PlaceView, StepView};
 
-use super::volumes::device_kind;
-
-/// Of a drill's volume: what is rehearsed.
-const DRILL_LABEL: &str = "drill-of";
+/// Of a drill's clone: what is rehearsed. Of a snapshot that was cut for one: where.
+pub const DRILL_LABEL: &str = "drill-of";
 const NAME_BYTES_MAX: usize = 63;
+
+/// A volume of a drill.
+pub struct Rehearsed {
+    pub volume: api::VolumeStatus,
+    /// The snapshot that was named, as it was.
+    pub snapshot: Option<String>,
+    pub clone: String,
+}
 
 /// What has been done so far, and how long each step took.
 struct Steps {
@@ -26,65 +34,110 @@ struct Steps {
 }
 
 impl Steps {
+    fn begin() -> Steps {
+        Steps { done: Vec::new(), since: Instant::now() }
+    }
+
     fn ends(&mut self, name: &'static str) {
         self.done.push(StepView { name, seconds: self.since.elapsed().as_secs_f64() });
         self.since = Instant::now();
     }
 }
 
+/// What came of it.
+#[derive(Default)]
+struct Outcome {
+    volumes: Vec<DrilledView>,
+    one_moment: bool,
+    note: String,
+    exit: Option<i32>,
+    removed: bool,
+}
+
 pub async fn drill(format: Format, replicator: &Replicator, args: DrillArgs) -> Result<(), Failure> {
-    let rehearsed = args.volume.split('@').next().unwrap_or_default();
-    let volume = shown(replicator, rehearsed).await?;
-    let clone = name_of(&volume.name);
+    let selection = Selection { volumes: args.volumes.clone(), which: args.which.clone() };
+    let mut of = Vec::new();
+    for named in selection.names(replicator).await? {
+        let volume = shown(replicator, named.split('@').next().unwrap_or_default()).await?;
+        let (clone, snapshot) = (name_of(&volume.name), named.contains('@').then_some(named));
+        of.push(Rehearsed { volume, snapshot, clone });
+    }
+    if let Some(at) = (1..of.len()).find(|at| of[..*at].iter().any(|before| before.volume.id == of[*at].volume.id)) {
+        return Err(Failure::usage(format!("volume {:?} is named twice", of[at].volume.name), "name it once"));
+    }
+    let mut steps = Steps::begin();
     if args.end {
-        let mut steps = Steps { done: Vec::new(), since: Instant::now() };
-        end(replicator, &clone, &mut steps).await?;
-        return output::print(format, &view(&volume, clone, steps, true));
+        end_all(replicator, &of, &mut steps).await?;
+        let ended = |of: &Rehearsed| drilled(of, String::new(), None);
+        let outcome = Outcome { volumes: of.iter().map(ended).collect(), removed: true, ..Outcome::default() };
+        return print(format, &of, outcome, steps);
     }
-    if shown(replicator, &clone).await.is_ok() {
-        return Err(Failure::new(
-            Exit::Refused,
-            format!("a drill of volume {:?} is under way, or was cut short: {clone:?} is there", volume.name),
-            format!("end it with: farshore drill {} --end", volume.name),
-        ));
+    for of in &of {
+        refuse_elsewhere(&of.volume)?;
+        if shown(replicator, &of.clone).await.is_ok() {
+            return Err(Failure::new(
+                Exit::Refused,
+                format!(
+                    "a drill of volume {:?} is under way, or was cut short: {:?} is there",
+                    of.volume.name, of.clone
+                ),
+                format!("end it with: farshore drill {} --end", of.volume.name),
+            ));
+        }
     }
-    let mut steps = Steps { done: Vec::new(), since: Instant::now() };
-    let (made, note) = make(replicator, &volume, &args.volume, &clone).await?;
-    steps.ends("clone");
-    let used = use_it(replicator, &args, &clone, &mut steps).await;
-    let removed = match args.keep && used.is_ok() {
-        true => Ok(()),
-        // Whatever went wrong: what the drill made goes.
-        false => end(replicator, &clone, &mut steps).await,
+    let made = match drill_images::make(replicator, &of, args.apart).await {
+        Ok(made) => made,
+        Err(failure) => {
+            // Of several some may have been made.
+            let _ = remove(replicator, &of, &mut steps).await;
+            return Err(failure);
+        }
     };
-    let (device, status) = used?;
+    steps.ends("clone");
+    let used = use_them(replicator, &args, &of, made, &mut steps).await;
+    let removed = match args.keep && used.is_ok() {
+        true => Ok(0),
+        // Whatever went wrong: what the drill made goes.
+        false => remove(replicator, &of, &mut steps).await,
+    };
+    let outcome = used?;
     removed?;
-    let drill = DrillView { image: made.source, device, note, exit: status, ..view(&volume, clone, steps, !args.keep) };
-    output::print(format, &drill)?;
+    let status = outcome.exit;
+    let names: Vec<String> = of.iter().map(|of| of.volume.name.clone()).collect();
+    print(format, &of, Outcome { removed: !args.keep, ..outcome }, steps)?;
     match status {
         None | Some(0) => Ok(()),
         Some(status) => Err(Failure::new(
             Exit::Failed,
-            format!("what ran on the drill of volume {:?} ended with {status}", volume.name),
-            "its own words stand above; --keep leaves the clone to be looked at",
+            format!("what ran on the drill of {} ended with {status}", names.join(", ")),
+            "its own words stand above; --keep leaves the clones to be looked at",
         )),
     }
 }
 
-fn view(volume: &api::VolumeStatus, clone: String, steps: Steps, removed: bool) -> DrillView {
+/// Of one volume that volume's report, of several one with a line for each.
+fn print(format: Format, of: &[Rehearsed], outcome: Outcome, steps: Steps) -> Result<(), Failure> {
     let seconds = steps.done.iter().map(|step| step.seconds).sum();
+    let volume = &of[0].volume;
     let here = PlaceView { site: volume.reporter_site.clone(), node: volume.reporter_node.clone() };
-    DrillView {
-        volume: volume.name.clone(),
-        clone,
-        here,
-        image: String::new(),
-        device: String::new(),
-        note: String::new(),
-        steps: steps.done,
-        seconds,
-        exit: None,
-        removed,
+    let Outcome { mut volumes, one_moment, note, exit, removed } = outcome;
+    let steps = steps.done;
+    match (volumes.len(), volumes.pop()) {
+        (1, Some(of)) => output::print(format, &DrillView { of, here, note, steps, seconds, exit, removed }),
+        (_, last) => {
+            volumes.extend(last);
+            output::print(format, &DrillsView { volumes, one_moment, here, note, steps, seconds, exit, removed })
+        }
+    }
+}
+
+fn drilled(of: &Rehearsed, device: String, made: Option<&drill_images::Clone>) -> DrilledView {
+    DrilledView {
+        volume: of.volume.name.clone(),
+        clone: of.clone.clone(),
+        image: made.map(|made| made.status.source.clone()).unwrap_or_default(),
+        missed: made.and_then(|made| made.missed.clone()),
+        device,
     }
 }
 
@@ -95,103 +148,115 @@ fn name_of(volume: &str) -> String {
     name.trim_end_matches(['-', '.']).to_string()
 }
 
+/// The node that reports.
+pub fn here_of(volume: &api::VolumeStatus) -> String {
+    format!("{}/{}", volume.reporter_site, volume.reporter_node)
+}
+
 async fn shown(replicator: &Replicator, volume: &str) -> Result<api::VolumeStatus, Failure> {
     let request = api::GetVolumeRequest { volume: volume.into() };
     present(replicator.volumes().get(request).await?.into_inner().volume)
 }
 
-/// The clone, on this node alone; and a word about its image where that is not of now.
-async fn make(
-    replicator: &Replicator,
-    volume: &api::VolumeStatus,
-    what: &str,
-    clone: &str,
-) -> Result<(api::VolumeStatus, String), Failure> {
-    let holds = |m: &api::MemberStatus| m.here && m.kind() != api::MemberKind::Witness;
-    if !volume.members.iter().any(holds) {
-        return Err(Failure::new(
-            Exit::Refused,
-            format!("{}/{} holds no copy of volume {:?}", volume.reporter_site, volume.reporter_node, volume.name),
-            "run the drill on a node that does, see: farshore volume show",
-        ));
+fn refuse_elsewhere(volume: &api::VolumeStatus) -> Result<(), Failure> {
+    if volume.members.iter().any(|m| m.here && m.kind() != api::MemberKind::Witness) {
+        return Ok(());
     }
-    let request = |source_volume: String, source_snapshot: String| api::CreateVolumeRequest {
-        name: clone.into(),
-        members: vec![api::MemberSpec {
-            site: volume.reporter_site.clone(),
-            node: volume.reporter_node.clone(),
-            kind: api::MemberKind::Data.into(),
-            ..Default::default()
-        }],
-        policy: Some(api::Policy { quorum: "majority".into(), ..Default::default() }),
-        labels: BTreeMap::from([(DRILL_LABEL.to_string(), volume.id.clone())]),
-        source_volume,
-        source_snapshot,
-        ..Default::default()
-    };
-    if what.contains('@') {
-        let made = replicator.patient_volumes().create(request(String::new(), what.into())).await?.into_inner();
-        return Ok((present(made.volume)?, String::new()));
-    }
-    let refused = match replicator.patient_volumes().create(request(volume.id.clone(), String::new())).await {
-        Ok(made) => return Ok((present(made.into_inner().volume)?, String::new())),
-        Err(status) => Failure::from(status),
-    };
-    // The primary may be what is lost: then the newest moment that this site has.
-    let wanted = api::ListSnapshotsRequest { volumes: vec![volume.id.clone()], with_space: false };
-    let listed = replicator.snapshots().list(wanted).await?;
-    let ready = listed.into_inner().snapshots.into_iter().filter(|s| s.state == READY);
-    let Some(newest) = ready.max_by_key(|s| s.seq) else {
-        return Err(refused.because("and there is no snapshot of it here that could be used instead"));
-    };
-    let made = replicator.patient_volumes().create(request(String::new(), newest.id.clone())).await?.into_inner();
-    let note = format!("the newest snapshot here, since none could be taken now: {}", refused.message);
-    Ok((present(made.volume)?, note))
+    Err(Failure::new(
+        Exit::Refused,
+        format!("{} holds no copy of volume {:?}", here_of(volume), volume.name),
+        "run the drill on a node that does, see: farshore volume show",
+    ))
 }
 
-/// Attaches the clone and runs the command on it. Says which device it was, and how the command ended.
-async fn use_it(
+/// Attaches the clones and runs the command on them. Says which devices they were, and how the command ended.
+async fn use_them(
     replicator: &Replicator,
     args: &DrillArgs,
-    clone: &str,
+    of: &[Rehearsed],
+    made: Made,
     steps: &mut Steps,
-) -> Result<(String, Option<i32>), Failure> {
-    let request = api::AttachVolumeRequest {
-        volume: clone.into(),
-        device: device_kind(args.device).into(),
-        ..Default::default()
-    };
-    let attached = present(replicator.volumes().attach(request).await?.into_inner().device)?;
-    let device = if attached.path.is_empty() { attached.socket } else { attached.path };
+) -> Result<Outcome, Failure> {
+    let (mut volumes, mut devices) = (Vec::new(), Vec::new());
+    for (of, made) in of.iter().zip(&made.clones) {
+        let request = api::AttachVolumeRequest {
+            volume: of.clone.clone(),
+            device: device_kind(args.device).into(),
+            ..Default::default()
+        };
+        let attached = present(replicator.volumes().attach(request).await?.into_inner().device)?;
+        devices.push(if attached.path.is_empty() { attached.socket } else { attached.path });
+        volumes.push(drilled(of, devices.last().cloned().unwrap_or_default(), Some(made)));
+    }
     steps.ends("attach");
-    let Some((program, arguments)) = args.command.split_first() else { return Ok((device, None)) };
+    let mut outcome = Outcome { volumes, one_moment: made.one_moment, note: made.note, ..Outcome::default() };
+    let Some((program, arguments)) = args.command.split_first() else { return Ok(outcome) };
     let mut command = tokio::process::Command::new(program);
-    command.args(arguments).env("FARSHORE_DEVICE", &device).env("FARSHORE_VOLUME", clone);
+    command.args(arguments);
+    if let ([of], [device]) = (of, devices.as_slice()) {
+        command.env("FARSHORE_DEVICE", device).env("FARSHORE_VOLUME", &of.clone);
+    }
+    let names: Vec<&str> = of.iter().map(|of| of.volume.name.as_str()).collect();
+    command.env("FARSHORE_DEVICES", devices.join(" ")).env("FARSHORE_VOLUMES", names.join(" "));
     let status = command.status().await.map_err(|error| {
         Failure::new(Exit::Usage, format!("{program:?} can't be run"), "name a program after --").because(error)
     })?;
     steps.ends("command");
-    Ok((device, Some(status.code().unwrap_or(-1))))
+    outcome.exit = Some(status.code().unwrap_or(-1));
+    Ok(outcome)
 }
 
-/// Takes the device away and removes the clone. Nothing but a drill's volume is ever removed by it.
-async fn end(replicator: &Replicator, clone: &str, steps: &mut Steps) -> Result<(), Failure> {
-    let found = shown(replicator, clone).await?;
-    if !found.labels.contains_key(DRILL_LABEL) {
+/// What drills have left of these volumes, clones and moments.
+async fn end_all(replicator: &Replicator, of: &[Rehearsed], steps: &mut Steps) -> Result<(), Failure> {
+    let clones = remove(replicator, of, steps).await?;
+    let moments = drill_images::drop_moments(replicator, of).await?;
+    if moments > 0 {
+        steps.ends("delete snapshots");
+    }
+    if clones + moments > 0 {
+        return Ok(());
+    }
+    let clones: Vec<&str> = of.iter().map(|of| of.clone.as_str()).collect();
+    Err(Failure::new(
+        Exit::NotFound,
+        format!("no drill has left anything here: there is no {}", clones.join(", ")),
+        "run it in the site where the drill was",
+    ))
+}
+
+/// Takes the devices away and removes the clones that are there; how many were. Nothing but a drill's volume is ever
+/// removed by it.
+async fn remove(replicator: &Replicator, of: &[Rehearsed], steps: &mut Steps) -> Result<usize, Failure> {
+    let mut found = Vec::new();
+    for of in of {
+        match shown(replicator, &of.clone).await {
+            Ok(clone) => found.push(clone),
+            Err(failure) if failure.exit == Exit::NotFound => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    if let Some(other) = found.iter().find(|clone| !clone.labels.contains_key(DRILL_LABEL)) {
         return Err(Failure::new(
             Exit::Refused,
-            format!("volume {clone:?} was not made by a drill"),
+            format!("volume {:?} was not made by a drill", other.name),
             "it has the name that a drill's would have: rename what uses it, or drill under another volume's name",
         ));
     }
-    if found.attached.is_some() {
-        let request = api::DetachVolumeRequest { volume: found.id.clone(), force: true, ..Default::default() };
+    let attached: Vec<_> = found.iter().filter(|clone| clone.attached.is_some()).collect();
+    for clone in &attached {
+        let request = api::DetachVolumeRequest { volume: clone.id.clone(), force: true, ..Default::default() };
         replicator.volumes().detach(request).await?;
+    }
+    if !attached.is_empty() {
         steps.ends("detach");
     }
-    replicator.volumes().delete(api::DeleteVolumeRequest { volume: found.id }).await?;
-    steps.ends("remove");
-    Ok(())
+    for clone in &found {
+        replicator.volumes().delete(api::DeleteVolumeRequest { volume: clone.id.clone() }).await?;
+    }
+    if !found.is_empty() {
+        steps.ends("remove");
+    }
+    Ok(found.len())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use farshore_proto::v1 as api;
-use farshore_replicator::control::states::member;
+use farshore_replicator::control::states::{self, member};
 
 use super::many;
 use crate::args::{FailbackArgs, Format};
@@ -88,6 +88,13 @@ async fn one(replicator: &Replicator, name: &str, to: &Place, discard: bool) -> 
             format!("add one with: farshore member add {name} {to}"),
         )
     })?;
+    if volume.state == states::volume::DIVERGED {
+        return Err(Failure::new(
+            Exit::Refused,
+            format!("the copy of volume {name:?} here has a history of its own: {}", volume.reason),
+            "run it where the volume is led now, in a site that went on",
+        ));
+    }
     if volume.primary_site.is_empty() {
         return Err(Failure::new(
             Exit::Refused,

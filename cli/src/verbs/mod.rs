@@ -1,6 +1,7 @@
 //! What each verb does.
 
 mod drill;
+mod drill_images;
 mod exports;
 mod failback;
 mod fence;

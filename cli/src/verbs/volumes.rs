@@ -131,6 +131,7 @@ fn create_request(args: CreateArgs) -> Result<api::CreateVolumeRequest, Failure>
         labels: args.labels.into_iter().collect(),
         source_snapshot: String::new(),
         source_volume: String::new(),
+        source_shown: false,
     })
 }
 

@@ -54,7 +54,11 @@ impl State {
             (snapshot.size_bytes, format!("{}@{}", snapshot.volume, snapshot.name))
         } else if !request.source_volume.is_empty() {
             let volume = self.find(&request.source_volume)?;
-            (volume.size_bytes, format!("{}@clone-{}", volume.name, request.name))
+            let title = match request.source_shown {
+                true => format!("{} at record {}", volume.name, volume.applied_seq),
+                false => format!("{}@clone-{}", volume.name, request.name),
+            };
+            (volume.size_bytes, title)
         } else {
             return Ok((request, String::new()));
         };

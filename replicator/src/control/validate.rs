@@ -242,6 +242,12 @@ fn labels_of(request: api::CreateVolumeRequest) -> Result<api::CreateVolumeReque
 
 /// What a clone begins with: one thing, or nothing.
 fn source(request: &api::CreateVolumeRequest) -> Result<(), OpError> {
+    if request.source_shown && request.source_volume.is_empty() {
+        return Err(OpError::invalid(
+            format!("volume {:?} would begin with what the copy of no volume shows", request.name),
+            "name the source volume",
+        ));
+    }
     match (request.source_snapshot.as_str(), request.source_volume.as_str()) {
         ("", "") => Ok(()),
         (snapshot, "") => validate_snapshots::snapshot_ref(snapshot),

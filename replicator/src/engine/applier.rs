@@ -28,6 +28,9 @@ const HALT_PAUSE: Duration = Duration::from_millis(10);
 struct State {
     applied: Seq,
     wanted: Seq,
+    /// Where the log ended when this life began. Whatever of it was applied before is the store's again, whole, only
+    /// once it is applied anew.
+    found_end: Seq,
     running: bool,
     /// The volume is stopped: nothing more is applied in this life.
     halted: bool,
@@ -42,8 +45,16 @@ pub struct Applier {
 }
 
 impl Applier {
-    pub fn new(volume: VolumeId, shared: Arc<Shared>, inbox: Arc<Inbox>, applied: Seq) -> Applier {
-        Applier { volume, shared, inbox, state: Mutex::new(State { applied, wanted: applied, ..State::default() }) }
+    pub fn new(volume: VolumeId, shared: Arc<Shared>, inbox: Arc<Inbox>, applied: Seq, found_end: Seq) -> Applier {
+        let state = State { applied, wanted: applied, found_end, ..State::default() };
+        Applier { volume, shared, inbox, state: Mutex::new(state) }
+    }
+
+    /// Is what the store shows an image of one moment? Not while there is something to redo after a restart; `durable`:
+    /// where the log ends now.
+    pub fn is_whole(&self, durable: Seq) -> bool {
+        let state = lock(&self.state);
+        state.applied >= state.found_end.min(durable)
     }
 
     /// Witnesses have no store.
@@ -86,6 +97,7 @@ impl Applier {
         let mut state = lock(&self.state);
         state.applied = seq;
         state.wanted = seq;
+        state.found_end = Seq::ZERO;
     }
 
     fn run(&self) {

@@ -27,7 +27,7 @@ use super::snapshots::Found;
 use super::view::policy_view;
 use crate::control::validate_snapshots::parse_id;
 use crate::control::{OpError, OpKind};
-use crate::store::{SnapshotRow, SnapshotState, StoreError};
+use crate::store::{Pin, SnapshotRow, SnapshotState, StoreError};
 use crate::transport::PeerName;
 
 /// Where a clone's own records begin.
@@ -52,10 +52,39 @@ pub(super) fn holders(config: &Configuration) -> Vec<String> {
 
 /// What a clone begins with.
 pub(super) struct Source {
-    pub parent: Origin,
-    pub row: SnapshotRow,
-    /// It was taken for the clone alone.
-    temporary: bool,
+    parent: Origin,
+    image: Image,
+}
+
+pub(super) enum Image {
+    Snapshot(SnapshotRow),
+    /// One that was taken for the clone alone.
+    Moment(SnapshotRow),
+    /// What the copy here shows, pinned for the clone alone (see `shown`).
+    Shown(Pin),
+}
+
+impl Image {
+    fn size_bytes(&self) -> u64 {
+        match self {
+            Image::Snapshot(row) | Image::Moment(row) => row.size_bytes,
+            Image::Shown(pin) => pin.size_bytes,
+        }
+    }
+
+    /// For people.
+    fn title(&self, volume: &str) -> String {
+        match self {
+            Image::Snapshot(row) | Image::Moment(row) => format!("{volume}@{}", row.name),
+            Image::Shown(pin) => format!("{volume} at record {}", pin.seq),
+        }
+    }
+}
+
+/// What a member's store makes a clone of.
+pub(super) enum CloneOf {
+    Snapshot(VolumeId, SnapshotId),
+    Pin(VolumeId, String),
 }
 
 /// The state of a member of a clone that has just been made.
@@ -101,36 +130,40 @@ impl Node {
         self: &Arc<Self>,
         request: &mut api::CreateVolumeRequest,
     ) -> Result<Option<Source>, OpError> {
-        let (parent, row, temporary) = if !request.source_snapshot.is_empty() {
+        let (parent, image) = if !request.source_snapshot.is_empty() {
             let (parent, row) = match self.find_snapshot(&request.source_snapshot).await? {
                 Found::Here(parent, row) => (parent, row),
                 Found::Neighbour(peer) => return Err(ask_there(&request.source_snapshot, &peer)),
             };
-            (parent, row, false)
+            readable(&parent.name(), &row, self)?;
+            (parent, Image::Snapshot(row))
         } else if !request.source_volume.is_empty() {
             if let Some(peer) = self.neighbour_with(&request.source_volume).await {
                 return Err(ask_there(&request.source_volume, &peer));
             }
             let parent = self.find(&request.source_volume)?;
-            let row = self.moment_for(&parent, &request.name).await?;
-            (Origin::Live(parent), row, true)
+            let image = match request.source_shown {
+                true => Image::Shown(self.pin_shown(&parent, request).await?),
+                false => {
+                    let row = self.moment_for(&parent, &request.name).await?;
+                    readable(&parent.name(), &row, self)?;
+                    Image::Moment(row)
+                }
+            };
+            (Origin::Live(parent), image)
         } else {
             return Ok(None);
         };
-        readable(&parent.name(), &row, self)?;
+        let (title, size_bytes) = (image.title(&parent.name()), image.size_bytes());
+        let source = Source { parent, image };
+        let parent = &source.parent;
         if request.size_bytes == 0 {
-            request.size_bytes = row.size_bytes;
+            request.size_bytes = size_bytes;
         }
-        if request.size_bytes < row.size_bytes {
+        if request.size_bytes < size_bytes {
+            self.drop_source(&source).await;
             return Err(OpError::invalid(
-                format!(
-                    "{} would have {} bytes, and {}@{} has {}",
-                    request.name,
-                    request.size_bytes,
-                    parent.name(),
-                    row.name,
-                    row.size_bytes
-                ),
+                format!("{} would have {} bytes, and {title} has {size_bytes}", request.name, request.size_bytes),
                 "leave the size out, or give a larger one",
             ));
         }
@@ -146,10 +179,13 @@ impl Node {
                 spec.node = member.node.clone();
             }
         }
-        let id = if temporary { parent.id().to_string() } else { row.id.to_string() };
-        request.labels.insert(SOURCE_LABEL.into(), format!("{}@{}", parent.name(), row.name));
+        let id = match &source.image {
+            Image::Snapshot(row) => row.id.to_string(),
+            Image::Moment(_) | Image::Shown(_) => parent.id().to_string(),
+        };
+        request.labels.insert(SOURCE_LABEL.into(), title);
         request.labels.insert(SOURCE_ID_LABEL.into(), id);
-        Ok(Some(Source { parent, row, temporary }))
+        Ok(Some(source))
     }
 
     /// A snapshot of a volume as it is now, for one clone.
@@ -171,10 +207,10 @@ impl Node {
 
     /// The clones hold the image by themselves.
     pub(super) async fn drop_source(self: &Arc<Self>, source: &Source) {
-        if source.temporary
-            && let Origin::Live(parent) = &source.parent
-        {
-            self.drop_moment(parent, &source.row).await;
+        match (&source.parent, &source.image) {
+            (Origin::Live(parent), Image::Moment(row)) => self.drop_moment(parent, row).await,
+            (parent, Image::Shown(pin)) => self.unpin_shown(parent.id(), &pin.name).await,
+            _ => {}
         }
     }
 
@@ -224,7 +260,15 @@ impl Node {
         durable: &Durable,
         source: &Source,
     ) -> Result<(), OpError> {
-        let (parent, snapshot) = (source.parent.id(), source.row.id);
+        let parent = source.parent.id();
+        let snapshot = match &source.image {
+            Image::Snapshot(row) | Image::Moment(row) => row.id,
+            // The sole member is here.
+            Image::Shown(pin) => {
+                let of = CloneOf::Pin(parent, pin.name.clone());
+                return self.install_as(volume, durable.clone(), Some(of)).await;
+            }
+        };
         if *peer == self.shared.me {
             return self.install_clone(&self.shared.me, volume, durable.clone(), parent, snapshot).await;
         }
@@ -256,7 +300,7 @@ impl Node {
                 "leave that site out, and add it to the clone as a member afterwards",
             ));
         }
-        self.install_as(volume, durable, Some((parent, snapshot))).await
+        self.install_as(volume, durable, Some(CloneOf::Snapshot(parent, snapshot))).await
     }
 
     async fn until_here(&self, parent: VolumeId, snapshot: SnapshotId) -> Result<SnapshotRow, OpError> {
@@ -332,9 +376,12 @@ pub(super) fn clone_in_store(
     shared: &Shared,
     volume: VolumeId,
     size_bytes: u64,
-    (parent, snapshot): (VolumeId, SnapshotId),
+    of: CloneOf,
 ) -> Result<(), StoreError> {
-    shared.store.create_clone(volume, size_bytes, parent, snapshot, BASE_SEQ)
+    match of {
+        CloneOf::Snapshot(parent, id) => shared.store.create_clone(volume, size_bytes, parent, id, BASE_SEQ),
+        CloneOf::Pin(parent, pin) => shared.store.create_clone_of_pin(volume, size_bytes, parent, &pin, BASE_SEQ),
+    }
 }
 
 fn ask_there(what: &str, peer: &PeerName) -> OpError {

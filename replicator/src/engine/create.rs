@@ -5,7 +5,6 @@ use std::time::Duration;
 use farshore_core::durable::Durable;
 use farshore_core::ids::{Epoch, Incarnation, LineageId, MemberId, Seq, VolumeId};
 use farshore_core::limits::SHARE_BYTES_MIN;
-use farshore_core::mark::SnapshotId;
 use farshore_core::register::{
     ConfigVersion, Configuration, DataRule, Descriptor, Durability, Member, MemberKind, Mode, OnQuorumLoss, SyncMember,
     Terms, Vote,
@@ -14,7 +13,7 @@ use farshore_core::replica::Recovered;
 use farshore_proto::v1 as api;
 
 use super::clock::random_u128;
-use super::clone::{SOURCE_ID_LABEL, Source, clone_in_store, first_of_clone};
+use super::clone::{CloneOf, SOURCE_ID_LABEL, Source, clone_in_store, first_of_clone};
 use super::cut_short::Namesake;
 use super::driver::{VolumeHandle, lock};
 use super::io_limits::{IO_LIMITS_LABEL, IoLimits};
@@ -262,12 +261,12 @@ impl Node {
         self.install_as(volume, durable, None).await
     }
 
-    /// With a parent and its snapshot: begins with that image.
+    /// With an image of another volume: begins with that.
     pub(super) async fn install_as(
         &self,
         volume: VolumeId,
         durable: Durable,
-        origin: Option<(VolumeId, SnapshotId)>,
+        origin: Option<CloneOf>,
     ) -> Result<(), OpError> {
         let held = self.holding(volume);
         let _held = held.lock().await;

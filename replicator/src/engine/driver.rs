@@ -105,7 +105,8 @@ impl Driver {
         let durable = &volume.replica().d;
         let (config, config_seen) = watch::channel(Arc::new(durable.config.clone()));
         let (device, device_seen) = watch::channel(DeviceState::Closed { reason: "not attached".into() });
-        let applier = Arc::new(Applier::new(id, shared.clone(), inbox.clone(), volume.replica().applied));
+        let (applied, end) = (volume.replica().applied, volume.replica().end());
+        let applier = Arc::new(Applier::new(id, shared.clone(), inbox.clone(), applied, end));
         let block = Arc::new(VolumeDevice::new(inbox.clone(), &durable.config.volume));
         let handle = Arc::new(VolumeHandle {
             id,

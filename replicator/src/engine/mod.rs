@@ -66,6 +66,7 @@ mod ship;
 mod ship_counts;
 mod ship_listing;
 mod ship_pages;
+mod shown;
 mod snapshot_space;
 mod snapshots;
 mod takeover;

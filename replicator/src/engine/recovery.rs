@@ -15,15 +15,18 @@ use super::inbox::Inbox;
 use super::node::Shared;
 use super::outgoing;
 use super::receive;
+use super::shown::is_shown_pin;
 use crate::store::StoreError;
 
-/// Pins of shipments that were under way when the daemon ended: they go on, or are given up.
+/// Pins of what was under way when the daemon ended: shipments go on, or are given up; so are images that clones were being
+/// made of.
 pub async fn find_cut_shipments(shared: &Arc<Shared>) -> Result<(), StoreError> {
     let shared = shared.clone();
     let dropped = tokio::task::spawn_blocking(move || {
         for volume in shared.store.volumes() {
-            for pin in shared.store.pins(volume.volume)?.iter().filter(|pin| outgoing::is_pin(&pin.name)) {
-                if !shared.outgoing.found(volume.volume, &pin.name) {
+            for pin in shared.store.pins(volume.volume)? {
+                let cut = outgoing::is_pin(&pin.name) && !shared.outgoing.found(volume.volume, &pin.name);
+                if cut || is_shown_pin(&pin.name) {
                     shared.store.unpin(volume.volume, &pin.name)?;
                 }
             }

@@ -379,7 +379,7 @@ fn refuse_attached(handle: &VolumeHandle, what: &str) -> Result<(), OpError> {
     .because(format!("{what} changes what its user would see")))
 }
 
-fn unfinished_error(handle: &VolumeHandle, guard: &SnapshotRow) -> OpError {
+pub(super) fn unfinished_error(handle: &VolumeHandle, guard: &SnapshotRow) -> OpError {
     let what = guard.labels.get(UNFINISHED_LABEL).cloned().unwrap_or_default();
     OpError::failed_precondition(
         format!("volume {} holds something half: {what} is not finished", handle.name()),

@@ -41,6 +41,34 @@ impl Store {
         snapshot: SnapshotId,
         start: Seq,
     ) -> Result<(), StoreError> {
+        let name = snapshot_pin(snapshot);
+        self.clone_image(id, size_bytes, parent, &name, start, |origin| snapshot_image(origin, snapshot))
+    }
+
+    /// The same of the image that a pin holds. The clone has its own hold on it when this returns.
+    pub fn create_clone_of_pin(
+        &self,
+        id: VolumeId,
+        size_bytes: u64,
+        parent: VolumeId,
+        pin: &str,
+        start: Seq,
+    ) -> Result<(), StoreError> {
+        self.clone_image(id, size_bytes, parent, pin, start, |origin| {
+            let found = origin.state().pins.get(pin).copied();
+            found.ok_or_else(|| StoreError::NoPin { volume: origin.id, name: pin.to_owned() })
+        })
+    }
+
+    fn clone_image(
+        &self,
+        id: VolumeId,
+        size_bytes: u64,
+        parent: VolumeId,
+        name: &str,
+        start: Seq,
+        image: impl FnOnce(&Volume) -> Result<PinRow, StoreError>,
+    ) -> Result<(), StoreError> {
         check_size("clone", id, size_bytes)?;
         let invalid = |reason: String| Err(StoreError::Invalid { op: "clone", volume: id, reason });
         if start == Seq::ZERO || id == parent {
@@ -48,14 +76,13 @@ impl Store {
         }
         self.sweep_away(id)?;
         let origin = self.held_volume(parent)?;
-        let name = snapshot_pin(snapshot);
-        self.settle(&origin, &name)?;
-        // So that the snapshot stays.
+        self.settle(&origin, name)?;
+        // So that the image stays.
         let _mutating = origin.mutating();
         let _one = self.checkpointing();
-        let pin = snapshot_image(&origin, snapshot)?;
+        let pin = image(&origin)?;
         if size_bytes < pin.size_bytes {
-            return invalid(format!("{size_bytes} bytes are less than the snapshot's {}", pin.size_bytes));
+            return invalid(format!("{size_bytes} bytes are less than the image's {}", pin.size_bytes));
         }
         let link = LinkRow { parent, view: pin.view, start, flattened: 0 };
         let mut volumes = self.volumes.write().expect(PANICKED);

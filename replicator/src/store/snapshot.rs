@@ -99,14 +99,20 @@ impl State {
     }
 
     /// The catalogue of the image that is shown from here on, as its source had it. What both have is one snapshot, for
-    /// ids are drawn at random, and is held here if it was before.
+    /// ids are drawn at random, and is held here if it was before, or if the image is of the snapshot's very moment.
     pub fn take_over(&mut self, volume: VolumeId, catalogue: Catalogue) {
         let gone: Vec<SnapshotId> =
             self.snapshots.values().filter(|row| !is_in(&catalogue, row)).map(|row| row.id).collect();
         gone.into_iter().for_each(|id| self.drop_snapshot(volume, id));
         for (id, row) in catalogue {
-            let state = self.snapshots.get(&id).map_or(SnapshotState::Missing, |known| known.state);
-            self.keep_snapshot(volume, SnapshotRow { state, ..row });
+            let known = self.snapshots.get(&id).map_or(SnapshotState::Missing, |known| known.state);
+            let row = SnapshotRow { state: known, ..row };
+            if known == SnapshotState::Missing && row.seq == self.view.at.seq {
+                self.pin_snapshot(volume, &row);
+                self.keep_snapshot(volume, SnapshotRow { state: SnapshotState::Ready, ..row });
+            } else {
+                self.keep_snapshot(volume, row);
+            }
         }
     }
 }

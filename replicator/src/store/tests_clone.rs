@@ -92,6 +92,31 @@ fn what_cant_be_cloned_is_refused_by_name() {
 }
 
 #[test]
+fn a_clone_of_what_was_shown_keeps_it_whatever_comes_after() {
+    for kept in [0.0, 0.5, 1.0] {
+        let mut rig = Rig::with_volume(64, SIZE);
+        rig.apply_all(VOL, &[write(1, 0, 32, 1), write(2, 0, 16, 2)]).unwrap();
+        let of_pin = |rig: &Rig, pin: &str| rig.create_clone_of_pin(A, SIZE as u64, VOL, pin, START);
+        assert!(matches!(of_pin(&rig, "shown"), Err(StoreError::NoPin { .. })));
+        assert_eq!(rig.pin(VOL, "shown").unwrap(), Seq(2));
+        of_pin(&rig, "shown").unwrap();
+        rig.unpin(VOL, "shown").unwrap();
+        let after = [write(3, 0, 48, 3)];
+        rig.apply_all(VOL, &after).unwrap();
+        rig.power_cut(kept, 5);
+        assert_eq!(firsts(&rig, A, 33), [vec![2; 16], vec![1; 16], vec![0]].concat());
+        rig.apply_all(VOL, &after).unwrap();
+        // A full copy, and then the clone goes.
+        rig.stage_begin(VOL, 5, None, None, Seq(9)).unwrap();
+        rig.stage_commit(VOL, 5).unwrap();
+        assert_eq!((firsts(&rig, VOL, 1), firsts(&rig, A, 1)), (vec![0], vec![2]));
+        rig.remove(A).unwrap();
+        (0..3).for_each(|_| drop(used(&rig)));
+        assert_eq!((used(&rig), rig.pins(VOL).unwrap()), (0, vec![]));
+    }
+}
+
+#[test]
 fn a_clone_of_a_snapshot_that_no_checkpoint_has_survives_a_cut() {
     let records = [write(1, 0, 32, 1), snapshot(VOL, 2, 7, SIZE), write(3, 0, 48, 2)];
     for kept in [0.0, 0.5, 1.0] {

@@ -210,6 +210,25 @@ fn a_snapshot_listed_ahead_of_its_mark_becomes_ready_when_the_mark_is_applied() 
 }
 
 #[test]
+fn a_snapshot_is_ready_with_the_shipment_of_its_very_moment() {
+    let (mut rig, source) = (Rig::with_volume(32, SIZE), Rig::with_volume(32, SIZE));
+    let records = [write(1, 0, 16, 1), snapshot(VOL, 2, 7, SIZE), write(3, 0, 16, 3), snapshot(VOL, 4, 8, SIZE)];
+    source.apply_all(VOL, &records).unwrap();
+    rig.stage_begin(VOL, 5, None, None, Seq(4)).unwrap();
+    rig.stage_write(VOL, 5, 0, StageData::Data(Bytes::from(vec![3; EXTENT]))).unwrap();
+    rig.stage_snapshots(VOL, 5, &source.snapshots(VOL).unwrap()).unwrap();
+    rig.stage_commit(VOL, 5).unwrap();
+    rig.apply_all(VOL, &[write(5, 0, 16, 5)]).unwrap();
+    for _ in 0..2 {
+        let (ready, missing) = (SnapshotState::Ready, SnapshotState::Missing);
+        assert_eq!(names(&rig), [("s7".into(), Seq(2), missing), ("s8".into(), Seq(4), ready)]);
+        assert_eq!(first_byte(&rig, 8), 3);
+        rig.checkpoint().unwrap();
+        rig.restart();
+    }
+}
+
+#[test]
 fn a_snapshots_own_space_is_told_from_what_others_hold_too() {
     let rig = Rig::with_volume(64, SIZE);
     let records = [
