@@ -189,7 +189,7 @@ pub enum VolumeVerb {
     /// Change the policy of a volume in use; what is not named stays
     ///
     /// For example: farshore volume set pg --quorum all-remotes
-    #[command(group = clap::ArgGroup::new("what").args(["quorum", "durability", "on_quorum_loss", "mode", "fallback", "iops", "bandwidth"]).required(true).multiple(true))]
+    #[command(group = clap::ArgGroup::new("what").args(["quorum", "durability", "on_quorum_loss", "mode", "fallback", "promote_observer", "iops", "bandwidth"]).required(true).multiple(true))]
     Set {
         volume: String,
         /// As in `volume create`; the old and the new rule hold until what is acknowledged is safe under the new one

@@ -1,4 +1,4 @@
-//! What distance may cost: the mode with its limits, and the fallback.
+//! What distance may cost: the mode with its limits, the fallback, and when an observer is promoted.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -28,7 +28,10 @@ pub struct DistanceArgs {
     pub max_lag: Option<u64>,
     /// never, or after:30s: so long without a quorum, those that are left go on with fewer copies
     #[arg(long, value_name = "never|after:DURATION")]
-    pub fallback: Option<Fallback>,
+    pub fallback: Option<After>,
+    /// never, or after:30s: when a member has been lost for so long, an observer stands in for it until it is back
+    #[arg(long, value_name = "never|after:DURATION")]
+    pub promote_observer: Option<After>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -50,15 +53,15 @@ impl ModeArg {
 
 /// 0: never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fallback(pub Duration);
+pub struct After(pub Duration);
 
-impl FromStr for Fallback {
+impl FromStr for After {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
-            None if text == "never" => Ok(Fallback(Duration::ZERO)),
-            Some(("after", time)) => some_time(time).map(Fallback),
+            None if text == "never" => Ok(After(Duration::ZERO)),
+            Some(("after", time)) => some_time(time).map(After),
             _ => Err(format!("{text:?} is not known; use never, or after:30s")),
         }
     }
@@ -94,7 +97,8 @@ impl DistanceArgs {
             rpo_ms: ms(self.rpo),
             max_commit_latency_ms: ms(self.max_commit_latency),
             max_lag_bytes: self.max_lag.unwrap_or(0),
-            fallback_after_ms: ms(self.fallback.map(|f| f.0)),
+            fallback_after_ms: ms(self.fallback.map(|after| after.0)),
+            promote_observer_after_ms: ms(self.promote_observer.map(|after| after.0)),
             ..policy
         }
     }
@@ -106,7 +110,8 @@ impl DistanceArgs {
             rpo_ms: ms(self.rpo),
             max_commit_latency_ms: ms(self.max_commit_latency),
             max_lag_bytes: self.max_lag.unwrap_or(0),
-            fallback_after_ms: self.fallback.map(|f| ms(Some(f.0))),
+            fallback_after_ms: self.fallback.map(|after| ms(Some(after.0))),
+            promote_observer_after_ms: self.promote_observer.map(|after| ms(Some(after.0))),
             ..request
         }
     }
@@ -118,10 +123,10 @@ mod tests {
 
     #[test]
     fn a_fallback_is_never_or_after_some_time() {
-        assert_eq!("never".parse(), Ok(Fallback(Duration::ZERO)));
-        assert_eq!("after:30s".parse(), Ok(Fallback(Duration::from_secs(30))));
+        assert_eq!("never".parse(), Ok(After(Duration::ZERO)));
+        assert_eq!("after:30s".parse(), Ok(After(Duration::from_secs(30))));
         for bad in ["", "after", "after:", "after:0s", "30s", "never:3s"] {
-            assert!(bad.parse::<Fallback>().is_err(), "{bad}");
+            assert!(bad.parse::<After>().is_err(), "{bad}");
         }
     }
 }

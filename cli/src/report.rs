@@ -47,6 +47,10 @@ fn mode_text(policy: &PolicyView) -> Option<String> {
         (policy.max_commit_latency_ms, format!("commit latency up to {}", time_ms(policy.max_commit_latency_ms))),
         (policy.max_lag_bytes, format!("lag up to {}", bytes(policy.max_lag_bytes))),
         (policy.fallback_after_ms, format!("fallback after {}", time_ms(policy.fallback_after_ms))),
+        (
+            policy.promote_observer_after_ms,
+            format!("observer promoted after {}", time_ms(policy.promote_observer_after_ms)),
+        ),
     ];
     let set: Vec<String> = limits.into_iter().filter(|(value, _)| *value > 0).map(|(_, text)| text).collect();
     let told = policy.mode != "sync" || !set.is_empty();
@@ -161,9 +165,13 @@ fn members(members: &[MemberView]) -> String {
             format!(", silent for {}", time_ms(m.silent_ms))
         };
         let data = m.kind != "witness";
+        let kind = match m.stands_in_for.as_str() {
+            "" => m.kind.to_string(),
+            lost => format!("{} for {lost}", m.kind),
+        };
         table.row([
             format!("{}/{}{here}", m.site, m.node),
-            m.kind.into(),
+            kind,
             if m.in_sync_set { "yes".into() } else { "no".into() },
             format!("{}{progress}{silent}", m.state),
             if data { m.durable_seq.to_string() } else { NONE.into() },

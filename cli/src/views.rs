@@ -112,6 +112,7 @@ pub struct PolicyView {
     pub max_lag_bytes: u64,
     /// 0: never.
     pub fallback_after_ms: u64,
+    pub promote_observer_after_ms: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -134,6 +135,8 @@ pub struct MemberView {
     pub progress: f64,
     pub rtt_us: u64,
     pub silent_ms: u64,
+    /// Of an observer in the place of a member that is lost: that one's site.
+    pub stands_in_for: String,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -385,6 +388,7 @@ impl From<api::Policy> for PolicyView {
             max_commit_latency_ms: p.max_commit_latency_ms,
             max_lag_bytes: p.max_lag_bytes,
             fallback_after_ms: p.fallback_after_ms,
+            promote_observer_after_ms: p.promote_observer_after_ms,
             durability,
             next_durability,
             on_quorum_loss,
@@ -421,6 +425,7 @@ impl From<api::MemberStatus> for MemberView {
             progress: m.progress,
             rtt_us: m.rtt_us,
             silent_ms: m.silent_ms,
+            stands_in_for: m.stands_in_for,
         }
     }
 }

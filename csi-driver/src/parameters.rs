@@ -29,7 +29,7 @@ const KNOWN: [&str; 16] = [
     "placement",
 ];
 /// Those that may change during a volume's life, by a VolumeAttributesClass.
-const MUTABLE: [&str; 10] = [
+const MUTABLE: [&str; 11] = [
     "quorum",
     "durability",
     "onQuorumLoss",
@@ -38,9 +38,12 @@ const MUTABLE: [&str; 10] = [
     "maxCommitLatency",
     "maxLag",
     "fallback",
+    "promoteObserver",
     "iops",
     "bandwidth",
 ];
+/// A member has been lost for so long when an observer stands in for it, where no other time is named.
+const PROMOTE_OBSERVER_MS: u64 = 30_000;
 const QUORUMS: [&str; 4] = ["majority", "nearest-remote", "all-remotes", "all"];
 /// What the provisioner adds by itself. The first is taken from the capability; the others become labels.
 const FROM_KUBERNETES: [&str; 4] = ["fstype", "pvc/name", "pvc/namespace", "pv/name"];
@@ -133,12 +136,18 @@ impl Parameters {
             "reads" => only(key, value, "lease", &["strict"])?,
             "fallback" if value == "never" => self.policy.fallback_after_ms = 0,
             "fallback" => {
-                let after = value.strip_prefix("after").and_then(|rest| rest.strip_prefix([':', ' ']));
-                let ms = after.and_then(duration_ms).filter(|ms| *ms > 0);
-                self.policy.fallback_after_ms =
-                    ms.ok_or_else(|| wrong(key, value, "use never, or after:30s (with those that are left)"))?;
+                self.policy.fallback_after_ms = after_ms(value)
+                    .ok_or_else(|| wrong(key, value, "use never, or after:30s (with those that are left)"))?;
             }
-            "autoFailover" | "promoteObserver" => only(key, value, "false", &["true"])?,
+            "promoteObserver" => {
+                self.policy.promote_observer_after_ms = match value {
+                    "false" => 0,
+                    "true" => PROMOTE_OBSERVER_MS,
+                    _ => after_ms(value)
+                        .ok_or_else(|| wrong(key, value, "use false, true (after 30 s), or after:2min"))?,
+                }
+            }
+            "autoFailover" => only(key, value, "false", &["true"])?,
             "quorum" => self.quorum(value)?,
             "durability" => self.policy.set_durability(match value {
                 "write" => api::Durability::Write,
@@ -214,6 +223,12 @@ impl Parameters {
 fn limit_ms(key: &str, value: &str) -> Result<u64, Status> {
     let limit = duration_ms(value).filter(|ms| *ms > 0);
     limit.ok_or_else(|| wrong(key, value, "say for example 50ms, 30s, 5min or 1h"))
+}
+
+/// `after:30s`
+fn after_ms(text: &str) -> Option<u64> {
+    let after = text.strip_prefix("after").and_then(|rest| rest.strip_prefix([':', ' ']));
+    after.and_then(duration_ms).filter(|ms| *ms > 0)
 }
 
 /// `512KiB`, `64MiB`, `1GiB`; Kubernetes leaves the B out.
@@ -358,6 +373,9 @@ mod tests {
         let adaptive = of(&given).unwrap().policy;
         assert_eq!((adaptive.max_commit_latency_ms, adaptive.max_lag_bytes), (50, 64 << 20));
         assert_eq!((adaptive.mode(), adaptive.fallback_after_ms), (api::Mode::Adaptive, 30_000));
+        for (value, ms) in [("false", 0), ("true", 30_000), ("after:2min", 120_000)] {
+            assert_eq!(of(&[("promoteObserver", value)]).unwrap().policy.promote_observer_after_ms, ms);
+        }
         let named =
             |pairs: &[(&str, &str)]| read_mutable(&pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect());
         assert!(named(&given).is_ok());
@@ -378,6 +396,8 @@ mod tests {
             ("reads", "strict", "not supported by this version"),
             ("fallback", "after", "use never"),
             ("fallback", "after:0s", "use never"),
+            ("promoteObserver", "maybe", "use false, true (after 30 s)"),
+            ("promoteObserver", "after:0s", "use false, true"),
             ("rpo", "5", "say for example"),
             ("rpo", "0s", "say for example"),
             ("rpo", "5s", "belongs to mode async"),

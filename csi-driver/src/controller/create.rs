@@ -273,6 +273,9 @@ fn overlaid(
     if named.contains_key("fallback") {
         policy.fallback_after_ms = by.fallback_after_ms;
     }
+    if named.contains_key("promoteObserver") {
+        policy.promote_observer_after_ms = by.promote_observer_after_ms;
+    }
     policy
 }
 

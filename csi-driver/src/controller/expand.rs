@@ -99,6 +99,9 @@ impl Cluster {
         if named.contains_key("fallback") {
             request.fallback_after_ms = Some(wanted.fallback_after_ms);
         }
+        if named.contains_key("promoteObserver") {
+            request.promote_observer_after_ms = Some(wanted.promote_observer_after_ms);
+        }
         let keys: Vec<&str> = named.keys().map(String::as_str).collect();
         self.replicator.set(request).await?;
         tracing::info!(volume = %volume.name, changed = keys.join(", "), "the class is in effect");

@@ -153,6 +153,8 @@ pub enum Change {
     Mode { mode: Mode, rule: DataRule, votes: Vec<Vote> },
     /// After how long without a data quorum those that are heard go on by themselves.
     Fallback { after_us: Option<u64> },
+    /// After how long an observer stands in for a member that is lost. Who stands in for one now goes on.
+    PromoteObserver { after_us: Option<u64> },
     /// Set a label of the volume, or take it away.
     Label { key: String, value: Option<String> },
     /// Name or clear the node and session that may do I/O.

@@ -311,7 +311,7 @@ impl Candidate {
         let me = replica.me();
         let site = config.site_of(me);
         // One that is being taken out and is not out yet may be the only one that has everything.
-        if config.member(me).is_none_or(|m| !matches!(m.kind, MemberKind::Data | MemberKind::Leaving))
+        if config.member(me).is_none_or(|m| m.kind == MemberKind::Witness)
             || !config.all_terms().any(|t| t.in_sync(me, replica.d.incarnation))
             || !replica.whole()
         {

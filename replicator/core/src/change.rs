@@ -3,7 +3,9 @@
 
 use crate::api::{Change, CommandId, Refusal};
 use crate::ids::{Epoch, Incarnation, MemberId};
-use crate::register::{Configuration, DataRule, Durability, Member, MemberKind, Mode, SyncMember, Terms, Vote};
+use crate::register::{
+    Configuration, DataRule, Durability, Member, MemberKind, Mode, StandIn, SyncMember, Terms, Vote,
+};
 use crate::sabotage::{Sabotage, broken};
 
 /// A register write on its way.
@@ -29,15 +31,18 @@ pub enum Stage {
 }
 
 /// The value that a candidate writes first: the terms it found, moved to its own site, with all it found kept as
-/// earlier ones. A candidate that is being taken out, and is not out yet, takes that back.
+/// earlier ones. A candidate that is being taken out, and is not out yet, takes that back: a member that leaves, or an
+/// observer that is to rest.
 pub fn adopt(found: &Configuration, epoch: Epoch, me: MemberId) -> Configuration {
     let mut next = found.clone();
     next.version.epoch = epoch;
     next.version.k = 0;
-    if let Some(leaving) = next.members.iter_mut().find(|m| m.id == me && m.kind == MemberKind::Leaving)
+    let stood_in = found.stand_ins.iter().any(|s| s.member == me);
+    let out = |m: &Member| m.kind == MemberKind::Leaving || (stood_in && found.stands_in(me).is_none());
+    if let Some(leaving) = next.members.iter_mut().find(|m| m.id == me && out(m))
         && let Some(with_me) = found.earlier.iter().find(|t| t.sync.iter().any(|s| s.member == me))
     {
-        leaving.kind = MemberKind::Data;
+        leaving.kind = if stood_in { MemberKind::Observer } else { MemberKind::Data };
         next.current = with_me.clone();
     }
     next.current.primary_site = found.site_of(me).to_string();
@@ -85,6 +90,12 @@ pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Resu
             }
             next.current.votes.retain(|v| v.member != *member);
             next.current.sync.retain(|s| s.member != *member);
+            if let Some(place) = config.stands_in(*member) {
+                next.current.votes.push(place.lost.clone());
+            }
+            if let Some(heir) = config.stood_in_for(*member) {
+                bequeath(&mut next, heir.member);
+            }
             if next.attached.is_some_and(|a| a.member == *member) {
                 return Err(Refusal::new("member-attached", "the volume is attached there", "detach it first"));
             }
@@ -93,6 +104,11 @@ pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Resu
             require(config, *member)?;
             match next.current.votes.iter_mut().find(|v| v.member == *member) {
                 Some(vote) => vote.incarnation = *incarnation,
+                // Another has its vote, until it is back.
+                None if config.stood_in_for(*member).is_some() => {
+                    let kept = next.stand_ins.iter_mut().filter(|s| s.lost.member == *member);
+                    kept.for_each(|s| s.lost.incarnation = *incarnation);
+                }
                 // It follows behind, whichever disk it has.
                 None if config.member(*member).is_some_and(|m| config.follows_behind(m)) => {}
                 // Left out by a forced promotion; the operator takes it in again.
@@ -115,8 +131,19 @@ pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Resu
             next.volume.durability = *durability;
         }
         Change::QuorumLoss { on_quorum_loss } => next.volume.on_quorum_loss = *on_quorum_loss,
-        Change::Mode { mode, rule, votes } => change_mode(&mut next, *mode, *rule, votes),
+        Change::Mode { mode, rule, votes } => {
+            let stands_in = config.members.iter().find(|m| config.stands_in(m.id).is_some());
+            if let Some(member) = stands_in.filter(|_| matches!(mode, Mode::Async { .. })) {
+                return Err(Refusal::new(
+                    "mode-stand-in",
+                    format!("{} stands in for a member that is lost", member.site),
+                    "wait until that one is back in the sync set, or remove it for good (`farshore member remove`)",
+                ));
+            }
+            change_mode(&mut next, *mode, *rule, votes);
+        }
         Change::Fallback { after_us } => next.volume.fallback_after_us = *after_us,
+        Change::PromoteObserver { after_us } => next.volume.promote_observer_after_us = *after_us,
         Change::Label { key, value } => match value {
             Some(value) => drop(next.volume.labels.insert(key.clone(), value.clone())),
             None => drop(next.volume.labels.remove(key)),
@@ -134,7 +161,7 @@ pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Resu
     keep_earlier(under, &mut next);
     if next.earlier.is_empty() {
         // Who neither votes nor is in the sync set goes at once: no other value follows that would drop it.
-        next.members.retain(|m| m.kind != MemberKind::Leaving);
+        forget_left(&mut next);
     }
     if matches!(change, Change::Mode { .. }) && broken(Sabotage::ModeVotesForgotten) {
         next.earlier.clear();
@@ -152,6 +179,20 @@ impl Configuration {
         change_mode(&mut next, mode, self.volume.rule, &votes);
         next
     }
+}
+
+/// Whom it stood in for does not come back. Where the others meet the rule without it, an observer rests; else its place
+/// is its own from now on.
+fn bequeath(next: &mut Configuration, heir: MemberId) {
+    let mut without = Terms { rule: next.volume.rule, ..next.current.clone() };
+    without.sync.retain(|s| s.member != heir);
+    without.votes.retain(|v| v.member != heir);
+    if check_satisfiable(&without).is_ok() {
+        next.current = without;
+        return;
+    }
+    next.members.iter_mut().filter(|m| m.id == heir).for_each(|m| m.kind = MemberKind::Data);
+    next.stand_ins.retain(|s| s.member != heir);
 }
 
 /// Who is to follow behind loses vote and place; who is to be waited for gets its vote, and its place once it is whole.
@@ -189,16 +230,62 @@ pub fn grow(
     member: MemberId,
     incarnation: Incarnation,
 ) -> Option<Configuration> {
-    let site = config.member(member).filter(|m| m.kind == MemberKind::Data)?.site.clone();
+    let site = config.member(member).filter(|m| config.may_count(m))?.site.clone();
     let mut next = config.clone();
     next.version.k += 1;
     next.current.sync.retain(|s| s.member != member);
     next.current.sync.push(SyncMember { member, incarnation, site });
-    // A reduced rule is restored as soon as the sync set can meet what the user asked for.
-    let asked = Terms { rule: config.volume.rule, ..next.current.clone() };
+    restore_rule(&mut next);
+    keep_earlier(under, &mut next);
+    Some(next)
+}
+
+/// A reduced rule is restored as soon as the sync set can meet what the user asked for.
+fn restore_rule(next: &mut Configuration) {
+    let asked = Terms { rule: next.volume.rule, ..next.current.clone() };
     if check_satisfiable(&asked).is_ok() {
-        next.current.rule = config.volume.rule;
+        next.current.rule = next.volume.rule;
     }
+}
+
+/// The value in which an observer has the place of a member that is lost, with its vote: the volume is then as safe
+/// from the next loss as it was from this one. Terms that are met by fewer copies than before are none.
+pub fn stand_in(
+    config: &Configuration,
+    under: &[Terms],
+    (observer, incarnation): (MemberId, Incarnation),
+    lost: MemberId,
+) -> Option<Configuration> {
+    let site = config.member(observer)?.site.clone();
+    let vote = config.vote_of(lost)?;
+    let kept = config.stands_in(lost).map_or(vote, |s| &s.lost).clone();
+    let mut next = config.clone();
+    next.version.k += 1;
+    next.stand_ins.retain(|s| s.member != observer);
+    next.stand_ins.push(StandIn { member: observer, lost: kept });
+    next.current.votes.retain(|v| v.member != lost && v.member != observer);
+    next.current.votes.push(Vote { member: observer, incarnation, votes: vote.votes });
+    next.current.sync.retain(|s| s.member != lost && s.member != observer);
+    next.current.sync.push(SyncMember { member: observer, incarnation, site });
+    restore_rule(&mut next);
+    check_satisfiable(&next.current).ok()?;
+    keep_earlier(under, &mut next);
+    if broken(Sabotage::StandInVotesForgotten) {
+        next.earlier.clear();
+    }
+    Some(next)
+}
+
+/// The value in which whoever it stood in for has its vote back, and the observer counts for nothing.
+pub fn rest(config: &Configuration, under: &[Terms], observer: MemberId) -> Option<Configuration> {
+    let lost = config.stands_in(observer)?.lost.clone();
+    let mut next = config.clone();
+    next.version.k += 1;
+    next.current.votes.retain(|v| v.member != observer);
+    next.current.votes.push(lost);
+    next.current.sync.retain(|s| s.member != observer);
+    restore_rule(&mut next);
+    check_satisfiable(&next.current).ok()?;
     keep_earlier(under, &mut next);
     Some(next)
 }
@@ -208,8 +295,15 @@ pub fn drop_earlier(config: &Configuration) -> Configuration {
     let mut next = config.clone();
     next.version.k += 1;
     next.earlier.clear();
-    next.members.retain(|m| m.kind != MemberKind::Leaving);
+    forget_left(&mut next);
     next
+}
+
+/// Of those who are out for good, once no earlier terms need them.
+fn forget_left(next: &mut Configuration) {
+    next.members.retain(|m| m.kind != MemberKind::Leaving);
+    let stand_ins = std::mem::take(&mut next.stand_ins);
+    next.stand_ins = stand_ins.into_iter().filter(|s| next.vote_of(s.member).is_some()).collect();
 }
 
 fn keep_earlier(under: &[Terms], next: &mut Configuration) {
@@ -267,6 +361,7 @@ mod tests {
                 labels: Default::default(),
                 mode: Mode::Sync,
                 fallback_after_us: None,
+                promote_observer_after_us: None,
             },
             members: ids()
                 .map(|(id, site)| Member { id, site, node: "n".to_string(), kind: MemberKind::Data })
@@ -279,6 +374,7 @@ mod tests {
             },
             earlier: Vec::new(),
             attached: None,
+            stand_ins: Vec::new(),
         }
     }
 

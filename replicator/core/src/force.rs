@@ -276,6 +276,7 @@ fn plan(
     config.current = Terms { votes, sync, rule, primary_site: site };
     config.earlier = each_of(&config.current);
     config.attached = None;
+    config.stand_ins.clear();
     let n = answers.values().map(|r| r.promised.n.max(r.config.version.epoch.n)).max().unwrap_or(0).saturating_add(1);
     Ok((n, config))
 }

@@ -45,6 +45,7 @@ fn configuration() -> Configuration {
             labels: Default::default(),
             mode: Mode::Sync,
             fallback_after_us: None,
+            promote_observer_after_us: None,
         },
         members: ids.iter().zip(&sites).map(member).collect(),
         current: Terms {
@@ -55,6 +56,7 @@ fn configuration() -> Configuration {
         },
         earlier: Vec::new(),
         attached: None,
+        stand_ins: Vec::new(),
     }
 }
 

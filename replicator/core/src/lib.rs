@@ -33,6 +33,8 @@ mod peers;
 mod pipeline;
 #[cfg(test)]
 mod pipeline_tests;
+#[cfg(test)]
+mod places_tests;
 pub mod primary;
 pub mod quorum;
 pub mod record;

@@ -68,6 +68,9 @@ pub const LEAVE_LEASES: u64 = 1;
 /// It comes back when it has kept well within them for so many leases, or twice as long each time it has left of late.
 pub const REJOIN_LEASES: u64 = 2;
 pub const REJOIN_DOUBLINGS_MAX: u32 = 4;
+/// An observer that stands in for a lost member rests when that one has been back for so many leases, or for as long as it
+/// had to be lost, if that is longer.
+pub const REST_LEASES: u64 = 4;
 /// Having stayed in the sync set for so many leases, it is as if it had never left.
 pub const STAY_LEASES: u64 = 2 * (REJOIN_LEASES << REJOIN_DOUBLINGS_MAX);
 /// How long a word of the holder was under way is measured by the quickest of so long a time, or of twice as long. Clocks may

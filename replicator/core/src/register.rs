@@ -134,6 +134,15 @@ pub enum Mode {
     Adaptive { max_commit_latency_us: u64, max_lag_bytes: u64 },
 }
 
+/// An observer in the place of a data member that is lost: it counts as that one did, with its vote, until that one has
+/// been back for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandIn {
+    pub member: MemberId,
+    /// Whose vote it has, and which life of its disk is to have it back.
+    pub lost: Vote,
+}
+
 /// What the volume is, apart from who holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
@@ -153,6 +162,8 @@ pub struct Descriptor {
     pub mode: Mode,
     /// After so long without a data quorum those that are heard go on by themselves; none: never.
     pub fallback_after_us: Option<u64>,
+    /// When a member has been lost for so long an observer stands in for it; none: never.
+    pub promote_observer_after_us: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,6 +174,8 @@ pub struct Configuration {
     pub current: Terms,
     pub earlier: Vec<Terms>,
     pub attached: Option<Attachment>,
+    /// Also those that have given the vote back in a change that has not taken effect: it may be taken back.
+    pub stand_ins: Vec<StandIn>,
 }
 
 impl Configuration {
@@ -184,6 +197,28 @@ impl Configuration {
         self.current.votes.iter().find(|v| v.member == id)
     }
 
+    /// In whose place this observer is, if it is in one.
+    pub fn stands_in(&self, id: MemberId) -> Option<&StandIn> {
+        let observes = self.member(id).is_some_and(|m| m.kind == MemberKind::Observer);
+        self.stand_ins.iter().find(|s| s.member == id && observes && self.vote_of(id).is_some())
+    }
+
+    /// Who is in the place of this member, if anybody is.
+    pub fn stood_in_for(&self, id: MemberId) -> Option<&StandIn> {
+        self.stand_ins.iter().find(|s| s.lost.member == id && self.stands_in(s.member).is_some())
+    }
+
+    /// Does it count for acknowledgements while it is in the sync set?
+    pub fn may_count(&self, member: &Member) -> bool {
+        member.kind == MemberKind::Data || self.stands_in(member.id).is_some()
+    }
+
+    /// The life of its disk that may be in the sync set: that of its vote, be it that another has that vote meanwhile.
+    pub fn admitted(&self, id: MemberId) -> Option<Incarnation> {
+        let kept = || self.stood_in_for(id).map(|s| &s.lost);
+        self.vote_of(id).or_else(kept).map(|v| v.incarnation)
+    }
+
     /// A copy that follows behind, by the mode: it has no vote and is not waited for.
     pub fn is_async(&self, member: &Member) -> bool {
         matches!(self.volume.mode, Mode::Async { .. })
@@ -194,7 +229,7 @@ impl Configuration {
 
     /// A copy that is fed and counts for nothing: an observer, or by the mode.
     pub fn follows_behind(&self, member: &Member) -> bool {
-        member.kind == MemberKind::Observer || self.is_async(member)
+        (member.kind == MemberKind::Observer && self.stands_in(member.id).is_none()) || self.is_async(member)
     }
 
     /// The suite's mistake: who follows behind has a vote, too. Never so in what ships.
@@ -222,7 +257,10 @@ impl Configuration {
     pub fn encode(&self) -> Bytes {
         let mut w = Writer::default();
         // What the first format can say is said in it: a node of the version before understands it.
-        let first = self.volume.mode == Mode::Sync && self.volume.fallback_after_us.is_none();
+        let first = self.volume.mode == Mode::Sync
+            && self.volume.fallback_after_us.is_none()
+            && self.volume.promote_observer_after_us.is_none()
+            && self.stand_ins.is_empty();
         w.u16(if first { 1 } else { CONFIG_FORMAT });
         w.epoch(self.version.epoch);
         w.u64(self.version.k);
@@ -242,6 +280,11 @@ impl Configuration {
         if !first {
             put_mode(&mut w, self.volume.mode);
             w.option(self.volume.fallback_after_us, |w, us| w.u64(us));
+            w.option(self.volume.promote_observer_after_us, |w, us| w.u64(us));
+            w.list(&self.stand_ins, |w, s| {
+                w.u16(s.member.0);
+                put_vote(w, &s.lost);
+            });
         }
         w.finish()
     }
@@ -264,17 +307,20 @@ impl Configuration {
             current: get_terms(&mut r)?,
             earlier: r.list(get_terms)?,
             attached: r.option(|r| Ok(Attachment { member: r.member()?, session: r.session()? }))?,
+            stand_ins: Vec::new(),
         };
         if format >= 2 {
             config.volume.mode = get_mode(&mut r)?;
             config.volume.fallback_after_us = r.option(Reader::u64)?;
+            config.volume.promote_observer_after_us = r.option(Reader::u64)?;
+            config.stand_ins = r.list(|r| Ok(StandIn { member: r.member()?, lost: get_vote(r)? }))?;
         }
         r.end()?;
         Ok(config)
     }
 }
 
-/// 2: with mode and fallback.
+/// 2: with mode and fallback, and who stands in for whom.
 const CONFIG_FORMAT: u16 = 2;
 
 fn put_mode(w: &mut Writer, mode: Mode) {
@@ -321,12 +367,18 @@ fn get_rule(r: &mut Reader) -> Result<DataRule, DecodeError> {
     Ok(DataRule { w: r.u8()?, min_remote: r.u8()?, local: r.bool()? })
 }
 
+fn put_vote(w: &mut Writer, vote: &Vote) {
+    w.u16(vote.member.0);
+    w.u128(vote.incarnation.0);
+    w.u8(vote.votes);
+}
+
+fn get_vote(r: &mut Reader) -> Result<Vote, DecodeError> {
+    Ok(Vote { member: r.member()?, incarnation: r.incarnation()?, votes: r.u8()? })
+}
+
 fn put_terms(w: &mut Writer, terms: &Terms) {
-    w.list(&terms.votes, |w, v| {
-        w.u16(v.member.0);
-        w.u128(v.incarnation.0);
-        w.u8(v.votes);
-    });
+    w.list(&terms.votes, put_vote);
     w.list(&terms.sync, |w, s| {
         w.u16(s.member.0);
         w.u128(s.incarnation.0);
@@ -338,7 +390,7 @@ fn put_terms(w: &mut Writer, terms: &Terms) {
 
 fn get_terms(r: &mut Reader) -> Result<Terms, DecodeError> {
     Ok(Terms {
-        votes: r.list(|r| Ok(Vote { member: r.member()?, incarnation: r.incarnation()?, votes: r.u8()? }))?,
+        votes: r.list(get_vote)?,
         sync: r.list(|r| Ok(SyncMember { member: r.member()?, incarnation: r.incarnation()?, site: r.string()? }))?,
         rule: get_rule(r)?,
         primary_site: r.string()?,
@@ -384,5 +436,6 @@ fn get_descriptor(r: &mut Reader) -> Result<Descriptor, DecodeError> {
         labels: r.list(|r| Ok((r.string()?, r.string()?)))?.into_iter().collect(),
         mode: Mode::Sync,
         fallback_after_us: None,
+        promote_observer_after_us: None,
     })
 }

@@ -40,11 +40,13 @@ fn configuration() -> Configuration {
             labels: Default::default(),
             mode: Mode::Sync,
             fallback_after_us: None,
+            promote_observer_after_us: None,
         },
         members: vec![member(LEADER), member(ME)],
         current: Terms { votes: Vec::new(), sync: Vec::new(), rule, primary_site: "s0".to_string() },
         earlier: Vec::new(),
         attached: None,
+        stand_ins: Vec::new(),
     }
 }
 

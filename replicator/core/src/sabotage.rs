@@ -98,6 +98,12 @@ pub enum Sabotage {
     ObserverVotes,
     /// Without a data quorum the others are left out at once, however long they were to be waited for.
     FallbackEarly,
+    /// An observer is in the place of a lost member from the moment it is named, whatever the control quorum says.
+    StandInUnasked,
+    /// Its place takes effect before it has what was acknowledged.
+    StandInWhileLagging,
+    /// Who had the vote before is forgotten.
+    StandInVotesForgotten,
     /// A change of the mode forgets who had votes before.
     ModeVotesForgotten,
     /// The site that was primary before is forgotten when another takes over.

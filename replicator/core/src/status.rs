@@ -24,7 +24,7 @@ impl Volume {
             .members
             .iter()
             .map(|m| {
-                let voted = config.vote_of(m.id).map(|v| v.incarnation);
+                let voted = config.admitted(m.id);
                 self.member_status(m.id, m.kind, voted, completed, now)
             })
             .collect();
@@ -192,7 +192,7 @@ impl Volume {
                  without them",
             );
         }
-        let voted = replica.d.config.vote_of(replica.me()).map(|v| v.incarnation);
+        let voted = replica.d.config.admitted(replica.me());
         if is_unknown(voted, Some(replica.d.incarnation)) && replica.failed.is_none() {
             let (volume, config) = (&replica.d.config.volume.name, &replica.d.config);
             let text = format!(
@@ -210,7 +210,7 @@ impl Volume {
         if let Some(primary) = self.primary() {
             let config = primary.config();
             for (id, peer) in &primary.peers {
-                let voted = config.vote_of(*id).map(|v| v.incarnation);
+                let voted = config.admitted(*id);
                 if is_unknown(voted, peer.incarnation) {
                     let site = config.site_of(*id);
                     let text = format!("the copy in {site} began a new life: it has no vote and counts for nothing");
@@ -218,7 +218,24 @@ impl Volume {
                     add("member-not-readmitted", text, &remedy);
                 }
             }
-            let distant = config.volume.mode != Mode::Sync || config.volume.fallback_after_us.is_some();
+            for place in config.stand_ins.iter().filter(|s| config.stands_in(s.member).is_some()) {
+                let (site, lost) = (config.site_of(place.member), config.site_of(place.lost.member));
+                let text = format!("the observer in {site} stands in for {lost}, with its vote");
+                let remedy = format!(
+                    "it rests by itself once {lost} has been back for a while; if {lost} is gone for good: \
+                     `farshore member remove {} {lost}` keeps {site} in its place",
+                    config.volume.name
+                );
+                add("observer-promoted", text, &remedy);
+            }
+            let observes = config.members.iter().any(|m| m.kind == MemberKind::Observer);
+            if config.volume.promote_observer_after_us.is_some() && !observes {
+                let remedy = format!("`farshore member add {} SITE --kind observer`", config.volume.name);
+                add("observer-missing", "there is no observer that could stand in for a lost member".into(), &remedy);
+            }
+            let distant = config.volume.mode != Mode::Sync
+                || config.volume.fallback_after_us.is_some()
+                || config.volume.promote_observer_after_us.is_some();
             if let Some(site) = config.site_that_decides().filter(|_| distant) {
                 let text = format!("without {site} there is no majority of the votes: nobody could be left out then");
                 add("site-decides", text, "add a witness in a third site, or move the primary back");

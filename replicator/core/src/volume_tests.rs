@@ -64,7 +64,8 @@ impl Cluster {
         };
         let members: Vec<Member> = kinds.iter().enumerate().map(member).collect();
         let incarnation = |m: &Member| Incarnation(u128::from(m.id.0) + 1);
-        let votes = members.iter().map(|m| Vote { member: m.id, incarnation: incarnation(m), votes: 1 }).collect();
+        let voters = members.iter().filter(|m| m.kind != MemberKind::Observer);
+        let votes = voters.map(|m| Vote { member: m.id, incarnation: incarnation(m), votes: 1 }).collect();
         let sync = members.iter().filter(|m| m.kind == MemberKind::Data).map(|m| SyncMember {
             member: m.id,
             incarnation: incarnation(m),
@@ -84,11 +85,13 @@ impl Cluster {
                 labels: Default::default(),
                 mode: Mode::Sync,
                 fallback_after_us: None,
+                promote_observer_after_us: None,
             },
             current: Terms { votes, sync: sync.collect(), rule, primary_site: "s0".to_string() },
             members,
             earlier: Vec::new(),
             attached: None,
+            stand_ins: Vec::new(),
         };
         let lineage = LineageId { generation: 1, uuid: 2 };
         let now = Tick(1_000_000_000);

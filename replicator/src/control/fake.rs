@@ -348,6 +348,8 @@ impl Operations for FakeOperations {
                 policy.max_lag_bytes = request.max_lag_bytes;
             }
             policy.fallback_after_ms = request.fallback_after_ms.unwrap_or(policy.fallback_after_ms);
+            let promotes = request.promote_observer_after_ms;
+            policy.promote_observer_after_ms = promotes.unwrap_or(policy.promote_observer_after_ms);
             Ok(())
         })
     }

@@ -350,7 +350,8 @@ pub fn set(request: api::SetVolumeRequest) -> Result<api::SetVolumeRequest, OpEr
     }
     io_limits(request.iops.unwrap_or(0), request.bytes_per_second.unwrap_or(0))?;
     let mode = Asked::from(&request).check()?;
-    let distance = mode != api::Mode::Unspecified || request.fallback_after_ms.is_some();
+    let after = request.fallback_after_ms.or(request.promote_observer_after_ms);
+    let distance = mode != api::Mode::Unspecified || after.is_some();
     let more = distance || request.iops.is_some() || request.bytes_per_second.is_some();
     if !named && !more && durability == api::Durability::Unspecified && loss == api::QuorumLoss::Unspecified {
         return Err(OpError::invalid(

@@ -1,4 +1,4 @@
-//! Modes and the fallback, as a request asks for them. What the layout must be like for them is the engine's to say.
+//! Modes, the fallback and the promotion of observers, as a request asks for them. What the layout must be like for them is the engine's to say.
 
 use farshore_proto::v1 as api;
 
@@ -6,8 +6,9 @@ use super::error::OpError;
 
 /// Copies are shipped no more often than this; what shall be nearer is fed as it is written.
 pub const RPO_MS_MIN: u64 = 1_000;
-/// That the quorum is gone is known only after a while.
+/// That the quorum, or a member, is gone is known only after a while.
 pub const FALLBACK_MS_MIN: u64 = 1_000;
+pub const PROMOTE_OBSERVER_MS_MIN: u64 = 1_000;
 
 /// A mode with its limits, each of which belongs to one mode alone.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +18,7 @@ pub struct Asked {
     pub max_commit_latency_ms: u64,
     pub max_lag_bytes: u64,
     pub fallback_after_ms: u64,
+    pub promote_observer_after_ms: u64,
 }
 
 impl Asked {
@@ -52,6 +54,18 @@ impl Asked {
                 format!("give {FALLBACK_MS_MIN} ms or more, or never"),
             ));
         }
+        if (1..PROMOTE_OBSERVER_MS_MIN).contains(&self.promote_observer_after_ms) {
+            return Err(OpError::invalid(
+                format!("an observer can't be promoted after {} ms", self.promote_observer_after_ms),
+                format!("give {PROMOTE_OBSERVER_MS_MIN} ms or more, or never"),
+            ));
+        }
+        if self.promote_observer_after_ms > 0 && mode == api::Mode::Async {
+            return Err(OpError::invalid(
+                "no observer is promoted in mode async: nobody is waited for",
+                "leave it at never, or choose mode sync or adaptive",
+            ));
+        }
         Ok(mode)
     }
 }
@@ -75,6 +89,7 @@ impl From<&api::Policy> for Asked {
             max_commit_latency_ms: policy.max_commit_latency_ms,
             max_lag_bytes: policy.max_lag_bytes,
             fallback_after_ms: policy.fallback_after_ms,
+            promote_observer_after_ms: policy.promote_observer_after_ms,
         }
     }
 }
@@ -87,6 +102,7 @@ impl From<&api::SetVolumeRequest> for Asked {
             max_commit_latency_ms: request.max_commit_latency_ms,
             max_lag_bytes: request.max_lag_bytes,
             fallback_after_ms: request.fallback_after_ms.unwrap_or(0),
+            promote_observer_after_ms: request.promote_observer_after_ms.unwrap_or(0),
         }
     }
 }
@@ -97,7 +113,7 @@ mod tests {
 
     #[test]
     fn what_contradicts_itself_is_refused_by_name() {
-        let plain = Asked { mode: 0, rpo_ms: 0, max_commit_latency_ms: 0, max_lag_bytes: 0, fallback_after_ms: 0 };
+        let plain = Asked::from(&api::SetVolumeRequest::default());
         let [sync, behind, adaptive] =
             [api::Mode::Sync, api::Mode::Async, api::Mode::Adaptive].map(|m| Asked { mode: m.into(), ..plain });
         let good = [
@@ -106,6 +122,7 @@ mod tests {
             Asked { rpo_ms: 60_000, ..behind },
             Asked { max_commit_latency_ms: 50, max_lag_bytes: 1, ..adaptive },
             Asked { fallback_after_ms: 30_000, ..sync },
+            Asked { promote_observer_after_ms: 30_000, ..adaptive },
         ];
         for asked in good {
             assert!(asked.check().is_ok(), "{asked:?}");
@@ -118,6 +135,8 @@ mod tests {
             ("maxLag was given for mode sync", Asked { max_lag_bytes: 5, ..sync }),
             ("every 5 ms", Asked { rpo_ms: 5, ..behind }),
             ("after 5 ms", Asked { fallback_after_ms: 5, ..sync }),
+            ("promoted after 5 ms", Asked { promote_observer_after_ms: 5, ..sync }),
+            ("promoted in mode async", Asked { promote_observer_after_ms: 30_000, ..behind }),
         ];
         for (part, asked) in bad {
             let error = asked.check().expect_err(part);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use farshore_core::durable::{Durable, LogBase};
 use farshore_core::history::History;
-use farshore_core::ids::{Epoch, Seq, VolumeId};
+use farshore_core::ids::{Epoch, MemberId, Seq, VolumeId};
 use farshore_core::mark::SnapshotId;
 use farshore_core::record::RecordHash;
 use farshore_core::register::{Configuration, Member, MemberKind};
@@ -347,6 +347,11 @@ fn maker_of_clone<'a>(
 /// Members, policy and block size as a source has them. The first member's site is the first primary's: where the source
 /// was led, so that the clone can be attached there at once.
 fn lay_out_like(request: &mut api::CreateVolumeRequest, like: &Configuration) {
+    // A vote that an observer has for a while is another's.
+    let votes = |id: MemberId| match like.stands_in(id) {
+        Some(_) => 0,
+        None => like.vote_of(id).or(like.stood_in_for(id).map(|s| &s.lost)).map_or(0, |vote| vote.votes.into()),
+    };
     let mut members: Vec<&Member> = like.members.iter().filter(|m| m.kind != MemberKind::Leaving).collect();
     members.sort_by_key(|m| (m.kind != MemberKind::Data || m.site != like.current.primary_site, m.id));
     let spec = |m: &&Member| api::MemberSpec {
@@ -358,7 +363,7 @@ fn lay_out_like(request: &mut api::CreateVolumeRequest, like: &Configuration) {
             MemberKind::Data | MemberKind::Leaving => api::MemberKind::Data,
         }
         .into(),
-        votes: like.vote_of(m.id).map_or(0, |vote| vote.votes.into()),
+        votes: votes(m.id),
     };
     request.members = members.iter().map(spec).collect();
     request.block_size_bytes = like.volume.logical_block_bytes;

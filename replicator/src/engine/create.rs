@@ -17,7 +17,7 @@ use super::clone::{CloneOf, SOURCE_ID_LABEL, Source, clone_in_store, first_of_cl
 use super::cut_short::Namesake;
 use super::driver::{VolumeHandle, lock};
 use super::io_limits::{IO_LIMITS_LABEL, IoLimits};
-use super::modes::{fallback_of, mode_of, refuse_undecided};
+use super::modes::{after_of, mode_of, refuse_undecided};
 use super::node::Node;
 use super::recovery;
 use super::rpc::Call;
@@ -578,7 +578,8 @@ fn first_configuration(
             request.labels.clone().into_iter().chain(bound).collect()
         },
         mode,
-        fallback_after_us: fallback_of(policy.fallback_after_ms),
+        fallback_after_us: after_of(policy.fallback_after_ms),
+        promote_observer_after_us: after_of(policy.promote_observer_after_ms),
     };
     let config = Configuration {
         version: FIRST_VERSION,
@@ -587,6 +588,7 @@ fn first_configuration(
         current,
         earlier: Vec::new(),
         attached: None,
+        stand_ins: Vec::new(),
     };
     refuse_undecided(&config)?;
     Ok(config)

@@ -128,8 +128,15 @@ impl Node {
     ) -> Result<(), OpError> {
         let config = handle.config.borrow().clone();
         let member = find_member(&config, site, node)?;
-        self.refit_rule(handle, |m| m.id != member.id).await?;
+        // An observer that stands in for it stays for good, where the rule wants one more.
+        let stood_in = config.stood_in_for(member.id).is_some();
+        if !stood_in {
+            self.refit_rule(handle, |m| m.id != member.id).await?;
+        }
         self.change(handle, Change::Remove { member: member.id }).await?;
+        if stood_in {
+            self.refit_rule(handle, |_| true).await?;
+        }
         let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
         if let Err(error) = self.ask_forget(&peer, handle.id).await {
             tracing::warn!(%peer, %error, "the removed member could not be told; its copy stays until it is deleted there");
@@ -153,6 +160,8 @@ impl Node {
             if member.kind == MemberKind::Data && !config.follows_behind(&member) {
                 self.until_in_sync(handle, with).await?;
             }
+            // Who is there in its place is no observer.
+            self.refit_rule(handle, |m| m.id != member.id).await?;
             return self.remove_member(handle, &member.site, &member.node).await;
         }
         if self.readmit_as_it_is(handle, &member).await? {

@@ -1,4 +1,4 @@
-//! A volume's mode and fallback: what they want of the layout, in the words of the API, and changing them.
+//! A volume's mode, its fallback and who stands in for whom: what they want of the layout, in the words of the API, and changing them.
 
 use farshore_core::api::{Change, Status};
 use farshore_core::register::{Configuration, Mode};
@@ -24,7 +24,7 @@ pub(super) fn mode_of(asked: Asked) -> Option<Mode> {
 }
 
 /// 0: never.
-pub(super) fn fallback_of(after_ms: u64) -> Option<u64> {
+pub(super) fn after_of(after_ms: u64) -> Option<u64> {
     (after_ms > 0).then_some(after_ms.saturating_mul(1000))
 }
 
@@ -42,15 +42,27 @@ pub(super) fn show_mode(config: &Configuration, policy: &mut api::Policy) {
         }
     }
     policy.fallback_after_ms = config.volume.fallback_after_us.map_or(0, |us| us / 1000);
+    policy.promote_observer_after_ms = config.volume.promote_observer_after_us.map_or(0, |us| us / 1000);
 }
 
 /// Leaving a site out is a change of the register. Where one other site decides whether there can be any, the loss of
-/// just that site would freeze the volume.
+/// just that site would freeze the volume. And where nobody is waited for nobody can be stood in for.
 pub(super) fn refuse_undecided(config: &Configuration) -> Result<(), OpError> {
+    let promotes = config.volume.promote_observer_after_us.is_some();
+    if promotes && matches!(config.volume.mode, Mode::Async { .. }) {
+        return Err(OpError::invalid(
+            format!(
+                "volume {} can't promote an observer in mode async: its sync set is in one site",
+                config.volume.name
+            ),
+            "leave --promote-observer at never, or choose mode sync or adaptive",
+        ));
+    }
     let what = match config.volume.mode {
         Mode::Adaptive { .. } => "mode adaptive",
         Mode::Async { .. } => "mode async",
         Mode::Sync if config.volume.fallback_after_us.is_some() => "a fallback",
+        Mode::Sync if promotes => "promoted observers",
         Mode::Sync => return Ok(()),
     };
     let Some(site) = config.site_that_decides() else { return Ok(()) };
@@ -68,7 +80,7 @@ pub(super) fn refuse_undecided(config: &Configuration) -> Result<(), OpError> {
 }
 
 impl Node {
-    /// Changes mode and fallback, each if it is another one.
+    /// Changes mode, fallback and when an observer stands in, each if it is another one.
     pub(super) async fn set_mode(
         &self,
         handle: &VolumeHandle,
@@ -77,11 +89,15 @@ impl Node {
     ) -> Result<(), OpError> {
         let config = &status.config;
         let mode = mode_of(Asked::from(asked)).unwrap_or(config.volume.mode);
-        let fallback = asked.fallback_after_ms.map_or(config.volume.fallback_after_us, fallback_of);
+        let fallback = asked.fallback_after_ms.map_or(config.volume.fallback_after_us, after_of);
+        let promotes = asked.promote_observer_after_ms.map_or(config.volume.promote_observer_after_us, after_of);
         let mut next = config.in_mode(mode);
-        next.volume.fallback_after_us = fallback;
-        if mode != config.volume.mode || fallback != config.volume.fallback_after_us {
+        (next.volume.fallback_after_us, next.volume.promote_observer_after_us) = (fallback, promotes);
+        if next.volume != config.volume {
             refuse_undecided(&next)?;
+        }
+        if promotes.is_none() && config.volume.promote_observer_after_us.is_some() {
+            self.change(handle, Change::PromoteObserver { after_us: None }).await?;
         }
         if mode != config.volume.mode {
             self.change_mode(handle, mode).await?;
@@ -91,6 +107,9 @@ impl Node {
         }
         if fallback != config.volume.fallback_after_us {
             self.change(handle, Change::Fallback { after_us: fallback }).await?;
+        }
+        if promotes.is_some() && promotes != config.volume.promote_observer_after_us {
+            self.change(handle, Change::PromoteObserver { after_us: promotes }).await?;
         }
         Ok(())
     }
@@ -127,6 +146,14 @@ mod tests {
         assert!(refuse_undecided(&pair.in_mode(behind)).is_ok());
         let error = refuse_undecided(&config().in_mode(behind)).expect_err("the witness decides");
         assert!(error.remedy.contains("remove the witness in north"), "{error:?}");
+        let mut behind = config().in_mode(behind);
+        behind.volume.promote_observer_after_us = Some(1);
+        let error = refuse_undecided(&behind).expect_err("nobody is waited for");
+        assert!(error.message.contains("in mode async") && error.remedy.contains("never"), "{error:?}");
+        pair.volume.promote_observer_after_us = Some(1);
+        let error = refuse_undecided(&pair).expect_err("west decides");
+        assert!(error.message.contains("promoted observers"), "{error:?}");
+        let behind = Mode::Async { rpo_us: 0 };
         // And back.
         assert!(refuse_undecided(&config().in_mode(behind).in_mode(adaptive)).is_ok());
     }

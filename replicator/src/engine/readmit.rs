@@ -48,7 +48,7 @@ impl Node {
             let Ok(Ok(held)) = answer.map(Holding::decode) else { return Ok(false) };
             held
         };
-        let counted = status.config.vote_of(member.id).map(|vote| vote.incarnation);
+        let counted = status.config.admitted(member.id);
         let same = held.member == member.id && held.lineage == status.lineage;
         if !same || counted == Some(held.incarnation) {
             return Ok(false);

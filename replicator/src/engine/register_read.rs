@@ -270,6 +270,7 @@ mod tests {
                 labels: Default::default(),
                 mode: Mode::Sync,
                 fallback_after_us: None,
+                promote_observer_after_us: None,
             },
             members: (0..4).map(place).collect(),
             current: Terms {
@@ -280,6 +281,7 @@ mod tests {
             },
             earlier: Vec::new(),
             attached: attached.map(|id| Attachment { member: MemberId(id), session: SessionId(id.into()) }),
+            stand_ins: Vec::new(),
         }
     }
 

@@ -408,6 +408,7 @@ fn member_view(status: &Status, id: MemberId) -> Option<api::MemberStatus> {
         lag_ms: found.lag_us / 1000,
         progress,
         silent_ms: found.heard_us_ago.unwrap_or(0) / 1000,
+        stands_in_for: status.config.stands_in(id).map_or("", |s| status.config.site_of(s.lost.member)).into(),
         ..api::MemberStatus::default()
     })
 }

@@ -23,7 +23,7 @@
 //! | acknowledging | `ack-before-sync`, `completed-by-one`, `flush-before-quorum`, `witness-counted`, `requests-dropped` | I6, I7, I21, I36 |
 //! | applying | `unacked-applied` | I12 |
 //! | the configuration | `class-before-acked`, `shrink-early`, `grow-while-lagging`, `earlier-not-kept`, `new-voters-alone`, `rule-shrinks-with-set` | I18, I22 |
-//! | distance | `left-out-unasked`, `left-still-counts`, `mode-votes-forgotten`, `observer-counted`, `observer-votes`, `fallback-early` | I7, I18, I20 |
+//! | distance | `left-out-unasked`, `left-still-counts`, `mode-votes-forgotten`, `observer-counted`, `observer-votes`, `fallback-early`, `stand-in-unasked`, `stand-in-while-lagging`, `stand-in-votes-forgotten` | I7, I18, I20 |
 //! | force and lineages | `generation-kept`, `fork-from-any-log`, `fork-followed-blindly`, `fork-by-quorum`, `loser-not-fenced`, `fence-forgotten`, `fenced-still-speaks`, `lineage-not-compared` | I8, I20, P2 |
 //! | snapshots and cuts | `mark-unacked`, `hold-ignored`, `hold-late`, `held-shown`, `hold-break-forgotten`, `hold-of-any-epoch`, `release-unconfirmed`, `release-unacked` | I27, I28 |
 //! | the journal | `segment-reused-early`, `block-rewritten`, `body-unchecked`, `former-life-counts`, `tail-not-rewritten`, `damage-as-end`, `loss-unnoticed`, `older-state-taken` | I5, I6, I30 |

@@ -345,10 +345,11 @@ impl World {
         if invoked <= self.lost_at {
             return;
         }
-        // An observer that was named in a force counts from then on.
+        // An observer that was named in a force, or has stood in for a lost member, counts from then on.
+        let promoted = self.tally.edges.contains_key("observer-promoted");
         let counts = |node: &Node| {
             let kind = self.initial.member(node.id).map(|m| m.kind);
-            kind != Some(MemberKind::Observer) || self.oracle.branches.depth(node.lineage.uuid) > 1
+            kind != Some(MemberKind::Observer) || promoted || self.oracle.branches.depth(node.lineage.uuid) > 1
         };
         let has = |node: &&Node| {
             let end = node.disk.journal.log.volumes.get(&VOLUME).map_or(Seq::ZERO, |log| log.last_seq());

@@ -19,6 +19,7 @@ pub struct Layout {
     pub durability: Durability,
     pub mode: Mode,
     pub fallback_after_us: Option<u64>,
+    pub promote_observer_after_us: Option<u64>,
     /// How often a seed draws it, against the others.
     pub weight: u64,
 }
@@ -56,16 +57,23 @@ const fn layout(
     weight: u64,
 ) -> Layout {
     let rule = DataRule { w, min_remote, local };
-    Layout { name, members, rule, durability, mode: Mode::Sync, fallback_after_us: None, weight }
+    let (mode, fallback_after_us, promote_observer_after_us) = (Mode::Sync, None, None);
+    Layout { name, members, rule, durability, mode, fallback_after_us, promote_observer_after_us, weight }
 }
 
 pub const ADAPTIVE: Mode = Mode::Adaptive { max_commit_latency_us: 50_000, max_lag_bytes: 256 << 10 };
 const SCHEDULED: Mode = Mode::Async { rpo_us: 400_000 };
 const FALLBACK_US: u64 = 800_000;
+pub const STAND_IN_US: u64 = 500_000;
 
 /// In which the mode or a fallback changes the sync set, and an operator the mode.
 const fn distant(mode: Mode, fallback_after_us: Option<u64>, layout: Layout) -> Layout {
     Layout { mode, fallback_after_us, ..layout }
+}
+
+/// In which an observer stands in for a member that is lost.
+const fn stand_in(mode: Mode, layout: Layout) -> Layout {
+    Layout { mode, promote_observer_after_us: Some(STAND_IN_US), ..layout }
 }
 
 pub const LAYOUTS: &[Layout] = &[
@@ -87,6 +95,9 @@ pub const LAYOUTS: &[Layout] = &[
     distant(ADAPTIVE, None, layout("adaptive-pair-witness", PAIR_WITNESS, (2, 1, false), Write, 2)),
     distant(Mode::Sync, Some(FALLBACK_US), layout("fallback-pair-witness", PAIR_WITNESS, (2, 1, false), Write, 2)),
     distant(SCHEDULED, None, layout("scheduled", SCHEDULED_2, (2, 0, false), Write, 2)),
+    stand_in(Mode::Sync, layout("stand-in-3", OBSERVED_3, (2, 1, false), Write, 2)),
+    stand_in(Mode::Sync, layout("stand-in-pair", OBSERVED_PAIR, (2, 1, false), Write, 2)),
+    stand_in(ADAPTIVE, layout("stand-in-adaptive", OBSERVED_PAIR, (2, 1, false), Write, 1)),
 ];
 
 /// Only told of in stories.
@@ -122,7 +133,11 @@ impl Layout {
 
     /// Does the sync set change by itself, or who has a vote by the mode?
     pub fn is_distant(&self) -> bool {
-        self.mode != Mode::Sync || self.fallback_after_us.is_some()
+        self.mode != Mode::Sync || self.fallback_after_us.is_some() || self.promotes_observers()
+    }
+
+    pub fn promotes_observers(&self) -> bool {
+        self.promote_observer_after_us.is_some()
     }
 
     /// On how many disks a completed write is, at least: a primary that leaves others out by itself may be left alone.
@@ -175,11 +190,13 @@ impl Layout {
                 labels: Default::default(),
                 mode: self.mode,
                 fallback_after_us: self.fallback_after_us,
+                promote_observer_after_us: self.promote_observer_after_us,
             },
             members,
             current,
             earlier: Vec::new(),
             attached: None,
+            stand_ins: Vec::new(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use farshore_core::api::Event;
 use farshore_core::durable::Durable;
 use farshore_core::ids::{Incarnation, LineageId, MemberId};
-use farshore_core::register::{Configuration, SyncMember, Terms};
+use farshore_core::register::{Configuration, MemberKind, SyncMember, Terms};
 
 use crate::network::Weather;
 use crate::schedule::Happening;
@@ -210,12 +210,24 @@ impl World {
             let incarnation = blobs.get(&id)?.incarnation;
             let joiner = SyncMember { member: id, incarnation, site: c.site_of(id).to_string() };
             let sync = terms.sync.iter().filter(|m| m.member != id).cloned().chain([joiner]).collect();
-            terms.has_vote(id, incarnation).then_some(Terms { sync, ..terms.clone() })
+            (c.admitted(id) == Some(incarnation)).then_some(Terms { sync, ..terms.clone() })
+        };
+        // Or an observer may be about to have somebody's place, or to leave it.
+        let moved = |c: &Configuration, terms: &Terms| {
+            let observers = c.members.iter().filter(|m| m.kind == MemberKind::Observer);
+            let moves = observers.flat_map(|o| match c.stands_in(o.id) {
+                Some(place) => vec![(o.id, place.lost.member)],
+                None => terms.sync.iter().map(|s| (s.member, o.id)).collect(),
+            });
+            let moved =
+                moves.filter_map(|(from, to)| Some(in_place_of(c, terms, from, (to, blobs.get(&to)?.incarnation))));
+            if self.layout.promotes_observers() { moved.collect() } else { Vec::new() }
         };
         let known = self.known_configurations(&blobs);
         known.iter().all(|(lineage, c)| {
             let grown = c.all_terms().filter_map(|terms| grown(c, terms));
-            c.all_terms().cloned().chain(grown).all(|terms| enough(*lineage, &terms))
+            let moved = c.all_terms().flat_map(|terms| moved(c, terms));
+            c.all_terms().cloned().chain(grown).chain(moved).all(|terms| enough(*lineage, &terms))
         })
     }
 
@@ -294,4 +306,15 @@ impl World {
         self.fault("clock-jump", || format!("{id} by {by} µs"));
         self.set_timer(id);
     }
+}
+
+/// These terms with one member in the place of another.
+fn in_place_of(c: &Configuration, terms: &Terms, from: MemberId, (to, incarnation): (MemberId, Incarnation)) -> Terms {
+    let mut next = terms.clone();
+    for vote in next.votes.iter_mut().filter(|v| v.member == from) {
+        (vote.member, vote.incarnation) = (to, incarnation);
+    }
+    next.sync.retain(|s| s.member != from && s.member != to);
+    next.sync.push(SyncMember { member: to, incarnation, site: c.site_of(to).to_string() });
+    next
 }

@@ -7,7 +7,7 @@ use farshore_core::durable::Durable;
 use farshore_core::ids::{BLOCK_BYTES, Incarnation, MemberId, SessionId};
 use farshore_core::register::{Configuration, DataRule, Durability, Member, MemberKind, Mode, SyncMember};
 
-use crate::layout::{ADAPTIVE, VOLUME_BLOCKS};
+use crate::layout::{ADAPTIVE, STAND_IN_US, VOLUME_BLOCKS};
 use crate::schedule::{Happening, Order};
 use crate::world::{Node, World};
 
@@ -122,7 +122,7 @@ impl World {
         let lineage = self.nodes.get(&id).map(|n| n.lineage);
         let Some(node) = self.nodes.get(&member).filter(|n| Some(n.lineage) == lineage) else { return };
         let incarnation = node.disk.durable_blob().incarnation;
-        match config.vote_of(member) {
+        match config.admitted(member) {
             None => self.command(id, Command::Change(Change::Readmit { member, incarnation })),
             Some(_) if self.layout.is_fed_only(member) => self.command(id, Command::Change(Change::Remove { member })),
             Some(_) => None,
@@ -157,6 +157,11 @@ impl World {
             return;
         };
         let fallback = Change::Fallback { after_us: self.side.pick(&[None, Some(100_000), Some(800_000)]).flatten() };
+        if self.layout.promotes_observers() && self.side.chance(700) {
+            let after_us = self.side.pick(&[None, Some(50_000), Some(STAND_IN_US)]).flatten();
+            self.command(id, Command::Change(Change::PromoteObserver { after_us }));
+            return;
+        }
         let modes =
             [self.layout.mode, Mode::Sync, Mode::Async { rpo_us: 0 }, Mode::Async { rpo_us: 200_000 }, ADAPTIVE];
         let mode = self.side.pick(&modes).filter(|_| self.side.chance(600));
@@ -387,7 +392,7 @@ impl World {
                 let lineage = self.nodes.get(&id).map(|n| n.lineage);
                 let Some(node) = self.nodes.get_mut(&member).filter(|n| Some(n.lineage) == lineage) else { continue };
                 let incarnation = node.disk.durable_blob().incarnation;
-                let voted = config.current.has_vote(member, incarnation);
+                let voted = config.admitted(member) == Some(incarnation);
                 // While the value is joint it may still be taken back.
                 let votes = config.member(member).is_some_and(|m| !config.follows_behind(m));
                 if !votes || (voted && config.earlier.is_empty()) {

@@ -312,7 +312,7 @@ fn converged(world: &World, holder: MemberId) -> bool {
             let Some(replica) = world.nodes.get(&m.id).and_then(|n| n.volume.as_ref()).map(|v| v.replica()) else {
                 return false;
             };
-            let votes = config.vote_of(m.id).is_some_and(|v| v.votes > 0);
+            let votes = config.admitted(m.id).is_some();
             // The clients go on writing: close behind is as good as equal.
             let close = primary.acked.since(replica.applied) <= 2_000 && replica.whole();
             close && (!votes || config.current.in_sync(m.id, replica.d.incarnation))

@@ -8,7 +8,7 @@ use crate::knobs::Knobs;
 use crate::layout::{self, Layout};
 use crate::network::Weather;
 use crate::pairs::Pair;
-use crate::plots::{changes, cuts, disks, distances, epochs, forces, reads};
+use crate::plots::{changes, cuts, disks, distances, epochs, forces, places, reads};
 use crate::run::{Outcome, finish, finish_both};
 use crate::world::World;
 
@@ -70,6 +70,9 @@ pub const STORIES: &[Story] = &[
     story("left-behind", &["adaptive-3"], distances::left_behind),
     story("cost", &["observed-3", "scheduled", "majority-3", "adaptive-3"], distances::cost),
     story("late-words", &["majority-3"], distances::late_words),
+    story("stand-in-split", &["stand-in-pair"], places::split),
+    story("stand-in-unasked", &["stand-in-pair"], places::unasked),
+    story("stand-in-behind", &["stand-in-adaptive"], places::behind),
     story("bystander", &["observed-pair"], distances::bystander),
     story("fallback", &["fallback-pair-witness"], distances::left_alone),
     story("cut-shipments", &["majority-3", "scheduled"], distances::cut_shipments),

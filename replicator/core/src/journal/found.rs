@@ -143,11 +143,13 @@ mod tests {
                 labels: Default::default(),
                 mode: Mode::Sync,
                 fallback_after_us: None,
+                promote_observer_after_us: None,
             },
             members,
             current: Terms { votes: Vec::new(), sync: Vec::new(), rule, primary_site: "east".into() },
             earlier: Vec::new(),
             attached: None,
+            stand_ins: Vec::new(),
         };
         let durable = Durable {
             base: LogBase { seq: Seq(base), hash: RecordHash(1) },

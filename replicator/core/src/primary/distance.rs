@@ -39,7 +39,7 @@ impl Primary {
     }
 
     fn is_remote(&self, member: &Member) -> bool {
-        member.kind == MemberKind::Data && member.site != self.config.current.primary_site
+        self.config.may_count(member) && member.site != self.config.current.primary_site
     }
 
     /// Takes from an answer how long the member needs. Before the answer is counted.
@@ -61,13 +61,13 @@ impl Primary {
     }
 
     /// Has it answered within the lease, in the life of its disk that is meant?
-    fn is_heard(&self, member: MemberId, incarnation: Incarnation, now: Tick) -> bool {
+    pub(super) fn is_heard(&self, member: MemberId, incarnation: Incarnation, now: Tick) -> bool {
         let lease_us = self.config.volume.lease_us;
         let fresh = |echo: Tick| now.since(echo) < lease_us;
         self.counted(member, incarnation).is_some_and(|p| p.echo.is_some_and(fresh))
     }
 
-    fn hears_control_quorum(&self, now: Tick) -> bool {
+    pub(super) fn hears_control_quorum(&self, now: Tick) -> bool {
         self.config.all_terms().all(|t| t.control_quorum(|id, inc| self.is_heard(id, inc, now)))
     }
 
@@ -76,8 +76,10 @@ impl Primary {
         self.follow_schedules(replica, now, fx);
         self.look_at_remotes(replica, now);
         let why = self.too_far(now);
+        self.look_at_places(replica, now);
         let frozen_us = self.watch_data_quorum(now);
-        let asked = self.hears_control_quorum(now) || broken(Sabotage::LeftOutUnasked);
+        let unasked = broken(Sabotage::LeftOutUnasked) || broken(Sabotage::StandInUnasked);
+        let asked = self.hears_control_quorum(now) || unasked;
         if !self.may_leave_out() || !asked {
             return;
         }
@@ -90,6 +92,9 @@ impl Primary {
                 }
             }
             return self.leave_out(next, replica, now, fx);
+        }
+        if self.promote_observer(replica, now, fx) || self.rest_observer(replica, now, fx) {
+            return;
         }
         let fallback = self.config.volume.fallback_after_us;
         if fallback.is_some_and(|after_us| (frozen_us >= after_us || broken(Sabotage::FallbackEarly)) && frozen_us > 0)
@@ -106,7 +111,7 @@ impl Primary {
     }
 
     /// A change that is on its way may be replaced until it has taken effect.
-    fn may_leave_out(&self) -> bool {
+    pub(super) fn may_leave_out(&self) -> bool {
         self.handover.is_none() && self.pending.as_ref().is_none_or(|p| p.stage == Stage::Joint)
     }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::distance::Distance;
 use super::marks::Marks;
+use super::places::Places;
 use crate::api::{Answer, CommandId, Effect, Effects, Event, Refusal, RequestId};
 use crate::candidate::Won;
 use crate::change::{self, Pending, Stage};
@@ -73,6 +74,7 @@ pub struct Primary {
     pub(super) pipeline: Pipeline,
     pub(super) marks: Marks,
     pub(super) distance: Distance,
+    pub(super) places: Places,
     pub(super) fresh: Vec<Record>,
     pub(super) heartbeat_at: Tick,
     pub(super) opened: bool,
@@ -129,6 +131,7 @@ impl Primary {
             pipeline: Pipeline::starting_at(seq),
             marks: Marks::default(),
             distance: Distance::default(),
+            places: Places::default(),
             fresh: Vec::new(),
             heartbeat_at: now,
             opened: false,
@@ -375,14 +378,15 @@ impl Primary {
         &self.config
     }
 
-    /// Every member of the sync set follows our log.
+    /// Every member of the sync set follows our log, and it is those who were asked for.
     pub fn everyone_counts(&self) -> bool {
         self.config
             .current
             .sync
             .iter()
             .all(|m| self.counted(m.member, m.incarnation).is_some_and(|p| p.feed != Feed::Silent))
-            && self.config.current.sync.len() >= self.config.asked_for(self.config.volume.mode).count()
+            && self.config.current.sync.iter().filter(|m| self.config.stands_in(m.member).is_none()).count()
+                >= self.config.asked_for(self.config.volume.mode).count()
     }
 
     pub fn is_open(&self) -> bool {

@@ -5,14 +5,15 @@
 //!     └───────────── higher epoch seen, quorum lost too long, journal failed ──────────► fenced (follower)
 //!  open ──handover: everything acked and on the target──► released (follower)
 //! ```
-//! Not here: device requests (pipeline), what one member is sent (peers), register values (change). `distance` decides, by the mode, who leaves the sync
-//! set and comes back, and `watch` how far one member has been.
+//! Not here: device requests (pipeline), what one member is sent (peers), register values (change). `distance` decides, by the mode, who
+//! leaves the sync set and comes back, `watch` how far one member has been, and `places` who stands in for one that is lost.
 
 mod commands;
 mod distance;
 mod feed;
 mod holder;
 mod marks;
+mod places;
 mod register;
 mod watch;
 

@@ -9,7 +9,7 @@ use crate::change::{self, Pending, Stage};
 use crate::ids::{MemberId, Tick};
 use crate::limits::{COMMANDS_MAX, GROW_LAG_BYTES_MAX, GROW_LAG_RECORDS_MAX};
 use crate::peers::Feed;
-use crate::register::{ConfigVersion, Configuration, Durability, MemberKind, Terms};
+use crate::register::{ConfigVersion, Configuration, Durability, Terms};
 use crate::replica::Replica;
 use crate::sabotage::{Sabotage, broken};
 
@@ -34,7 +34,9 @@ impl Primary {
             Stage::Joint => {
                 // Everything acked so far, and before the first ack everything adopted, under the new terms too.
                 let must = self.acked.max(self.start.prev());
-                if self.position(&self.config.current) < must && !broken(Sabotage::GrowWhileLagging) {
+                let early = broken(Sabotage::GrowWhileLagging)
+                    || (broken(Sabotage::StandInWhileLagging) && !self.config.stand_ins.is_empty());
+                if self.position(&self.config.current) < must && !early {
                     if let Some(pending) = &mut self.pending {
                         pending.stored = true;
                     }
@@ -198,23 +200,28 @@ impl Primary {
         self.write_register(next, vec![command], replica, now, fx);
     }
 
+    /// It follows, and lacks little of what is acknowledged.
+    pub(super) fn is_whole(&self, member: MemberId, replica: &Replica) -> bool {
+        self.peers.get(&member).is_some_and(|peer| {
+            peer.feed == Feed::Live
+                && self.acked.since(peer.durable) <= GROW_LAG_RECORDS_MAX
+                && self.lacks_bytes(peer.durable, replica).is_some_and(|bytes| bytes <= GROW_LAG_BYTES_MAX)
+        })
+    }
+
     /// A data member that has caught up under the incarnation of its vote, and is not in the sync set, enters it.
     pub(super) fn maintain(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) {
         // A change that waits for data may wait for this very member.
         if self.pending.as_ref().is_some_and(|p| !p.stored || p.stage != Stage::Joint) || self.handover.is_some() {
             return;
         }
-        let ready = self.config.members.iter().filter(|m| m.kind == MemberKind::Data).find_map(|m| {
-            let peer = self.peers.get(&m.id)?;
-            let incarnation = peer.incarnation?;
-            let near = self.acked.since(peer.durable) <= GROW_LAG_RECORDS_MAX
-                && self.lacks_bytes(peer.durable, replica).is_some_and(|bytes| bytes <= GROW_LAG_BYTES_MAX);
-            let whole = peer.feed == Feed::Live && near;
-            let votes = self.config.current.has_vote(m.id, incarnation);
+        let ready = self.config.members.iter().filter(|m| self.config.may_count(m)).find_map(|m| {
+            let incarnation = self.config.admitted(m.id)?;
             let outside = !self.config.current.in_sync(m.id, incarnation);
             // What it said before it fell silent is no reason: once in, the lease would have to count on it.
-            let heard = peer.echo.is_some_and(|echo| now.since(echo) < self.config.volume.lease_us);
-            (whole && heard && votes && outside && self.is_near(m, now)).then_some((m.id, incarnation))
+            let heard = self.is_heard(m.id, incarnation, now);
+            let whole = self.is_whole(m.id, replica);
+            (whole && heard && outside && self.is_near(m, now)).then_some((m.id, incarnation))
         });
         if let Some((member, incarnation)) = ready
             && let Some(next) = change::grow(&self.config, &self.under(), member, incarnation)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use farshore_core::durable::Durable;
-use farshore_core::ids::{Seq, VolumeId};
+use farshore_core::ids::{MemberId, Seq, VolumeId};
 use farshore_core::journal::entry::{
     Entry, Item, LogEnd, RecapItem, VolumeHead, decode_items, put_entry, put_head, put_moved, put_recap,
 };
@@ -16,7 +16,7 @@ use farshore_core::journal::superblock::Superblock;
 use farshore_core::mark::Mark;
 use farshore_core::message::{Body, Message};
 use farshore_core::record::{Kind, Record, RecordHash};
-use farshore_core::register::{Configuration, Mode};
+use farshore_core::register::{Configuration, Mode, StandIn};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -102,7 +102,13 @@ fn the_configuration_and_the_durable_blob() {
         (config.volume.mode, config.volume.fallback_after_us) = (mode, fallback_after_us);
         (name, config)
     };
-    hold("v2/configuration.txt", &modes.map(with), |config| config.encode().to_vec(), decode);
+    let mut places: Vec<_> = modes.map(with).into();
+    let mut stood_in = samples::configuration();
+    stood_in.volume.promote_observer_after_us = Some(30_000_000);
+    let lost = stood_in.current.votes[0].clone();
+    stood_in.stand_ins = vec![StandIn { member: MemberId(3), lost }];
+    places.push(("stand-in", stood_in));
+    hold("v2/configuration.txt", &places, |config| config.encode().to_vec(), decode);
 
     let full = samples::durable();
     let blobs = [("first", Durable::first(full.me, full.incarnation, full.lineage, bare)), ("full", full)];

@@ -88,6 +88,7 @@ pub fn configuration() -> Configuration {
             labels: [("pvc".to_string(), "default/pg".to_string())].into(),
             mode: Mode::Sync,
             fallback_after_us: None,
+            promote_observer_after_us: None,
         },
         members: vec![
             place(1, "east", MemberKind::Data),
@@ -97,6 +98,7 @@ pub fn configuration() -> Configuration {
         current: terms.clone(),
         earlier: vec![terms],
         attached: Some(Attachment { member: MemberId(1), session: SessionId(8) }),
+        stand_ins: Vec::new(),
     }
 }
 

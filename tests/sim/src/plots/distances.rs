@@ -136,19 +136,24 @@ pub fn bystander(world: &mut World) {
     if with_holder {
         world.mend_but(&[holder]);
     }
-    while world.now < end && world.violation.is_none() && !world.serves(other) {
-        if !world.leads(other) {
-            world.take_over(other);
-        } else if world.holders().contains(&other) {
-            world.attach_at(other);
-        } else {
-            world.reduce(other, &[holder]);
-        }
-        world.until(50_000, |world| world.serves(other));
-    }
+    go_on_without(world, other, holder, end);
     world.lapse(20_000, 150_000);
     world.heal_links();
     world.lapse(10_000, 100_000);
+}
+
+/// One takes over, and leaves the holder before it out of the sync set.
+pub fn go_on_without(world: &mut World, next: MemberId, holder: MemberId, end: u64) {
+    while world.now < end && world.violation.is_none() && !world.serves(next) {
+        if !world.leads(next) {
+            world.take_over(next);
+        } else if world.holders().contains(&next) {
+            world.attach_at(next);
+        } else {
+            world.reduce(next, &[holder]);
+        }
+        world.until(50_000, |world| world.serves(next));
+    }
 }
 
 /// Shipments to one that was away for long break off again and again, and whoever sends or gets them falls.

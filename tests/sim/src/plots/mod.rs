@@ -6,4 +6,5 @@ pub mod disks;
 pub mod distances;
 pub mod epochs;
 pub mod forces;
+pub mod places;
 pub mod reads;
