@@ -285,7 +285,7 @@ pub struct AttachArgs {
     /// auto takes the best one this machine can do
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     pub device: DeviceArg,
-    /// The device takes no writes; it is the volume's only one all the same
+    /// The device takes no writes; it is the volume's only one all the same, unless the volume was made read-only
     #[arg(long)]
     pub read_only: bool,
     /// On another node of this site

@@ -6,8 +6,8 @@ use crate::loss_views::{amount, figure, losses};
 use crate::output::View;
 use crate::table::{NONE, Table, bytes, or_none, time_ms, time_us};
 use crate::views::{
-    AttachView, ConditionView, DeletedView, FailbackView, FailbacksView, ForcePlanView, MemberView, PlaceView,
-    PolicyView, ResultsView, ScrubView, SitesView, StatusView, StepView, VolumeListView, VolumeView,
+    AttachView, AttachmentView, ConditionView, DeletedView, FailbackView, FailbacksView, ForcePlanView, MemberView,
+    PlaceView, PolicyView, ResultsView, ScrubView, SitesView, StatusView, StepView, VolumeListView, VolumeView,
 };
 
 impl std::fmt::Display for PlaceView {
@@ -106,6 +106,9 @@ impl View for VolumeView {
             self.acked_seq,
             self.applied_seq
         );
+        if self.read_only {
+            line!(out, "  access    read-only, on every node that holds a copy");
+        }
         line!(out, "  attached  {}", attached(self));
         if !self.source.is_empty() {
             line!(out, "  source    {}", self.source);
@@ -145,7 +148,11 @@ fn scrubbed(scrub: &ScrubView) -> String {
 }
 
 fn attached(volume: &VolumeView) -> String {
-    let Some(at) = &volume.attached else { return NONE.into() };
+    let places: Vec<String> = volume.attached.iter().chain(&volume.readers).map(attached_at).collect();
+    or_none(&places.join("; "))
+}
+
+fn attached_at(at: &AttachmentView) -> String {
     let place = if at.device.path.is_empty() { &at.device.socket } else { &at.device.path };
     let read_only = if at.device.read_only { ", read-only" } else { "" };
     let served =
@@ -205,7 +212,7 @@ impl View for VolumeListView {
         let mut table = Table::new(&["NAME", ">SIZE", "ROLE", "STATE", "PRIMARY", "SYNC SET", "QUORUM", "DEVICE"]);
         for v in &self.volumes {
             let sync_set: Vec<_> = v.members.iter().filter(|m| m.in_sync_set).map(|m| m.site.as_str()).collect();
-            let device = v.attached.as_ref().map_or_else(|| NONE.into(), |_| attached(v));
+            let device = attached(v);
             table.row([
                 v.name.clone(),
                 bytes(v.size_bytes),

@@ -115,6 +115,9 @@ pub struct CloneArgs {
     pub size: Option<u64>,
     #[command(flatten)]
     pub layout: LayoutArgs,
+    /// Nobody ever writes it, so that it can be attached, with --read-only, on all nodes that hold a copy at once
+    #[arg(long)]
+    pub read_only: bool,
     /// Kept with the volume in every site
     #[arg(long = "label", value_parser = values::label, value_name = "KEY=VALUE")]
     pub labels: Vec<(String, String)>,

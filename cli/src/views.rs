@@ -34,6 +34,10 @@ pub struct VolumeView {
     pub loss: Vec<LossView>,
     pub conditions: Vec<ConditionView>,
     pub attached: Option<AttachmentView>,
+    /// Made to be read: nobody ever writes it.
+    pub read_only: bool,
+    /// Of such a volume: where it is attached.
+    pub readers: Vec<AttachmentView>,
     pub labels: BTreeMap<String, String>,
     pub reporter: PlaceView,
     /// Of the reporter's copy.
@@ -339,6 +343,8 @@ impl From<api::VolumeStatus> for VolumeView {
             loss: v.loss.into_iter().map(Into::into).collect(),
             conditions: v.conditions.into_iter().map(Into::into).collect(),
             attached: v.attached.map(Into::into),
+            read_only: v.read_only,
+            readers: v.readers.into_iter().map(Into::into).collect(),
             labels: v.labels,
             reporter: PlaceView { site: v.reporter_site, node: v.reporter_node },
             scrub: v.scrub.map(Into::into),

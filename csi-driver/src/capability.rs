@@ -36,7 +36,12 @@ impl Usage {
     }
 
     pub fn reads_only(&self) -> bool {
-        self.mode == Mode::SingleNodeReaderOnly
+        matches!(self.mode, Mode::SingleNodeReaderOnly | Mode::MultiNodeReaderOnly)
+    }
+
+    /// On many nodes, and written on none.
+    pub fn many_read(&self) -> bool {
+        self.mode == Mode::MultiNodeReaderOnly
     }
 
     /// The least size that can carry it.
@@ -85,11 +90,9 @@ fn usage(capability: &VolumeCapability) -> Result<Usage, Status> {
         Mode::SingleNodeWriter
         | Mode::SingleNodeReaderOnly
         | Mode::SingleNodeSingleWriter
-        | Mode::SingleNodeMultiWriter => Ok(Usage { access, mode }),
+        | Mode::SingleNodeMultiWriter
+        | Mode::MultiNodeReaderOnly => Ok(Usage { access, mode }),
         Mode::Unknown => Err(missing("volume_capability.access_mode.mode")),
-        Mode::MultiNodeReaderOnly => Err(Status::invalid_argument(
-            "volumes can't be read on several nodes (ReadOnlyMany) in this version: use ReadWriteOnce",
-        )),
         Mode::MultiNodeSingleWriter | Mode::MultiNodeMultiWriter => Err(Status::invalid_argument(
             "a volume is written on one node at a time, and that is its promise: use ReadWriteOnce or ReadWriteOncePod, \
              not ReadWriteMany",
@@ -141,7 +144,7 @@ mod tests {
             (Mode::SingleNodeReaderOnly, true),
             (Mode::SingleNodeSingleWriter, true),
             (Mode::SingleNodeMultiWriter, true),
-            (Mode::MultiNodeReaderOnly, false),
+            (Mode::MultiNodeReaderOnly, true),
             (Mode::MultiNodeSingleWriter, false),
             (Mode::MultiNodeMultiWriter, false),
             (Mode::Unknown, false),

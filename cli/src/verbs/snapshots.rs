@@ -120,6 +120,7 @@ async fn clone(format: Format, replicator: &Replicator, args: CloneArgs) -> Resu
         labels: args.labels.into_iter().collect(),
         source_snapshot,
         source_volume,
+        read_only: args.read_only,
         ..layout(replicator, args.layout, Some(&parent)).await?
     };
     let made = replicator.patient_volumes().create(request).await?.into_inner().volume;

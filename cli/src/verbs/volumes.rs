@@ -129,9 +129,7 @@ fn create_request(args: CreateArgs) -> Result<api::CreateVolumeRequest, Failure>
         // clap admits two values only.
         block_size_bytes: args.block_size.parse().unwrap_or_default(),
         labels: args.labels.into_iter().collect(),
-        source_snapshot: String::new(),
-        source_volume: String::new(),
-        source_shown: false,
+        ..Default::default()
     })
 }
 

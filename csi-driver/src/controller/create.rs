@@ -40,6 +40,8 @@ struct Plan {
     name: String,
     range: Range,
     usages: Vec<Usage>,
+    /// For many nodes to read, and none to write.
+    read_only: bool,
     parameters: Parameters,
     source: Option<csi::VolumeContentSource>,
     topology: Option<csi::TopologyRequirement>,
@@ -88,6 +90,7 @@ impl Cluster {
         }
         let size_bytes = request.size_bytes;
         request.name = plan.name.clone();
+        request.read_only = plan.read_only;
         request.members = members.clone();
         request.policy = Some(plan.parameters.policy);
         request.labels = plan.parameters.labels;
@@ -208,7 +211,7 @@ impl Cluster {
                 volume.name, volume.primary_site
             )));
         }
-        if let Some(attached) = &volume.attached {
+        if let Some(attached) = volume.attached.as_ref().or(volume.readers.first()) {
             return Err(Status::failed_precondition(format!(
                 "volume {} is published on {}/{}: unpublish it first",
                 volume.name, attached.site, attached.node
@@ -232,7 +235,21 @@ fn plan(request: csi::CreateVolumeRequest) -> Result<Plan, Status> {
     {
         return Err(crate::refusal::missing("volume_content_source.type"));
     }
+    let read_only = usages.iter().any(Usage::many_read);
+    if read_only && !usages.iter().all(Usage::reads_only) {
+        return Err(Status::invalid_argument(
+            "a volume is written on one node or read on many, not both: leave ReadOnlyMany out, or make a claim of its own \
+             for it",
+        ));
+    }
+    if read_only && request.volume_content_source.is_none() {
+        return Err(Status::invalid_argument(
+            "a volume that many nodes read is never written, so it would stay empty: give the claim a VolumeSnapshot or \
+             another claim as its dataSource, or use ReadWriteOnce",
+        ));
+    }
     Ok(Plan {
+        read_only,
         name: farshore_name(&asked_name),
         asked_name,
         range,
@@ -300,6 +317,9 @@ fn same(existing: &api::VolumeStatus, plan: &Plan, members: &[api::MemberSpec]) 
     }
     if existing.labels.get(LABEL_SOURCE).cloned() != plan.source.as_ref().and_then(source_label) {
         return Err(differs("source"));
+    }
+    if existing.read_only != plan.read_only {
+        return Err(differs("access mode"));
     }
     if runs_anywhere(existing) != plan.parameters.any_node {
         return Err(differs("placement"));

@@ -39,6 +39,12 @@ impl Cluster {
                 volume.name, volume.size_bytes, range.limit
             )));
         }
+        if volume.read_only {
+            return Err(Status::invalid_argument(format!(
+                "volume {} was made to be read on many nodes, and keeps its size: make a larger one of it",
+                volume.name
+            )));
+        }
         let size = range.choose(0)?;
         match self.replicator.resize(id, size).await {
             // Nobody has the right to write, so nobody could change the register: this site takes it, if it is its.

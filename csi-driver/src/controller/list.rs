@@ -5,7 +5,7 @@ use farshore_proto::v1 as api;
 use tonic::Status;
 
 use super::cluster::{Cluster, page};
-use super::volume::{condition, described, published};
+use super::volume::{check_usage, condition, described, published};
 use crate::capability::{self, Usage};
 use crate::parameters;
 
@@ -48,8 +48,12 @@ impl Cluster {
             return Err(crate::refusal::missing("volume_capabilities"));
         }
         let volume = self.named(&request.volume_id).await?;
+        let check = |usage: &Usage| {
+            check_usage(&volume, usage, false)?;
+            usage.check_size(volume.size_bytes)
+        };
         let judged = capability::all(&request.volume_capabilities)
-            .and_then(|usages| usages.iter().try_for_each(|usage: &Usage| usage.check_size(volume.size_bytes)))
+            .and_then(|usages| usages.iter().try_for_each(check))
             .and_then(|()| parameters::read(&request.parameters).map(drop))
             .and_then(|()| parameters::read_mutable(&request.mutable_parameters).map(drop));
         if let Err(status) = judged {

@@ -1,5 +1,6 @@
 //! Publishing is attaching, and unpublishing is fencing: the replicators name one node and one session in the volume's
-//! configuration, and only that session writes.
+//! configuration, and only that session writes. Volumes that were made to be read have no such session: there a node is told
+//! that it may read, and the volume's other readers are left alone.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +9,7 @@ use farshore_proto::v1 as api;
 use tonic::Status;
 
 use super::cluster::Cluster;
+use super::volume::check_usage;
 use crate::capability;
 use crate::names::{READ_ONLY, SESSION};
 use crate::places::NodeId;
@@ -55,6 +57,7 @@ impl Cluster {
             .alone(&key, async move {
                 // The volume before the node: who asks for neither hears of the volume.
                 let found = cluster.replicator.volume(&volume).await?;
+                check_usage(&found, &usage, request.readonly)?;
                 let node = cluster.node(&node_id).await?;
                 cluster.attach(found, Wish { volume, node, read_only }).await
             })
@@ -82,6 +85,9 @@ impl Cluster {
     }
 
     async fn attach(&self, volume: api::VolumeStatus, wish: Wish) -> Result<String, Status> {
+        if volume.read_only {
+            return self.attach_reader(volume, wish).await;
+        }
         if let Some(attached) = &volume.attached {
             return repeated(&volume, attached, &wish);
         }
@@ -94,11 +100,26 @@ impl Cluster {
             )));
         }
         self.refuse_overload(&wish.node).await?;
+        self.attach_anew(&volume, wish, false).await
+    }
+
+    /// Whoever else has it, in whichever site: nobody writes it.
+    async fn attach_reader(&self, volume: api::VolumeStatus, wish: Wish) -> Result<String, Status> {
+        let there = |at: &&api::Attachment| at.site == wish.node.site && at.node == wish.node.node;
+        if let Some(reader) = volume.readers.iter().find(there) {
+            return repeated(&volume, reader, &wish);
+        }
+        self.refuse_overload(&wish.node).await?;
+        self.attach_anew(&volume, wish, true).await
+    }
+
+    async fn attach_anew(&self, volume: &api::VolumeStatus, wish: Wish, read_only: bool) -> Result<String, Status> {
         let session = draw(wish.read_only)?;
         let request = api::AttachVolumeRequest {
             volume: wish.volume,
             node: wish.node.node.clone(),
             session: session.clone(),
+            read_only,
             publish_only: true,
             ..Default::default()
         };
@@ -112,7 +133,7 @@ impl Cluster {
             return Ok(());
         }
         let on_node = |volume: &api::VolumeStatus| {
-            volume.attached.as_ref().is_some_and(|at| at.site == node.site && at.node == node.node)
+            volume.attached.iter().chain(&volume.readers).any(|at| at.site == node.site && at.node == node.node)
         };
         let there = self.replicator.list().await?.iter().filter(|volume| on_node(volume)).count();
         if there >= self.max_volumes_per_node as usize {

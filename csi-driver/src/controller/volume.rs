@@ -3,7 +3,9 @@
 use farshore_proto::csi;
 use farshore_proto::csi::volume_content_source as source;
 use farshore_proto::v1 as api;
+use tonic::Status;
 
+use crate::capability::Usage;
 use crate::names::{LABEL_PLACEMENT, LABEL_SOURCE, PLACEMENT_ANY};
 use crate::places::{NodeId, whole_site};
 
@@ -42,8 +44,26 @@ fn data_nodes(volume: &api::VolumeStatus, site: &str) -> Vec<NodeId> {
 
 /// Where it is published now, as far as this site's orchestrator knows the node.
 pub fn published(volume: &api::VolumeStatus, site: &str) -> Vec<String> {
-    let attached = volume.attached.iter().filter(|attached| attached.site == site);
+    let attached = volume.attached.iter().chain(&volume.readers).filter(|attached| attached.site == site);
     attached.map(|attached| NodeId::new(&attached.site, &attached.node).to_string()).collect()
+}
+
+/// Written on one node at a time, or read on many: which of both was settled when the volume was made.
+pub fn check_usage(volume: &api::VolumeStatus, usage: &Usage, read_only: bool) -> Result<(), Status> {
+    let name = &volume.name;
+    if volume.read_only && !read_only && !usage.reads_only() {
+        return Err(Status::invalid_argument(format!(
+            "volume {name} was made to be read on many nodes, and is never written: use ReadOnlyMany, or make a claim with \
+             ReadWriteOnce of it"
+        )));
+    }
+    if !volume.read_only && usage.many_read() {
+        return Err(Status::invalid_argument(format!(
+            "volume {name} can be written, so one node at a time may use it: for ReadOnlyMany make a claim with that access \
+             mode and a VolumeSnapshot, or this claim, as its dataSource"
+        )));
+    }
+    Ok(())
 }
 
 pub fn condition(volume: &api::VolumeStatus) -> csi::VolumeCondition {

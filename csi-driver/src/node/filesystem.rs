@@ -154,6 +154,33 @@ pub async fn ensure(wish: &Wish<'_>, notes: &Unfinished) -> Result<String, Statu
     Ok(kind)
 }
 
+/// Beside what its class says.
+pub fn options(kind: &str, read_only: bool) -> Vec<&'static str> {
+    let mut options = vec![if read_only { "ro" } else { "rw" }];
+    if kind == "xfs" {
+        // A clone has its source's UUID, and both may be on this node.
+        options.push("nouuid");
+    }
+    options
+}
+
+/// On a device that takes no writes nothing replays a journal, and the kernel refuses a filesystem that wants it. Mounted as it
+/// lies on the disk it lacks what the journal alone holds, which may be anything: that is for its user to ask for.
+pub fn unreplayed(kind: &str, why: &Status) -> Status {
+    let option = match kind {
+        "xfs" => "norecovery",
+        "btrfs" => "rescue=nologreplay",
+        _ => "noload",
+    };
+    Status::failed_precondition(format!(
+        "{}. Perhaps its journal must be replayed first, and nobody writes this volume: take the snapshot of a filesystem that \
+         is frozen (fsfreeze) or that no pod has mounted; or let it be mounted once from a claim with ReadWriteOnce, and make \
+         this one of that. With the mount option {option} it is shown as it lay on the disk: whole for a frozen xfs, else \
+         without what is in the journal alone",
+        why.message()
+    ))
+}
+
 fn occupied(wish: &Wish<'_>, how: &str) -> Status {
     Status::failed_precondition(format!(
         "volume {} {how}, so no filesystem is made on it: if nothing of it is wanted, clear it with `blkdiscard` while it \

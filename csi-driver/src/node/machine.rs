@@ -41,8 +41,12 @@ impl Machine {
     /// The block device of a volume that is attached on this machine.
     pub(super) async fn device(&self, volume: &api::VolumeStatus) -> Result<Option<PathBuf>, Status> {
         let here = self.place().await?;
-        let attached = volume.attached.as_ref().filter(|at| at.site == here.site && at.node == here.node);
-        let path = attached.and_then(|at| at.device.as_ref()).map(|device| device.path.as_str());
+        let path = attached_at(volume, &here).and_then(|at| at.device.as_ref()).map(|device| device.path.as_str());
         Ok(path.filter(|path| !path.is_empty()).map(PathBuf::from))
     }
+}
+
+/// For writing, or as one of many that read.
+pub(super) fn attached_at<'a>(volume: &'a api::VolumeStatus, here: &NodeId) -> Option<&'a api::Attachment> {
+    volume.attached.iter().chain(&volume.readers).find(|at| at.site == here.site && at.node == here.node)
 }

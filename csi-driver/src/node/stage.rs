@@ -7,7 +7,7 @@ use farshore_proto::v1 as api;
 use tonic::Status;
 
 use super::filesystem::{self, Wish};
-use super::machine::Machine;
+use super::machine::{Machine, attached_at};
 use super::mounts;
 use super::program::succeed;
 use crate::capability::{self, Access, Usage};
@@ -58,8 +58,8 @@ impl Machine {
             volume: stage.volume.clone(),
             node: self.place().await?.node,
             session: stage.session.clone(),
-            // A filesystem's journal is replayed also for who only wants to read.
-            read_only: stage.read_only && stage.usage.access == Access::Block,
+            // A filesystem's journal is replayed also for who only wants to read, but where nobody ever writes.
+            read_only: stage.read_only && (known.read_only || stage.usage.access == Access::Block),
             ..Default::default()
         };
         let device = self.replicator.attach(request).await?.device.unwrap_or_default().path;
@@ -76,8 +76,8 @@ impl Machine {
                 if self.is_staged(&stage, &device).await? {
                     return Ok(());
                 }
-                // A journal is replayed also by who only wants to read.
-                succeed("blockdev", &["--setrw", &device], &about).await?;
+                let hold = if known.read_only { "--setro" } else { "--setrw" };
+                succeed("blockdev", &[hold, &device], &about).await?;
                 let wish = Wish {
                     device: &device,
                     volume: &stage.volume,
@@ -88,7 +88,10 @@ impl Machine {
                     allocated: known.allocated_bytes > 0,
                 };
                 let kind = filesystem::ensure(&wish, &self.notes).await?;
-                self.mount(&stage, &device, &kind, flags).await
+                let mut options: Vec<&str> = flags.iter().map(String::as_str).collect();
+                options.extend(filesystem::options(&kind, stage.read_only));
+                let mounted = self.mount(&stage, &device, &kind, &options.join(",")).await;
+                mounted.map_err(|why| if known.read_only { filesystem::unreplayed(&kind, &why) } else { why })
             }
         }
     }
@@ -112,17 +115,11 @@ impl Machine {
         Ok(true)
     }
 
-    async fn mount(&self, stage: &Stage, device: &str, kind: &str, flags: &[String]) -> Result<(), Status> {
+    async fn mount(&self, stage: &Stage, device: &str, kind: &str, options: &str) -> Result<(), Status> {
         std::fs::create_dir_all(&stage.path)
             .map_err(|error| Status::internal(format!("{} can't be made: {error}", stage.path)))?;
-        let mut options: Vec<&str> = flags.iter().map(String::as_str).collect();
-        options.push(if stage.read_only { "ro" } else { "rw" });
-        if kind == "xfs" {
-            // A clone has its source's UUID, and both may be on this node.
-            options.push("nouuid");
-        }
         let about = format!("mounting volume {} at {}", stage.volume, stage.path);
-        succeed("mount", &["-t", kind, "-o", &options.join(","), "--", device, &stage.path], &about).await?;
+        succeed("mount", &["-t", kind, "-o", options, "--", device, &stage.path], &about).await?;
         if stage.read_only || kind.starts_with("ext") {
             return Ok(());
         }
@@ -148,10 +145,8 @@ impl Machine {
         }
         let Some(volume) = self.replicator.find(id).await? else { return Ok(()) };
         let here = self.place().await?;
-        let Some(attached) = volume.attached.filter(|at| at.site == here.site && at.node == here.node) else {
-            return Ok(());
-        };
-        let session = attached.session;
+        let Some(attached) = attached_at(&volume, &here) else { return Ok(()) };
+        let session = attached.session.clone();
         let request =
             api::DetachVolumeRequest { volume: id.into(), session, keep_published: true, ..Default::default() };
         self.replicator.detach(request).await

@@ -96,7 +96,7 @@ impl World {
     }
 
     /// A block device of that size, or the name of one that there is not.
-    pub fn open_device(&self, id: &str, size_bytes: u64) -> api::DeviceStatus {
+    pub fn open_device(&self, id: &str, size_bytes: u64, read_only: bool) -> api::DeviceStatus {
         let mut device = api::DeviceStatus { export: id.into(), ..Default::default() };
         device.set_kind(api::DeviceKind::Fuse);
         device.path = match &self.devices {
@@ -105,7 +105,8 @@ impl World {
                 let file = folder.join(id);
                 let made = std::fs::OpenOptions::new().create(true).append(true).open(&file).expect("a file");
                 made.set_len(size_bytes).expect("a sparse file");
-                said("losetup", &["--find", "--show", file.to_str().expect("a path")])
+                let how: &[&str] = if read_only { &["--read-only"] } else { &[] };
+                said("losetup", &[how, &["--find", "--show", file.to_str().expect("a path")]].concat())
             }
         };
         device
@@ -179,7 +180,8 @@ impl Drop for World {
         if self.devices.is_none() {
             return;
         }
-        for device in self.volumes.values().filter_map(|v| v.attached.as_ref()?.device.as_ref()) {
+        let attached = self.volumes.values().flat_map(|v| v.attached.iter().chain(&v.readers));
+        for device in attached.filter_map(|at| at.device.as_ref()) {
             let _ = Command::new("losetup").args(["--detach", &device.path]).output();
         }
     }

@@ -49,6 +49,7 @@ impl Volumes for Fake {
             members,
             policy: request.policy,
             labels: request.labels,
+            read_only: request.read_only,
             ..Default::default()
         };
         world.volumes.insert(volume.id.clone(), volume.clone());
@@ -69,7 +70,7 @@ impl Volumes for Fake {
         self.enter(format!("delete {name}")).await?;
         let mut world = self.world();
         let volume = world.find(&name)?;
-        if volume.attached.is_some() {
+        if volume.attached.is_some() || !volume.readers.is_empty() {
             return Err(refused("it is attached"));
         }
         world.volumes.remove(&volume.id);
@@ -82,7 +83,14 @@ impl Volumes for Fake {
             .await?;
         let mut world = self.world();
         let volume = world.find(&request.volume)?;
-        let mut attached = match volume.attached.clone() {
+        if volume.read_only && !request.read_only {
+            return Err(refused("it is read-only for good"));
+        }
+        let there = match volume.read_only {
+            true => volume.readers.iter().find(|at| at.node == request.node).cloned(),
+            false => volume.attached.clone(),
+        };
+        let mut attached = match there {
             Some(there) if there.session == request.session && there.node == request.node => there,
             Some(_) => return Err(refused("it is attached for another session")),
             None => {
@@ -91,10 +99,15 @@ impl Volumes for Fake {
             }
         };
         if !request.publish_only && attached.device.is_none() {
-            attached.device = Some(world.open_device(&volume.id, volume.size_bytes));
+            attached.device = Some(world.open_device(&volume.id, volume.size_bytes, request.read_only));
         }
         let device = attached.device.clone();
         let volume = world.change(&volume.id, |v| {
+            if v.read_only {
+                v.readers.retain(|at| at.node != attached.node);
+                v.readers.push(attached);
+                return;
+            }
             v.attached = Some(attached);
             v.state = "healthy".into();
             v.config_version = "1.0badcafe/1".into();
@@ -118,7 +131,7 @@ impl Volumes for Fake {
         }
         let here = world.nodes[0].0.clone();
         let meant = |at: &api::Attachment| request.node.is_empty() || (at.site == here && at.node == request.node);
-        let Some(attached) = volume.attached.filter(meant) else {
+        let Some(attached) = volume.attached.iter().chain(&volume.readers).find(|at| meant(at)).cloned() else {
             return reply(api::DetachVolumeResponse { volume: Some(world.find(&request.volume)?) });
         };
         if !request.session.is_empty() && request.session != attached.session {
@@ -128,7 +141,13 @@ impl Volumes for Fake {
             world.close_device(device, request.force)?;
         }
         let volume = world.change(&volume.id, |v| {
-            v.attached = request.keep_published.then_some(api::Attachment { device: None, ..attached });
+            let kept = request.keep_published.then_some(api::Attachment { device: None, ..attached.clone() });
+            if v.read_only {
+                v.readers.retain(|at| at.node != attached.node);
+                v.readers.extend(kept);
+                return;
+            }
+            v.attached = kept;
         });
         reply(api::DetachVolumeResponse { volume: Some(volume) })
     }

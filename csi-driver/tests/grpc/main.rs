@@ -9,5 +9,6 @@ mod fake;
 mod faults;
 mod node;
 mod publishing;
+mod readers;
 mod snapshots;
 mod volumes;

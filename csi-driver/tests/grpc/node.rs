@@ -375,3 +375,88 @@ async fn what_is_missing_or_unknown_is_told_apart() {
     bench.unstage(&id).await.unwrap();
     bench.unpublish(&id).await.unwrap();
 }
+
+/// An image of that filesystem with a file in it: unmounted, or cut while it was mounted.
+fn image(bench: &Bench, kind: &str, size: i64, clean: bool) -> std::path::PathBuf {
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_string()
+    };
+    let (path, cut, at) = (bench.file("image"), bench.file("cut"), bench.file("image-at"));
+    let text = |path: &Path| path.to_str().unwrap().to_string();
+    fs::File::create(&path).unwrap().set_len(size as u64).unwrap();
+    run(&format!("mkfs.{kind}"), &["-q", &text(&path)]);
+    fs::create_dir_all(&at).unwrap();
+    let device = run("losetup", &["--find", "--show", &text(&path)]);
+    run("mount", &[&device, &text(&at)]);
+    fs::write(at.join("data"), b"kept").unwrap();
+    run("sync", &["--file-system", &text(&at)]);
+    // In the journal alone.
+    fs::File::create(at.join("late")).unwrap().sync_all().unwrap();
+    let copy = || fs::copy(&path, &cut).unwrap();
+    if !clean {
+        copy();
+    }
+    run("umount", &[&text(&at)]);
+    run("losetup", &["--detach", &device]);
+    if clean {
+        copy();
+    }
+    cut
+}
+
+#[tokio::test]
+async fn what_many_read_is_never_written_not_even_by_its_journal() {
+    let test = "what_many_read_is_never_written_not_even_by_its_journal";
+    for (kind, size, option) in
+        [("ext4", 16 * MIB, "noload"), ("xfs", 320 * MIB, "norecovery"), ("btrfs", 256 * MIB, "rescue=nologreplay")]
+    {
+        let Some(bench) = Bench::set_up(test).await else { return };
+        if !installed(&format!("mkfs.{kind}")) {
+            println!("SKIP {test} ({kind}): mkfs.{kind} is not installed");
+            continue;
+        }
+        let source = bench.volume("a", size).await;
+        let wish = crate::readers::reading("r", &source);
+        let capacity_range = Some(csi::CapacityRange { required_bytes: size, limit_bytes: 0 });
+        let parameters = parameters(&[("sites", "east/n1")]);
+        let wish = csi::CreateVolumeRequest { capacity_range, parameters, ..wish };
+        let id = bench.driver.create(wish).await.unwrap().volume_id;
+        let context = bench.publish(&id, true).await;
+        let mut pod = mounted(kind, Mode::MultiNodeReaderOnly);
+        // Nothing is made where nothing is.
+        let blank = bench.stage(&id, &context, &pod).await.unwrap_err();
+        assert!(blank.message().contains("holds no filesystem"), "{blank}");
+        for clean in [true, false] {
+            bench.unstage(&id).await.unwrap();
+            let image = fs::read(image(&bench, kind, size, clean)).unwrap();
+            fs::write(bench.backing(&id), &image).unwrap();
+            if !clean {
+                let refused = bench.stage(&id, &context, &pod).await.unwrap_err();
+                assert_eq!(refused.code(), Code::FailedPrecondition);
+                assert!(refused.message().contains("fsfreeze") && refused.message().contains(option), "{refused}");
+                if let Some(csi::volume_capability::AccessType::Mount(mount)) = &mut pod.access_type {
+                    mount.mount_flags = vec![option.into()];
+                }
+            }
+            bench.stage(&id, &context, &pod).await.unwrap();
+            bench.stage(&id, &context, &pod).await.unwrap();
+            let reader = bench.driver.fake.world().find(&id).unwrap().readers[0].clone();
+            let held = Command::new("blockdev").args(["--getro", &reader.device.unwrap().path]).output().unwrap();
+            assert_eq!(held.stdout, b"1\n");
+            bench.show(&id, "pod", &pod, false).await.unwrap();
+            if clean {
+                assert_eq!(fs::read(bench.file("pod/data")).unwrap(), b"kept");
+            }
+            assert!(fs::write(bench.file("pod/data"), b"lost").is_err());
+            bench.stats(&id, "pod").await.unwrap();
+            bench.hide(&id, "pod").await.unwrap();
+            bench.unstage(&id).await.unwrap();
+            assert!(bench.driver.fake.world().find(&id).unwrap().readers[0].device.is_none(), "published still");
+            assert!(fs::read(bench.backing(&id)).unwrap() == image, "{kind}: the image has changed");
+        }
+        bench.unpublish(&id).await.unwrap();
+        assert!(bench.driver.fake.world().find(&id).unwrap().readers.is_empty());
+    }
+}

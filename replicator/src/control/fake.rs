@@ -109,6 +109,7 @@ impl FakeOperations {
             lease: Some(api::LeaseStatus::default()),
             loss,
             labels: request.labels,
+            read_only: request.read_only,
             reporter_site: self.site.clone(),
             reporter_node: self.node.clone(),
             ..Default::default()

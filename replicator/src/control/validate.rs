@@ -207,6 +207,12 @@ pub fn create(mut request: api::CreateVolumeRequest) -> Result<api::CreateVolume
         ));
     }
     source(&request)?;
+    if request.read_only && request.source_snapshot.is_empty() && request.source_volume.is_empty() {
+        return Err(OpError::invalid(
+            format!("volume {:?} would be empty, and read-only for good", request.name),
+            "make it of a snapshot or of another volume: farshore snapshot clone SOURCE NAME --read-only",
+        ));
+    }
     if request.size_bytes > 0 || (request.source_snapshot.is_empty() && request.source_volume.is_empty()) {
         size(request.size_bytes, request.block_size_bytes.into())?;
     }

@@ -14,6 +14,7 @@ use super::forward::{ForwardedDevice, Forwarding, Served, forwarded_to};
 use super::frontend::{DeviceMaker, Frontend, clear_remains};
 use super::io_limits::{IoLimits, Meter, MeteredDevice};
 use super::node::{Node, NodeError, Shared};
+use super::readers::Readers;
 use super::session_device::SessionDevice;
 use crate::config::Config;
 use crate::control::OpError;
@@ -71,6 +72,8 @@ pub struct Attachments {
     pub(super) attached: tokio::sync::Mutex<BTreeMap<VolumeId, Attached>>,
     /// Devices here that other nodes serve, also those that are not made yet.
     pub(super) forwarding: Forwarding,
+    /// Devices here of volumes that nobody writes.
+    pub(super) readers: Readers,
 }
 
 impl Attachments {
@@ -97,7 +100,8 @@ impl Attachments {
         let process = config.device.process.as_deref().map(DeviceProcess::at);
         let maker = DeviceMaker { runtime_dir, socket, process };
         let forwarding = Forwarding::open(config.node.data_dir.join("forwarded"))?;
-        Ok(Attachments { exports, _servers: servers, maker, state_dir, attached, forwarding })
+        let readers = Readers::open(config.node.data_dir.join("readers"))?;
+        Ok(Attachments { exports, _servers: servers, maker, state_dir, attached, forwarding, readers })
     }
 
     /// Removes a volume's device when the core closes it: fenced, handed over, or detached.
@@ -172,7 +176,7 @@ impl Attachments {
         if let Some(existing) = attached.get(&handle.id) {
             return Ok(existing.status.clone());
         }
-        let (name, of_session, meter) = of_session(handle, read_only);
+        let (name, of_session, meter) = of_session(handle, handle.block.clone(), read_only);
         let device: Arc<dyn BlockDevice> = Arc::new(MeteredDevice::new(of_session.clone(), meter.clone()));
         let kind = choose(kind)?;
         let mut status = api::DeviceStatus { kind: kind.into(), read_only, ..api::DeviceStatus::default() };
@@ -324,12 +328,15 @@ impl Attachments {
 }
 
 /// The volume's name, its device for one session, and what bounds that.
-pub(super) fn of_session(handle: &VolumeHandle, read_only: bool) -> (String, Arc<SessionDevice>, Arc<Meter>) {
+pub(super) fn of_session(
+    handle: &VolumeHandle,
+    device: Arc<dyn BlockDevice>,
+    read_only: bool,
+) -> (String, Arc<SessionDevice>, Arc<Meter>) {
     let (name, sectors, limits) = {
         let config = handle.config.borrow();
         (config.volume.name.clone(), config.volume.logical_block_bytes == 512, IoLimits::of(&config))
     };
-    let device: Arc<dyn BlockDevice> = handle.block.clone();
     let device = if sectors { Arc::new(SectorDevice::new(device)) as Arc<dyn BlockDevice> } else { device };
     (name, Arc::new(SessionDevice::new(device).read_only(read_only)), Arc::new(Meter::new(limits)))
 }

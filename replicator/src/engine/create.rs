@@ -19,6 +19,7 @@ use super::driver::{VolumeHandle, lock};
 use super::io_limits::{IO_LIMITS_LABEL, IoLimits};
 use super::modes::{after_of, mode_of, refuse_undecided};
 use super::node::Node;
+use super::readers::{READ_ONLY_LABEL, is_read_only};
 use super::recovery;
 use super::rpc::Call;
 use crate::control::validate_modes::Asked;
@@ -162,10 +163,11 @@ impl Node {
         let held: Vec<_> = config.members.iter().map(|m| m.site.as_str()).collect();
         let policy = request.policy.as_ref().map_or("majority", |p| p.quorum.as_str());
         let clone = !request.source_snapshot.is_empty() || !request.source_volume.is_empty();
+        let to_be_read = is_read_only(&config.volume) == request.read_only;
         let sized = config.volume.size_bytes == request.size_bytes || (clone && request.size_bytes == 0);
         // Named nowhere: where its source is.
         let laid_out = (clone && asked.is_empty()) || (asked == held && config.volume.policy == policy);
-        if sized && laid_out && self.is_clone_of(config.volume.labels.get(SOURCE_ID_LABEL), request) {
+        if sized && to_be_read && laid_out && self.is_clone_of(config.volume.labels.get(SOURCE_ID_LABEL), request) {
             if !clone {
                 self.join_again(existing, &config).await?;
             }
@@ -173,7 +175,7 @@ impl Node {
         }
         Err(OpError::already_exists(
             format!(
-                "volume {} exists on {}, with another size, members, policy or source",
+                "volume {} exists on {}, with another size, members, policy, source or right to write",
                 request.name, self.shared.me
             ),
             "choose another name, or see `farshore volume show`",
@@ -374,6 +376,7 @@ impl Node {
             return Ok(());
         }
         self.attachments.close(handle.id, true).await?;
+        self.drop_reader(handle.id).await?;
         self.catalog.remove(handle.id);
         lock(&self.makers).remove(&handle.id);
         handle.stop().await;
@@ -397,7 +400,7 @@ impl Node {
     /// What another node asks for must not take a device away from under its users.
     pub(super) async fn refuse_in_use(&self, handle: &VolumeHandle) -> Result<(), OpError> {
         let attached = handle.config.borrow().attached.is_some_and(|a| a.member == handle.me);
-        if attached || self.attachments.is_open(handle.id).await {
+        if attached || self.attachments.is_open(handle.id).await || self.attachments.readers.is_there(handle.id) {
             return Err(in_use(&handle.name(), &self.shared.me));
         }
         Ok(())
@@ -575,7 +578,8 @@ fn first_configuration(
         labels: {
             let limits = IoLimits { iops: policy.iops, bytes_per_second: policy.bytes_per_second };
             let bound = limits.label().map(|label| (IO_LIMITS_LABEL.to_string(), label));
-            request.labels.clone().into_iter().chain(bound).collect()
+            let read_only = request.read_only.then(|| (READ_ONLY_LABEL.to_string(), "true".to_string()));
+            request.labels.clone().into_iter().chain(bound).chain(read_only).collect()
         },
         mode,
         fallback_after_us: after_of(policy.fallback_after_ms),

@@ -138,6 +138,7 @@ impl Node {
         let policy = |policy: Option<&api::Policy>| policy.map_or("majority", |p| p.quorum.as_str()).to_string();
         asked.eq(view.members.iter().map(|m| m.site.as_str()))
             && (view.size_bytes == request.size_bytes || request.size_bytes == 0)
+            && view.read_only == request.read_only
             && policy(view.policy.as_ref()) == policy(request.policy.as_ref())
             && self.is_clone_of(view.labels.get(SOURCE_ID_LABEL), request)
     }

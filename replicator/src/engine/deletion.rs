@@ -30,6 +30,9 @@ impl Node {
         if let Some(attached) = config.attached {
             return Err(attached_in(&name, config.site_of(attached.member)));
         }
+        if let Some(reader) = self.view_with_readers(handle).await?.readers.first() {
+            return Err(read_at(&name, reader));
+        }
         let settled = self.settle(handle).await;
         if let Err(error) = &settled {
             // Members that an earlier deletion has reached give no epoch any more.
@@ -48,6 +51,9 @@ impl Node {
             let Some(view) = self.applied_view_at(handle, &peer, upto).await? else { continue };
             if let Some(attached) = view.attached {
                 return Err(attached_in(&name, &attached.site));
+            }
+            if let Some(reader) = view.readers.first() {
+                return Err(read_at(&name, reader));
             }
             // Without an epoch, others' lists count as much as this one.
             left.push((peer, keep || (settled.is_err() && view.snapshots > 0)));
@@ -134,6 +140,13 @@ impl Node {
             _ => Ok(()),
         }
     }
+}
+
+fn read_at(volume: &str, reader: &api::Attachment) -> OpError {
+    OpError::failed_precondition(
+        format!("volume {volume} is attached read-only at {}/{}", reader.site, reader.node),
+        format!("run `farshore volume detach {volume}` there first"),
+    )
 }
 
 fn attached_in(volume: &str, site: &str) -> OpError {

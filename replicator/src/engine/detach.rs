@@ -13,6 +13,7 @@ use prost::Message;
 use super::driver::VolumeHandle;
 use super::forward::{DEVICE_LABEL, Place, forwarded_to};
 use super::node::Node;
+use super::readers::is_read_only;
 use super::register_read::{Fencing, Register};
 use super::roles::{parse_session, refused};
 use crate::control::{OpError, states};
@@ -64,6 +65,10 @@ impl Node {
         handle: &Arc<VolumeHandle>,
         request: &api::DetachVolumeRequest,
     ) -> Result<(), OpError> {
+        if is_read_only(&handle.config.borrow().volume) {
+            let known = self.view_with_readers(handle).await?;
+            return self.detach_reader(&known, request).await;
+        }
         if request.force && !request.keep_published {
             return self.detach_by_force(handle, request).await;
         }

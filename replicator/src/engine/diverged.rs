@@ -119,7 +119,7 @@ impl Node {
                 "discard the older one, at the primary of the newer",
             ));
         }
-        if self.attachments.is_open(handle.id).await {
+        if self.attachments.is_open(handle.id).await || self.attachments.readers.is_there(handle.id) {
             return Err(in_use(&handle.name(), &self.shared.me));
         }
         let copy = DivergedCopy {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use farshore_core::api::Promotion;
+use farshore_core::ids::VolumeId;
 use farshore_core::mark::SnapshotId;
 use farshore_proto::v1 as api;
 use prost::Message;
@@ -113,6 +114,10 @@ fn decode<M: Message + Default + AboutVolume>(node: &Arc<Node>, peer: &PeerName,
         return Err(OpError::invalid(format!("{peer} is no member of volume {}", handle.name()), "ask a member"));
     }
     Ok(request)
+}
+
+fn volume_id(text: &str) -> Result<VolumeId, OpError> {
+    text.parse().map_err(|_| OpError::invalid(format!("{text:?} is no volume's id"), "run one version"))
 }
 
 /// The verbs of snapshots; `None` is no such verb.
@@ -232,6 +237,15 @@ pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, reque
             let step: ServeStep = decode(node, peer, request)?;
             let handle = node.find(&step.volume)?;
             node.take_device(&handle, peer, &step).await?.encode_to_vec()
+        }
+        "readers" => {
+            let request: api::GetVolumeRequest = decode(node, peer, request)?;
+            node.readers_for(peer, volume_id(&request.volume)?).await.encode_to_vec()
+        }
+        "end-reader" if neighbour => {
+            let request: api::DetachVolumeRequest = decode(node, peer, request)?;
+            node.end_reader(volume_id(&request.volume)?, &request).await?;
+            api::DetachVolumeResponse::default().encode_to_vec()
         }
         "end-device" if neighbour => {
             node.end_device(&decode(node, peer, request)?).await?;

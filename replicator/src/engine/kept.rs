@@ -203,6 +203,7 @@ impl Node {
             return Ok(());
         }
         self.attachments.close(handle.id, true).await?;
+        self.drop_reader(handle.id).await?;
         let config = Configuration::clone(&handle.config.borrow());
         let kept = KeptVolume { volume: handle.id, config, deleted_unix_ms: unix_ms(), owed: Vec::new() };
         self.shared.kept.note(kept).map_err(|error| not_noted(&name, error))?;

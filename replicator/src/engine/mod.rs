@@ -45,6 +45,8 @@ mod outgoing;
 mod packing;
 mod peer_view;
 mod policy;
+mod reader_device;
+mod readers;
 mod readmit;
 mod rebirth;
 mod receive;

@@ -262,6 +262,7 @@ impl Node {
             });
         }
         named.extend(self.take_forwarded_back());
+        named.extend(self.take_readers_back());
         self.attachments.end_strays(&named).await;
     }
 
@@ -518,6 +519,7 @@ impl Node {
     /// An orderly end: devices closed, volumes stopped, disks synced. The next start takes the devices back.
     pub async fn stop(&self) {
         self.attachments.suspend().await;
+        self.suspend_readers().await;
         for handle in self.catalog.all() {
             handle.stop().await;
         }

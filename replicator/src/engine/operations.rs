@@ -11,6 +11,7 @@ use super::driver::{VolumeHandle, lock};
 use super::exports::session_text;
 use super::forward::EndForwarded;
 use super::node::Node;
+use super::readers::refuse_read_only;
 use super::roles::refused;
 use crate::control::{OpError, OpFuture, Operations};
 
@@ -42,12 +43,12 @@ impl Node {
 
     /// Every volume of this node, as it knows it.
     async fn views(self: &Arc<Self>) -> Vec<api::VolumeStatus> {
-        let mut out = Vec::new();
+        let mut asked = tokio::task::JoinSet::new();
         for handle in self.catalog.all() {
-            if let Ok(view) = self.view(&handle).await {
-                out.push(view);
-            }
+            let node = self.clone();
+            asked.spawn(async move { node.view_with_readers(&handle).await });
         }
+        let mut out: Vec<_> = asked.join_all().await.into_iter().flatten().collect();
         out.extend(self.shared.diverged.all().iter().map(|copy| self.diverged_view(copy)));
         out.sort_by(|a, b| a.name.cmp(&b.name));
         out
@@ -151,7 +152,10 @@ impl Operations for Node {
             if let Some(peer) = node.neighbour_with(&request.volume).await {
                 let asked = api::GetVolumeRequest { volume: request.volume.clone() };
                 let known = found(node.forward::<api::GetVolumeResponse>(&peer, "get", &asked).await?.volume)?;
-                let (session, device) = node.attach_without_copy(known, &request).await?;
+                let (session, device) = match known.read_only {
+                    true => node.attach_reader_without_copy(known, &request).await?,
+                    false => node.attach_without_copy(known, &request).await?,
+                };
                 let volume = Some(node.by_name(&request.volume).await?);
                 return Ok(api::AttachVolumeResponse { session: session_text(session), device: Some(device), volume });
             }
@@ -169,10 +173,14 @@ impl Operations for Node {
                 node.end_device(&EndForwarded { volume, session, force: request.force }).await?;
                 return node.by_name(&request.volume).await;
             }
-            if let Some(answer) =
-                node.by_neighbour::<api::DetachVolumeResponse>(&request.volume, "detach", &request).await?
-            {
-                return found(answer.volume);
+            if let Some(peer) = node.neighbour_with(&request.volume).await {
+                let asked = api::GetVolumeRequest { volume: request.volume.clone() };
+                let known = found(node.forward::<api::GetVolumeResponse>(&peer, "get", &asked).await?.volume)?;
+                if !known.read_only {
+                    return found(node.forward::<api::DetachVolumeResponse>(&peer, "detach", &request).await?.volume);
+                }
+                node.detach_reader(&known, &request).await?;
+                return node.by_name(&request.volume).await;
             }
             let handle = node.find_at_last(&request.volume)?;
             node.detach(&handle, &request).await?;
@@ -187,6 +195,7 @@ impl Operations for Node {
             {
                 return found(answer.volume);
             }
+            refuse_read_only(&*node.find(&request.volume)?, "keeps its size")?;
             let (handle, done) =
                 node.at_holder::<_, api::ResizeVolumeResponse>(&request.volume, "resize", &request).await?;
             if done.is_none() {

@@ -30,6 +30,7 @@ use super::images::{Difference, not_listed, not_read, readable};
 use super::kept::Origin;
 use super::marks::{Marker, UNFINISHED_LABEL};
 use super::node::Node;
+use super::readers::refuse_read_only;
 use super::roles::refused;
 use super::snapshots::Found;
 use crate::control::validate_snapshots::parse_id;
@@ -63,6 +64,7 @@ impl Node {
                 return self.forward_within(RESTORE_PATIENCE, &peer, "snapshot-restore", &request(snapshot)).await;
             }
         };
+        refuse_read_only(&handle, "can't be restored to a snapshot")?;
         if let Marker::There(peer) = self.marker(&handle).await? {
             let named = format!("{}@{}", handle.id, row.name);
             let done: api::RestoreSnapshotResponse =
@@ -237,6 +239,7 @@ impl Node {
             return Err(import_there(&begin.volume, &peer.to_string()));
         }
         let handle = self.find(&begin.volume)?;
+        refuse_read_only(&handle, "can't be filled by an import")?;
         if let Marker::There(peer) = self.marker(&handle).await? {
             return Err(import_there(&handle.name(), &peer.to_string()));
         }

@@ -11,6 +11,7 @@ use super::clock::random_u128;
 use super::create::name_error;
 use super::driver::{DeviceState, VolumeHandle};
 use super::node::Node;
+use super::readers::is_read_only;
 use super::rpc::Call;
 use crate::control::{OpError, OpKind};
 use crate::transport::PeerName;
@@ -143,6 +144,9 @@ impl Node {
         handle: &Arc<VolumeHandle>,
         request: &api::AttachVolumeRequest,
     ) -> Result<(SessionId, api::DeviceStatus), OpError> {
+        if is_read_only(&handle.config.borrow().volume) {
+            return self.attach_reader(handle, request).await;
+        }
         let kind = super::attachments::choose(request.device())?;
         let orphaned = self.attachments.forget_if_dead(handle.id).await;
         if let Some((session, status)) = self.attachments.describe(handle.id).await {

@@ -20,6 +20,7 @@ use super::modes::show_mode;
 use super::moves::{MODE_AFTER_LABEL, move_condition};
 use super::node::Node;
 use super::policy::{NEXT_CLASS_LABEL, next_class};
+use super::readers::{READ_ONLY_LABEL, is_read_only};
 use super::receive_packed;
 use super::schedule_text::SCHEDULE_LABEL;
 use super::schedule_verbs::Led;
@@ -29,12 +30,12 @@ use crate::store::SnapshotRow;
 use crate::transport::PeerName;
 
 /// A status is for people who look now: what the holder does not say at once is left out.
-const HOLDER_PATIENCE: Duration = Duration::from_millis(700);
+pub(super) const HOLDER_PATIENCE: Duration = Duration::from_millis(700);
 
 impl Node {
     /// As [`Node::view`], with what only the epoch's holder knows: where every member stands, and the cost of losses.
     pub(super) async fn full_view(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<api::VolumeStatus, OpError> {
-        let mut view = self.view(handle).await?;
+        let mut view = self.view_with_readers(handle).await?;
         if view.role() != api::Role::Primary
             && let Some(holder) = self.holder(handle).await.filter(|holder| *holder != handle.me)
             && let Ok(peer) = self.peer_of(handle, holder)
@@ -142,7 +143,15 @@ impl Node {
             (_, None) => Led::Nowhere,
         };
         view.schedules = self.schedule_views(handle, &status.config, &rows, led);
-        let own = [LIMIT_LABEL, NEXT_CLASS_LABEL, IO_LIMITS_LABEL, MODE_AFTER_LABEL, FENCED_LABEL, DEVICE_LABEL];
+        let own = [
+            LIMIT_LABEL,
+            NEXT_CLASS_LABEL,
+            IO_LIMITS_LABEL,
+            MODE_AFTER_LABEL,
+            FENCED_LABEL,
+            DEVICE_LABEL,
+            READ_ONLY_LABEL,
+        ];
         view.labels.retain(|key, _| !key.starts_with(SCHEDULE_LABEL) && !own.contains(&key.as_str()));
         view.snapshot_held_bytes = self.shared.store.held_bytes(handle.id).unwrap_or(0);
         view.snapshot_limit_bytes = limit_bytes(&status.config).unwrap_or(0);
@@ -152,6 +161,8 @@ impl Node {
         view.conditions.extend(move_condition(&status.config));
         view.conditions.extend(fenced_condition(&status.config));
         view.fenced_sites = fenced_sites(&status.config);
+        view.read_only = is_read_only(&status.config.volume);
+        view.readers.extend(self.reader_here(handle.id).await);
         view.source = view.labels.get(SOURCE_LABEL).cloned().unwrap_or_default();
         view.conditions.extend(unfinished_condition(handle, &rows));
         if handle.applier.has_store() {

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::inbox::{Inbox, Input};
 use super::io_counts::{IoCount, IoCounts};
+use super::readers::is_read_only;
 use crate::device::{BlockDevice, Geometry, IoError};
 
 /// Requests of one device that wait for the core; below what the core accepts, so that it never has to refuse one.
@@ -23,6 +24,7 @@ pub struct VolumeDevice {
     inbox: Arc<Inbox>,
     size_bytes: AtomicU64,
     volatile_cache: bool,
+    read_only: bool,
     permits: Semaphore,
     counts: IoCounts,
 }
@@ -33,6 +35,7 @@ impl VolumeDevice {
             inbox,
             size_bytes: AtomicU64::new(volume.size_bytes),
             volatile_cache: volume.durability == Durability::Flush,
+            read_only: is_read_only(volume),
             permits: Semaphore::new(REQUESTS_MAX),
             counts: IoCounts::default(),
         }
@@ -118,7 +121,7 @@ impl BlockDevice for VolumeDevice {
             // Sectors of 512 bytes are an adapter's business; the core speaks whole blocks.
             logical_block_bytes: 4096,
             volatile_cache: self.volatile_cache,
-            read_only: false,
+            read_only: self.read_only,
         }
     }
 

@@ -100,7 +100,7 @@ impl Attachments {
         if attached.contains_key(&handle.id) {
             return;
         }
-        let (name, device, meter) = of_session(handle, false);
+        let (name, device, meter) = of_session(handle, handle.block.clone(), false);
         self.exports.insert_for(&place.node, &name, place.session, device.clone(), meter.clone());
         let lending = Lending::new(handle.config.borrow().volume.lease_us);
         let (session, frontend, status) = (place.session, Frontend::None, api::DeviceStatus::default());
@@ -111,7 +111,7 @@ impl Attachments {
     }
 
     /// Begins to ask for what a device here needs; it may be made when somebody serves it.
-    pub(super) fn begin(&self, node: &Arc<Node>, note: &ForwardedNote) -> Arc<ForwardedDevice> {
+    pub(in crate::engine) fn begin(&self, node: &Arc<Node>, note: &ForwardedNote) -> Arc<ForwardedDevice> {
         let device = ForwardedDevice::new(note.volume, note.session, note.geometry, note.servers.clone());
         lock(&self.forwarding.devices).insert(note.volume, (note.name.clone(), device.clone()));
         tokio::spawn(link::run(Arc::downgrade(node), device.clone()));
@@ -119,7 +119,7 @@ impl Attachments {
     }
 
     /// Makes the device that users open, of a volume that another node serves.
-    pub(super) async fn open_forwarded(
+    pub(in crate::engine) async fn open_forwarded(
         &self,
         node: &Arc<Node>,
         note: &ForwardedNote,
@@ -176,7 +176,7 @@ impl Attachments {
     }
 
     /// Gives up a device that could not be made, or whose session is over.
-    pub(super) async fn drop_forwarded(&self, note: &ForwardedNote, device: &ForwardedDevice, why: &str) {
+    pub(in crate::engine) async fn drop_forwarded(&self, note: &ForwardedNote, device: &ForwardedDevice, why: &str) {
         device.end(why);
         self.maker.end(&note.name, &session_text(note.session)).await;
         self.forwarding.forget(note.volume, note.session);

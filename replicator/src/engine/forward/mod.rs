@@ -32,6 +32,7 @@ mod verbs;
 
 pub(super) use attached::Forwarding;
 pub(super) use device::ForwardedDevice;
+pub(super) use note::ForwardedNote;
 pub(super) use place::{DEVICE_LABEL, Place, forwarded_to};
 pub(super) use serve::Served;
 pub(super) use verbs::{EndForwarded, ServeStep};

@@ -19,9 +19,13 @@ use super::frame::{Ask, Say};
 use super::place::{Place, forwarded_to};
 use crate::device::remote::Request;
 use crate::device::{BlockDevice, IoError, submit};
+use crate::engine::attachments::of_session;
 use crate::engine::clock;
 use crate::engine::driver::{VolumeHandle, lock};
+use crate::engine::io_limits::MeteredDevice;
 use crate::engine::node::Node;
+use crate::engine::reader_device::ReaderDevice;
+use crate::engine::readers::is_read_only;
 use crate::engine::register_read::Fencing;
 use crate::engine::session_device::SessionDevice;
 use crate::transport::{PeerName, PeerStream, StreamReceiver, StreamSender};
@@ -76,7 +80,8 @@ impl Lending {
 /// Whoever has been let in.
 struct Turn {
     handle: Arc<VolumeHandle>,
-    lending: Arc<Lending>,
+    /// None: nobody writes the volume, so that an answer is never too late.
+    lending: Option<Arc<Lending>>,
     of_stream: Arc<SessionDevice>,
     device: Arc<dyn BlockDevice>,
 }
@@ -141,12 +146,15 @@ impl Node {
 
     async fn admit(self: &Arc<Self>, peer: &PeerName, volume: VolumeId, session: SessionId) -> Result<Turn, Refused> {
         let Some(handle) = self.catalog.get(volume) else { return later("no copy of the volume is here") };
+        if is_read_only(&handle.config.borrow().volume) {
+            return self.admit_reader(peer, handle).await;
+        }
         if let Some(served) = self.attachments.served(volume).await
             && served.place.session == session
             && served.place.node == *peer
             && let Some((of_stream, device)) = self.attachments.exports.open_for_peer(peer, &handle.name(), session)
         {
-            return Ok(Turn { handle, lending: served.lending, of_stream, device });
+            return Ok(Turn { handle, lending: Some(served.lending), of_stream, device });
         }
         let Some(status) = handle.status().await else { return later("the volume is stopping") };
         let named = match status.role {
@@ -171,6 +179,22 @@ impl Node {
             Some(_) => over("the volume is attached for another session"),
             None => over("the session has ended: the volume is attached nowhere"),
         }
+    }
+}
+
+impl Node {
+    /// Of a volume that nobody writes: any node of the site may read, for any session.
+    async fn admit_reader(&self, peer: &PeerName, handle: Arc<VolumeHandle>) -> Result<Turn, Refused> {
+        if peer.site != self.shared.me.site {
+            return over("a copy of another site is not read from here");
+        }
+        if let Err(error) = self.refuse_without_image(&handle).await {
+            return later(error.to_string());
+        }
+        let copy = Arc::new(ReaderDevice::new(self.shared.clone(), handle.clone()));
+        let (_, of_stream, meter) = of_session(&handle, copy, true);
+        let device = Arc::new(MeteredDevice::new(of_stream.clone(), meter));
+        Ok(Turn { handle, lending: None, of_stream, device })
     }
 }
 
@@ -202,8 +226,13 @@ async fn take_requests(peer: &PeerName, turn: &Turn, mut receiver: StreamReceive
             }
             Ask::Ping { at } => {
                 // In its turn: a lease that is asked for late is lent late.
-                let left_us = turn.handle.status().await.and_then(|status| status.lease_left_us).unwrap_or(0);
-                let lent_us = turn.lending.lend(left_us);
+                let lent_us = match &turn.lending {
+                    Some(lending) => {
+                        let status = turn.handle.status().await;
+                        lending.lend(status.and_then(|status| status.lease_left_us).unwrap_or(0))
+                    }
+                    None => turn.handle.config.borrow().volume.lease_us,
+                };
                 let say = Say::Pong { at, lent_us, size_bytes: turn.device.geometry().size_bytes };
                 if answers.send(Answer { say, _request: None, _bytes: None }).await.is_err() {
                     return;

@@ -20,6 +20,7 @@ use crate::engine::create::name_error;
 use crate::engine::driver::{DeviceState, VolumeHandle};
 use crate::engine::exports::session_text;
 use crate::engine::node::Node;
+use crate::engine::readers::refuse_read_only;
 use crate::engine::register_read::Fencing;
 use crate::engine::roles::{OPEN_PATIENCE, parse_session, refused};
 use crate::transport::PeerName;
@@ -119,7 +120,7 @@ impl Node {
     }
 
     /// The copies of this site: who serves or leads it first, then those that count for acknowledgements.
-    fn servers_of(&self, known: &api::VolumeStatus) -> Result<Vec<PeerName>, OpError> {
+    pub(in crate::engine) fn servers_of(&self, known: &api::VolumeStatus) -> Result<Vec<PeerName>, OpError> {
         let me = &self.shared.me;
         let serving =
             known.attached.as_ref().map(|a| if a.served_by_node.is_empty() { &a.node } else { &a.served_by_node });
@@ -165,6 +166,7 @@ impl Node {
         peer: &PeerName,
         step: &ServeStep,
     ) -> Result<ServeAnswer, OpError> {
+        refuse_read_only(handle, "is read from a node's own copy, and not served to others")?;
         let place = Place { session: parse_session(&step.session)?, node: peer.clone() };
         // Whoever ends the session meanwhile waits until it is known whether there is one.
         let _alone = self.attachments.forwarding.alone(handle.id).await;
