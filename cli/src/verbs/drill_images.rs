@@ -226,6 +226,7 @@ fn newest_moment(snapshots: Vec<api::Snapshot>, volumes: &[String]) -> Option<Ve
 pub async fn drop_moments(replicator: &Replicator, of: &[Rehearsed]) -> Result<usize, Failure> {
     let mut dropped = 0;
     for of in of {
+        until_caught_up(replicator, &of.volume).await?;
         let own = here_of(&of.volume);
         for snapshot in list(replicator, std::slice::from_ref(&of.volume.id)).await? {
             let labels = &snapshot.labels;
@@ -236,6 +237,20 @@ pub async fn drop_moments(replicator: &Replicator, of: &[Rehearsed]) -> Result<u
         }
     }
     Ok(dropped)
+}
+
+/// Waits a while for this site's copy to come to what was acknowledged when the drill looked: its list is as old as it is.
+async fn until_caught_up(replicator: &Replicator, volume: &api::VolumeStatus) -> Result<(), Failure> {
+    let since = Instant::now();
+    while scheduled(volume).is_none() && since.elapsed() < PATIENCE {
+        let get = api::GetVolumeRequest { volume: volume.id.clone() };
+        let now = present(replicator.volumes().get(get).await?.into_inner().volume)?;
+        if now.applied_seq >= volume.acked_seq {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
