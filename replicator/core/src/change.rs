@@ -433,6 +433,29 @@ mod tests {
     }
 
     #[test]
+    fn an_observer_that_is_to_rest_and_takes_over_stays_in_its_place() {
+        let (lost, far) = (MemberId(1), MemberId(2));
+        let mut before = configuration();
+        before.members[2].kind = MemberKind::Observer;
+        before.current.votes.retain(|v| v.member != far);
+        before.current.sync.retain(|s| s.member != far);
+        let joint = stand_in(&before, &[before.current.clone()], (far, Incarnation(1)), lost).expect("satisfiable");
+        assert_eq!(joint.earlier, [before.current.clone()], "the lost member's vote counts until that is over");
+        let placed = drop_earlier(&joint);
+        assert!(placed.stands_in(far).is_some() && !placed.follows_behind(&placed.members[2]));
+        assert_eq!((placed.vote_of(lost), placed.admitted(lost)), (None, Some(Incarnation(1))));
+        assert_eq!(rest(&placed, &[placed.current.clone()], far), None, "one copy is left, two are asked for");
+        let grown = grow(&placed, &[placed.current.clone()], lost, Incarnation(1)).expect("it may count");
+        let grown = drop_earlier(&grown);
+        let resting = rest(&grown, &[grown.current.clone()], far).expect("two are left");
+        assert!(resting.stands_in(far).is_none() && resting.vote_of(lost).is_some());
+        let taken_back = adopt(&resting, Epoch { n: 2, writer: 3 }, far);
+        assert!(taken_back.stands_in(far).is_some() && taken_back.vote_of(lost).is_none());
+        assert!(resting.all_terms().all(|t| taken_back.all_terms().any(|kept| kept.votes == t.votes)));
+        assert!(drop_earlier(&resting).stand_ins.is_empty());
+    }
+
+    #[test]
     fn a_label_changes_nothing_that_decides() {
         let before = configuration();
         let under = vec![before.current.clone()];

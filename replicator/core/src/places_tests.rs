@@ -134,6 +134,20 @@ fn what_was_acknowledged_with_an_observer_survives_the_other_site() {
 }
 
 #[test]
+fn a_volume_without_observers_says_that_nobody_could_stand_in() {
+    let mut cluster = observed(0);
+    let says = |cluster: &Cluster| {
+        cluster.volumes[&HOME].status(cluster.now).conditions.iter().any(|c| c.name == "observer-missing")
+    };
+    assert!(says(&cluster));
+    lose(&mut cluster, AWAY);
+    cluster.pass(4 * AFTER_US);
+    assert_eq!(sync(config(&cluster, HOME)), [HOME, AWAY]);
+    set(&mut cluster, Change::PromoteObserver { after_us: None });
+    assert!(!says(&cluster));
+}
+
+#[test]
 fn an_observer_can_be_stood_in_for_as_well() {
     let mut cluster = observed(2);
     let next = MemberId(4);
