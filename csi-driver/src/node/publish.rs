@@ -69,7 +69,7 @@ impl Machine {
         };
         match publish.usage.access {
             Access::Mount { .. } => self.show_filesystem(&publish, &device).await,
-            Access::Block => self.show_device(&publish, &device).await,
+            Access::Block => self.show_device(&publish, &device, known.read_only).await,
         }
     }
 
@@ -97,7 +97,7 @@ impl Machine {
         mounts::bind(&publish.staged, &publish.target, publish.read_only).await
     }
 
-    async fn show_device(&self, publish: &Publish, device: &Path) -> Result<(), Status> {
+    async fn show_device(&self, publish: &Publish, device: &Path, never_written: bool) -> Result<(), Status> {
         let own = numbers(device);
         if own.is_none() {
             let path = device.display();
@@ -126,9 +126,11 @@ impl Machine {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&publish.target);
         file.map_err(|error| failed(&publish.target, error))?;
         // A mount that may not be written does not keep anybody from writing to the device behind it.
-        let hold = if publish.read_only { "--setro" } else { "--setrw" };
         let device = device.to_string_lossy();
-        succeed("blockdev", &[hold, &device], &format!("setting {device} up")).await?;
+        if !never_written {
+            let hold = if publish.read_only { "--setro" } else { "--setrw" };
+            succeed("blockdev", &[hold, &device], &format!("setting {device} up")).await?;
+        }
         mounts::bind(&device, &publish.target, false).await
     }
 

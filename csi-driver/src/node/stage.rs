@@ -68,16 +68,22 @@ impl Machine {
                 "the replicator made no block device: load fuse and loop on this node (modprobe fuse loop)",
             ));
         }
-        let hold = if stage.read_only { "--setro" } else { "--setrw" };
         let about = format!("setting {device} up");
         match &stage.usage.access {
-            Access::Block => succeed("blockdev", &[hold, &device], &about).await.map(drop),
+            // It takes no writes by itself; the kernel's own mark would stay for whatever device has the number next.
+            Access::Block if known.read_only => Ok(()),
+            Access::Block => {
+                let hold = if stage.read_only { "--setro" } else { "--setrw" };
+                succeed("blockdev", &[hold, &device], &about).await.map(drop)
+            }
             Access::Mount { filesystem, named, flags } => {
                 if self.is_staged(&stage, &device).await? {
                     return Ok(());
                 }
-                let hold = if known.read_only { "--setro" } else { "--setrw" };
-                succeed("blockdev", &[hold, &device], &about).await?;
+                if !known.read_only {
+                    // A journal is replayed also by who only wants to read.
+                    succeed("blockdev", &["--setrw", &device], &about).await?;
+                }
                 let wish = Wish {
                     device: &device,
                     volume: &stage.volume,

@@ -389,6 +389,8 @@ fn image(bench: &Bench, kind: &str, size: i64, clean: bool) -> std::path::PathBu
     run(&format!("mkfs.{kind}"), &["-q", &text(&path)]);
     fs::create_dir_all(&at).unwrap();
     let device = run("losetup", &["--find", "--show", &text(&path)]);
+    // Whoever had the number before may have left a mark.
+    run("blockdev", &["--setrw", &device]);
     run("mount", &[&device, &text(&at)]);
     fs::write(at.join("data"), b"kept").unwrap();
     run("sync", &["--file-system", &text(&at)]);
