@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use farshore_tests::cluster::{
     Busy, Cluster, DeviceHolder, Ledger, Mount, NbdClient, Options, Site, eventually, succeed, until,
@@ -117,6 +118,13 @@ fn possible(test: &str) -> bool {
     missing.is_none()
 }
 
+/// Whoever made a mount namespace of his own while the file system was mounted is rightly named as a user; this is not about him.
+fn detach(site: &Site, volume: &str) {
+    until("the last user to let go", Duration::from_secs(120), || {
+        site.try_run(&["volume", "detach", volume]).map(drop).map_err(|refusal| refusal.text)
+    });
+}
+
 fn device_at(site: &Site) -> PathBuf {
     let attached = site.run(&[&READ[..], &["--device", "fuse"]].concat());
     attached["device"]["path"].as_str().expect("an attached device has a path").into()
@@ -164,6 +172,7 @@ fn a_file_system_that_was_frozen_under_load_is_mounted_on_three_nodes_while_daem
     busy.wait_for_more(20);
     println!("{test}: {} files synced in the source", busy.check());
     succeed("umount", &[], &mount.0);
+    detach(first, "pg");
 
     let devices = [first, second, west].map(device_at);
     let whole = digest(&devices[0]);
@@ -205,10 +214,7 @@ fn a_file_system_that_was_frozen_under_load_is_mounted_on_three_nodes_while_daem
     second.refused(&["volume", "detach", "ro"]).says(4, &["in use", "reader-1"]);
     for (site, mount) in [first, second, west].into_iter().zip(mounts) {
         succeed("umount", &[], &mount.0);
-        // Whoever made a mount namespace of his own meanwhile is rightly named as a user; this is not about him.
-        until("the last user to let go", std::time::Duration::from_secs(120), || {
-            site.try_run(&["volume", "detach", "ro"]).map(drop).map_err(|refusal| refusal.text)
-        });
+        detach(site, "ro");
         assert!(!site.dir.join("run/ro").exists(), "nothing is left behind");
     }
     assert!(places(&first.volume("ro")).is_empty());
