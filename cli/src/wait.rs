@@ -1,7 +1,7 @@
 //! Waiting for a member to be in the sync set, or for a scrub's end, with a bar where somebody watches.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use farshore_proto::v1 as api;
 use farshore_replicator::control::states::member;
@@ -12,15 +12,18 @@ use crate::failure::{Exit, Failure};
 use crate::values::Place;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Whoever led the volume may come back, or another take over. After that nothing comes of waiting.
+const LEADERLESS_MAX: Duration = Duration::from_secs(30);
 
 /// Polls until every member that `place` names (all with data where it is None) replicates in the sync set. Ends
-/// early with an error where waiting can't help: it diverged, is damaged, or the resync is paused.
+/// early with an error where waiting can't help: it diverged, is damaged, the resync is paused, or nobody leads the volume.
 pub async fn until_in_sync(
     replicator: &Replicator,
     volume: &str,
     place: Option<&Place>,
 ) -> Result<api::VolumeStatus, Failure> {
     let bar = bar(volume);
+    let mut led = Instant::now();
     loop {
         let request = api::GetVolumeRequest { volume: volume.into() };
         let status = present(replicator.volumes().get(request).await?.into_inner().volume)?;
@@ -40,6 +43,17 @@ pub async fn until_in_sync(
             return Err(
                 Failure::new(Exit::Refused, message, "see the conditions in: farshore status").because(&stuck.reason)
             );
+        }
+        if !status.primary_node.is_empty() {
+            led = Instant::now();
+        }
+        if led.elapsed() > LEADERLESS_MAX {
+            bar.abandon();
+            return Err(Failure::new(
+                Exit::Unavailable,
+                format!("nobody leads volume {:?}, and so nobody makes its copies whole", status.name),
+                format!("promote it in a site of its sync set, then run this again: farshore promote {}", status.name),
+            ));
         }
         bar.set_position((slowest.progress.clamp(0.0, 1.0) * 1_000.0) as u64);
         bar.set_message(format!("{}/{} {}", slowest.site, slowest.node, slowest.state));

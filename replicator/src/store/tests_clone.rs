@@ -111,7 +111,9 @@ fn a_clone_of_what_was_shown_keeps_it_whatever_comes_after() {
         rig.stage_commit(VOL, 5).unwrap();
         assert_eq!((firsts(&rig, VOL, 1), firsts(&rig, A, 1)), (vec![0], vec![2]));
         rig.remove(A).unwrap();
-        (0..3).for_each(|_| drop(used(&rig)));
+        for _ in 0..3 {
+            used(&rig);
+        }
         assert_eq!((used(&rig), rig.pins(VOL).unwrap()), (0, vec![]));
     }
 }
