@@ -444,10 +444,10 @@ mod tests {
         let placed = drop_earlier(&joint);
         assert!(placed.stands_in(far).is_some() && !placed.follows_behind(&placed.members[2]));
         assert_eq!((placed.vote_of(lost), placed.admitted(lost)), (None, Some(Incarnation(1))));
-        assert_eq!(rest(&placed, &[placed.current.clone()], far), None, "one copy is left, two are asked for");
-        let grown = grow(&placed, &[placed.current.clone()], lost, Incarnation(1)).expect("it may count");
+        assert_eq!(rest(&placed, std::slice::from_ref(&placed.current), far), None, "one copy is left, two are asked for");
+        let grown = grow(&placed, std::slice::from_ref(&placed.current), lost, Incarnation(1)).expect("it may count");
         let grown = drop_earlier(&grown);
-        let resting = rest(&grown, &[grown.current.clone()], far).expect("two are left");
+        let resting = rest(&grown, std::slice::from_ref(&grown.current), far).expect("two are left");
         assert!(resting.stands_in(far).is_none() && resting.vote_of(lost).is_some());
         let taken_back = adopt(&resting, Epoch { n: 2, writer: 3 }, far);
         assert!(taken_back.stands_in(far).is_some() && taken_back.vote_of(lost).is_none());
