@@ -444,7 +444,11 @@ mod tests {
         let placed = drop_earlier(&joint);
         assert!(placed.stands_in(far).is_some() && !placed.follows_behind(&placed.members[2]));
         assert_eq!((placed.vote_of(lost), placed.admitted(lost)), (None, Some(Incarnation(1))));
-        assert_eq!(rest(&placed, std::slice::from_ref(&placed.current), far), None, "one copy is left, two are asked for");
+        assert_eq!(
+            rest(&placed, std::slice::from_ref(&placed.current), far),
+            None,
+            "one copy is left, two are asked for"
+        );
         let grown = grow(&placed, std::slice::from_ref(&placed.current), lost, Incarnation(1)).expect("it may count");
         let grown = drop_earlier(&grown);
         let resting = rest(&grown, std::slice::from_ref(&grown.current), far).expect("two are left");
