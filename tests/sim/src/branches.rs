@@ -55,6 +55,11 @@ pub struct Branch {
 }
 
 impl Branch {
+    /// Is this record in it, or in what its donor had?
+    pub fn goes_on_from(&self, seq: Seq, hash: RecordHash) -> bool {
+        self.order.get(&seq).or(self.tail.get(&seq).map(|(hash, _)| hash)) == Some(&hash)
+    }
+
     pub fn root() -> Branch {
         Branch {
             parent: None,

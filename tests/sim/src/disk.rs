@@ -196,8 +196,8 @@ impl Disk {
     }
 
     /// In which lineage the image was made that is staged at `seq`.
-    pub fn staged_lineage(&self, seq: Seq) -> Option<LineageId> {
-        self.staged.get(&seq).map(|staged| staged.lineage)
+    pub fn staged_at(&self, seq: Seq) -> Option<&Staged> {
+        self.staged.get(&seq)
     }
 
     /// False if the staged image is gone.

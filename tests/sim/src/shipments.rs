@@ -162,11 +162,14 @@ impl World {
     fn may_be_replaced(&self, id: MemberId, seq: Seq) -> Result<(), Violation> {
         let wrong = |text: String| Err(Violation { checker: "direction", text });
         let Some(node) = self.nodes.get(&id) else { return Ok(()) };
-        let Some(lineage) = node.disk.staged_lineage(seq).filter(|_| node.disk.now.base.seq < seq) else {
+        let Some(staged) = node.disk.staged_at(seq).filter(|_| node.disk.now.base.seq < seq) else {
             return Ok(());
         };
-        let branches = &self.oracle.branches;
-        if branches.depth(lineage.uuid) < branches.depth(node.lineage.uuid) {
+        let (branches, lineage) = (&self.oracle.branches, staged.lineage);
+        // The lineage may have forked after the image, while that was being installed.
+        let base = staged.image.base;
+        let part_of_it = branches.get(node.lineage.uuid).is_some_and(|branch| branch.goes_on_from(base.seq, base.hash));
+        if branches.depth(lineage.uuid) < branches.depth(node.lineage.uuid) && !part_of_it {
             return wrong(format!("{id} goes on in {}, and an image of {lineage} is shown there", node.lineage));
         }
         let Some(log) = node.disk.journal.log.volumes.get(&VOLUME) else { return Ok(()) };
