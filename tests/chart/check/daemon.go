@@ -19,7 +19,7 @@ type daemon struct {
 }
 
 var (
-	section = regexp.MustCompile(`\("([a-z]+)", &\[([^\]]*)\]\)`)
+	section = regexp.MustCompile(`\(\s*"([a-z]+)",\s*&\[([^\]]*)\],?\s*\)`)
 	quoted  = regexp.MustCompile(`"([^"]+)"`)
 )
 
