@@ -1,6 +1,7 @@
 //! kill -9, again and again, under load that is verified.
 
-use farshore_tests::cluster::{Cluster, Ledger, Writers};
+use farshore_tests::cluster::{Cluster, Ledger, Writers, eventually};
+use rustix::process::Signal;
 
 const SITES: [&str; 3] = ["east", "west", "north"];
 const BLOCKS: usize = 2048;
@@ -88,4 +89,23 @@ fn a_secondary_that_missed_much_catches_up_from_the_journal_under_load() {
     for (offset, piece) in pieces {
         assert!(north.read(offset, PIECE).expect("it can be read") == piece, "at {offset}");
     }
+}
+
+/// Until a process takes its signals they end it without a word: told to stop while it starts, it must not look crashed.
+#[test]
+fn a_daemon_that_is_told_to_stop_while_it_starts_ends_in_order() {
+    let cluster = Cluster::start(&SITES);
+    let east = cluster.site("east");
+    east.run(&CREATE);
+    assert!(east.stop().success());
+    for reached in ["journal recovered", "the store is open", "transport listens", "control plane is served"] {
+        let before = east.log().len();
+        east.launch();
+        eventually(reached, || east.log()[before..].contains(reached).then_some(()).ok_or("not there"));
+        east.signal(Signal::HUP);
+        let ended = east.stop();
+        assert!(ended.success(), "{reached}: {ended}");
+    }
+    east.start();
+    drop(east.attach("pg"));
 }

@@ -78,13 +78,18 @@ fn fail(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
 async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let socket = config.control.socket.clone();
     let http = config.http.listen;
-    let node = Node::start(config).await?;
-    let mut control = ControlServer::start(&socket, node.clone()).await?;
-    let metrics = HttpServer::start(http, node.clone()).await?;
-    tracing::info!(socket = %socket.display(), %http, "ready");
+    // First of all: until they are taken, signals end the process without a word, and it answers before `serve` gets here.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut reload = signal(SignalKind::hangup())?;
+    let node = tokio::select! {
+        node = Node::start(config) => node?,
+        _ = terminate.recv() => leave_unstarted(),
+        _ = interrupt.recv() => leave_unstarted(),
+    };
+    let mut control = ControlServer::start(&socket, node.clone()).await?;
+    let metrics = HttpServer::start(http, node.clone()).await?;
+    tracing::info!(socket = %socket.display(), %http, "ready");
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -101,6 +106,13 @@ async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     metrics.stop().await;
     node.stop().await;
     Ok(())
+}
+
+/// Told to stop while it starts, which may take long. Nothing was said to anybody yet, so this is as safe as a crash, and
+/// the next start recovers.
+fn leave_unstarted() -> ! {
+    tracing::info!("stopping before the start was over");
+    std::process::exit(0)
 }
 
 async fn reload_certificates(node: &Arc<Node>) {
