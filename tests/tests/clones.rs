@@ -240,3 +240,73 @@ fn xfs_on_a_clone_is_clean_beside_its_source() {
     let test = "xfs_on_a_clone_is_clean_beside_its_source";
     beside_its_source(test, "--size=320MiB", &["mkfs.xfs", "-q", "-f"], &["xfs_repair", "-n"], &["-o", "nouuid"]);
 }
+
+/// Mounting replays the journal; then nothing may be found.
+fn is_clean(cluster: &Cluster, at: &Path, file: &str) {
+    let mounted = Mount::of(at, cluster.dir().join("looked-into"), &[]);
+    assert_eq!(std::fs::read(mounted.at.join(file)).expect("it was synced before"), file.repeat(5000).into_bytes());
+    assert!(!mounted.at.join("after").exists(), "it was written after the snapshot");
+    run("umount", &[], &[&mounted.at]);
+    run("e2fsck", &["-f", "-n"], &[at]);
+}
+
+#[test]
+fn a_groups_members_are_clean_cloned_and_restored() {
+    let test = "a_groups_members_are_clean_cloned_and_restored";
+    if !Path::new("/dev/loop-control").exists() {
+        println!("SKIP {test}: no /dev/loop-control here (modprobe loop)");
+        return;
+    }
+    let cluster = start();
+    let east = cluster.site("east");
+    let on_loop = |volume: &str| device(&east.run(&["volume", "attach", volume, "--device", "fuse"]));
+    let volumes = ["data", "wal"];
+    let mounts = volumes.map(|volume| {
+        east.run(&["volume", "create", volume, "--size=64MiB", MEMBERS, "--lease=1s"]);
+        let at = on_loop(volume);
+        run("mkfs.ext4", &["-q", "-F"], &[&at]);
+        Mount::of(&at, cluster.dir().join(volume), &[])
+    });
+    let write = |mount: &Mount, name: &str| {
+        let file = mount.at.join(name);
+        std::fs::write(&file, name.repeat(5000)).expect("a file can be written");
+        std::fs::File::open(&file).and_then(|file| file.sync_all()).expect("and synced");
+    };
+    for (mount, volume) in mounts.iter().zip(volumes) {
+        write(mount, volume);
+    }
+    // Both are written to while the cut is made.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for mount in &mounts {
+            let (write, stop) = (&write, &stop);
+            scope.spawn(move || {
+                for round in 0.. {
+                    if stop.load(std::sync::atomic::Ordering::SeqCst) {
+                        return;
+                    }
+                    write(mount, &format!("busy-{}", round % 20));
+                }
+            });
+        }
+        east.until_done(&["snapshot", "create", "data", "wal", "--name", "g"]);
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    for mount in &mounts {
+        write(mount, "after");
+    }
+    for volume in volumes {
+        let (snapshot, copy) = (format!("{volume}@g"), format!("copy-of-{volume}"));
+        east.run(&["snapshot", "clone", &snapshot, &copy]);
+        is_clean(&cluster, &on_loop(&copy), volume);
+        east.run(&["volume", "detach", &copy]);
+    }
+    drop(mounts);
+    for volume in volumes {
+        eventually("the device to be free", || east.try_run(&["volume", "detach", volume]));
+        east.run(&["snapshot", "restore", &format!("{volume}@g"), "--yes"]);
+        is_clean(&cluster, &on_loop(volume), volume);
+        east.run(&["volume", "detach", volume]);
+    }
+    println!("{test}: two clones of one cut, and both volumes taken back to it, are clean");
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use farshore_tests::cluster::{
     Cluster, IN_ORDER_BLOCKS as BLOCKS, Image, InOrder, Ledger, Options, Site, Writers, eventually, farshore, writes_in,
 };
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 const SITES: [&str; 3] = ["east", "west", "north"];
 const MEMBERS: &str = "--members=east,west,north";
@@ -308,6 +309,37 @@ fn an_export_goes_on_after_its_daemon_died_and_an_import_is_whole_or_refused() {
     assert_eq!(names(east, "copy"), ["s"]);
     ledger.check_all(&mut east.attach("copy"));
     println!("kill -9 during an import, {deaths} times: no attach until it was run again, then every block is there");
+}
+
+/// What retention gave up between two attempts, nobody could go on with.
+#[test]
+fn an_incremental_export_that_died_holds_what_it_is_held_against() {
+    let cluster = start();
+    let east = cluster.site("east");
+    let ledger = filled(&cluster, "pg");
+    east.run(&["snapshot", "create", "pg", "--name", "base"]);
+    ledger.fill(&mut east.attach("pg"));
+    east.run(&["snapshot", "create", "pg", "--name", "s"]);
+    let (path, whole) = (cluster.dir().join("cut.fsx"), cluster.dir().join("whole.fsx"));
+    let held = |snapshot: &str| east.run(&["snapshot", "show", snapshot])["held_by"].as_array().map(Vec::len);
+    // Into a pipe that nobody reads: it waits, and dies there.
+    let pipe = cluster.dir().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe can be made");
+    let exporting = east.begin(&["snapshot", "export", "pg@s", "--since", "base", "--to", text(&pipe), "--force"]);
+    eventually("both to be held", || match (held("pg@base"), held("pg@s")) {
+        (Some(1), Some(1)) => Ok(()),
+        other => Err(other),
+    });
+    drop(exporting);
+    east.refused(&["snapshot", "delete", "pg@base", "--yes"]).says(4, &["pg@base is needed", "export-", "--release"]);
+    east.run(&["snapshot", "export", "pg@s", "--since", "base", "--to", text(&path)]);
+    east.run(&["snapshot", "export", "pg@s", "--since", "base", "--to", text(&whole)]);
+    assert!(std::fs::read(&path).expect("a file") == std::fs::read(&whole).expect("a file"));
+    let left = east.run(&["snapshot", "show", "pg@base"])["held_by"][0].as_str().expect("the one that died").to_owned();
+    for snapshot in ["pg@base", "pg@s"] {
+        east.run(&["snapshot", "update", snapshot, "--release", &left]);
+        east.run(&["snapshot", "delete", snapshot, "--yes"]);
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Reads at the end of a chain of clones: by the first who reads there, and when the chain is flattened.
+//! Reads at the end of a chain of clones: by the first who reads there, and when the chain is flattened; and writes.
 //!
 //! A clone is flattened in the background from its first moment on, a page of extents with each checkpoint. So a chain as
 //! it is met is partly flattened already; what one costs of which nothing is, the store's own figures tell
@@ -7,7 +7,8 @@
 use std::time::{Duration, Instant};
 
 use super::figures::Chain;
-use super::volumes::{MEMBERS, attach, create, first_reads, median, restart, run};
+use super::rounds::Rounds;
+use super::volumes::{MEMBERS, attach, create, first_reads, restart, run, target, write_each_extent, writes_per_s};
 use crate::fio;
 use crate::stage::Stage;
 
@@ -16,6 +17,8 @@ pub struct Scale {
     pub depths: &'static [u32],
     pub volume_bytes: u64,
     pub rounds: usize,
+    /// Of writes, to each in each round.
+    pub seconds: u64,
     /// Given to the background.
     pub flattened_within: Duration,
 }
@@ -48,20 +51,27 @@ pub fn measure(stage: &Stage, scale: Scale) -> Result<Vec<Chain>, String> {
         // Nobody has read the first volume either, then.
         restart(east, &attached)?;
         let ratio = read_us / cold(&first)?.max(1e-9);
-        chains.push(Chain { clones: link, made_ms_each, read_us, ratio, flattened_read_us: 0.0, flattened_ratio: 0.0 });
+        chains.push(Chain { clones: link, made_ms_each, read_us, ratio, ..Chain::default() });
         (began, made) = (Instant::now(), 0);
     }
     std::thread::sleep(scale.flattened_within);
-    let mut flat = vec![Vec::new(); attached.len()];
+    let (mut flat, mut written) = (Rounds::new(&attached), Rounds::new(&attached));
     for _ in 0..scale.rounds {
         restart(east, &attached)?;
-        for (volume, found) in attached.iter().zip(&mut flat) {
-            found.push(cold(volume)?);
-        }
+        flat.add(&attached, |volume| cold(volume))?;
     }
-    for (chain, found) in chains.iter_mut().zip(&flat[1..]) {
-        chain.flattened_read_us = median(found.clone());
-        chain.flattened_ratio = median(found.iter().zip(&flat[0]).map(|(own, none)| own / none.max(1e-9)).collect());
+    // Each extent its own.
+    for volume in &attached {
+        write_each_extent(&target(east, volume))?;
+        stage.settle(volume);
+    }
+    for _ in 0..scale.rounds {
+        written.add(&attached, |volume| writes_per_s(&target(east, volume), scale.seconds))?;
+        attached.iter().for_each(|volume| _ = stage.settle(volume));
+    }
+    for (at, chain) in (1..).zip(&mut chains) {
+        (chain.flattened_read_us, chain.flattened_ratio) = (flat.median(at), flat.to_first(at));
+        (chain.writes_per_s, chain.write_ratio) = (written.median(at), 1.0 / written.to_first(at).max(1e-9));
     }
     attached.iter().try_for_each(|volume| run(east, &["volume", "detach", volume]).map(drop))?;
     Ok(chains)

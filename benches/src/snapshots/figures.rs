@@ -59,7 +59,7 @@ pub struct Many {
 }
 
 /// The last clone of a chain of so many.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Chain {
     pub clones: u32,
     /// A clone and the snapshot of it.
@@ -70,6 +70,9 @@ pub struct Chain {
     /// The same after flattening and a restart.
     pub flattened_read_us: f64,
     pub flattened_ratio: f64,
+    /// 4 KiB, sixteen at a time, to extents that are the clone's own; the ratio is to the first volume.
+    pub writes_per_s: f64,
+    pub write_ratio: f64,
 }
 
 /// What changed between two snapshots of a thin volume.

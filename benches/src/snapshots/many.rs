@@ -3,15 +3,15 @@
 use std::time::Instant;
 
 use super::figures::Many;
+use super::rounds::Rounds;
 use super::volumes::{
-    BLOCK_BYTES, EXTENT_BYTES, MEMBERS, attach, client, create, first_reads, median, restart, run, scattered, target,
-    write_each_extent,
+    BLOCK_BYTES, EXTENT_BYTES, MEMBERS, attach, client, create, first_reads, restart, run, scattered, target,
+    write_each_extent, writes_per_s,
 };
 use crate::fio::{self, Extent};
 use crate::stage::Stage;
 
 const READS: &str = "randread-4k-qd16";
-const WRITES: &str = "randwrite-4k-qd16";
 /// Between two snapshots, each to another extent.
 const WRITES_BETWEEN: u64 = 4;
 
@@ -37,17 +37,14 @@ pub fn measure(stage: &Stage, scale: Scale) -> Result<Vec<Many>, String> {
     }
     names.iter().for_each(|name| _ = stage.settle(name));
 
-    let (reads, writes) = (READS.parse()?, WRITES.parse()?);
+    let reads = READS.parse()?;
     let (mut read, mut written) = (Rounds::new(&names), Rounds::new(&names));
     let mut cold = Rounds::new(&names);
     for _ in 0..scale.rounds {
         restart(east, &names)?;
         cold.add(&names, |name| first_reads(east, name))?;
-        let per_s = |name: &String, workload| {
-            Ok(fio::run(&target(east, name), workload, Extent::Seconds(scale.seconds), &[])?.iops())
-        };
-        read.add(&names, |name| per_s(name, reads))?;
-        written.add(&names, |name| per_s(name, writes))?;
+        read.add(&names, |name| Ok(fio::run(&target(east, name), reads, Extent::Seconds(scale.seconds), &[])?.iops()))?;
+        written.add(&names, |name| writes_per_s(&target(east, name), scale.seconds))?;
         names.iter().for_each(|name| _ = stage.settle(name));
     }
     names.iter().try_for_each(|name| run(east, &["volume", "detach", name]).map(drop))?;
@@ -77,58 +74,4 @@ fn take(stage: &Stage, volume: &str, count: u32, extents: u64) -> Result<f64, St
         run(stage.east(), &["snapshot", "create", volume, "--name", &format!("s{number}")])?;
     }
     Ok(began.elapsed().as_secs_f64() * 1e3 / f64::from(count.max(1)))
-}
-
-/// Values of each volume, a round at a time: a machine that others use is as slow for all of one round.
-struct Rounds(Vec<Vec<f64>>);
-
-impl Rounds {
-    fn new(names: &[String]) -> Rounds {
-        Rounds(vec![Vec::new(); names.len()])
-    }
-
-    fn add(&mut self, names: &[String], mut one: impl FnMut(&String) -> Result<f64, String>) -> Result<(), String> {
-        // Every other round backwards: what grows or fades meanwhile is nobody's advantage.
-        let backwards = self.0[0].len() % 2 == 1;
-        let mut order: Vec<usize> = (0..names.len()).collect();
-        if backwards {
-            order.reverse();
-        }
-        for at in order {
-            let value = one(&names[at])?;
-            self.0[at].push(value);
-        }
-        Ok(())
-    }
-
-    fn median(&self, at: usize) -> f64 {
-        median(self.0[at].clone())
-    }
-
-    /// The median of what it was against the first one in the same round.
-    fn to_first(&self, at: usize) -> f64 {
-        median(self.0[at].iter().zip(&self.0[0]).map(|(own, first)| own / first.max(1e-9)).collect())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_round_that_was_slow_for_all_counts_as_any_other() {
-        let names = ["a".to_string(), "b".to_string()];
-        let mut rounds = Rounds::new(&names);
-        let mut order = Vec::new();
-        for slow in [1.0, 10.0, 1.0] {
-            rounds
-                .add(&names, |name| {
-                    order.push(name.clone());
-                    Ok(if name == "a" { slow } else { 1.5 * slow })
-                })
-                .unwrap();
-        }
-        assert_eq!(order, ["a", "b", "b", "a", "a", "b"]);
-        assert_eq!((rounds.median(0), rounds.to_first(0), rounds.to_first(1)), (1.0, 1.0, 1.5));
-    }
 }

@@ -26,6 +26,7 @@ pub const FULL: Scale = Scale {
         depths: &[1, 10, 100],
         volume_bytes: 128 << 20,
         rounds: 3,
+        seconds: 1,
         flattened_within: Duration::from_secs(20),
     },
     thin: [(64, 1 << 40), (4, 1 << 40)],
@@ -33,7 +34,13 @@ pub const FULL: Scale = Scale {
 pub const QUICK: Scale = Scale {
     paused: 8,
     many: many::Scale { snapshots: &[0, 50], volume_bytes: 32 << 20, rounds: 1, seconds: 1 },
-    chains: chains::Scale { depths: &[5], volume_bytes: 32 << 20, rounds: 1, flattened_within: Duration::from_secs(5) },
+    chains: chains::Scale {
+        depths: &[5],
+        volume_bytes: 32 << 20,
+        rounds: 1,
+        seconds: 1,
+        flattened_within: Duration::from_secs(5),
+    },
     thin: [(64, 4 << 30), (4, 4 << 30)],
 };
 
@@ -56,8 +63,8 @@ pub fn measure(dir: &Path, scale: Scale, mut tell: impl FnMut(String)) -> Result
     let chains = chains::measure(&stage, scale.chains)?;
     for chain in &chains {
         tell(format!(
-            "chain of {} clones: reads {:.2} ×, flattened {:.2} ×",
-            chain.clones, chain.ratio, chain.flattened_ratio
+            "chain of {} clones: reads {:.2} ×, flattened {:.2} ×, writes {:.2} ×",
+            chain.clones, chain.ratio, chain.flattened_ratio, chain.write_ratio
         ));
     }
     drop(stage);

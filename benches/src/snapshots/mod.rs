@@ -8,4 +8,5 @@ pub mod many;
 pub mod measure;
 pub mod part;
 pub mod pause;
+pub mod rounds;
 pub mod volumes;

@@ -75,12 +75,19 @@ pub fn text(figures: &SnapshotFigures) -> String {
         .chains
         .iter()
         .map(|chain| {
-            let figures =
-                [chain.made_ms_each, chain.read_us, chain.ratio, chain.flattened_read_us, chain.flattened_ratio];
+            let figures = [
+                chain.made_ms_each,
+                chain.read_us,
+                chain.ratio,
+                chain.flattened_read_us,
+                chain.flattened_ratio,
+                chain.writes_per_s,
+                chain.write_ratio,
+            ];
             [chain.clones.to_string()].into_iter().chain(figures.map(number)).collect()
         })
         .collect();
-    let chain_headings = ["clones", "made, ms each", "cold read µs", "×", "flattened µs", "×"];
+    let chain_headings = ["clones", "made, ms each", "cold read µs", "×", "flattened µs", "×", "writes/s, QD16", "×"];
     let differences: Vec<Vec<String>> = figures.differences.iter().map(difference).collect();
     let difference_headings =
         ["volume GiB", "pieces KiB", "changed bytes", "told in s", "as JSON, bytes", "index, bytes"];
@@ -93,7 +100,7 @@ pub fn text(figures: &SnapshotFigures) -> String {
          replicator. × is the time for a request against that with none, measured in turn in the same rounds.\n\n\
          {chains}\nCold reads by the first who reads there, right after the chain was made (clones are flattened in the \
          background from their first moment on), against those of the first volume after a restart; then again when all \
-         is flattened, after restarts.\n\n{differences}\n1 % of a thin volume, written at random in such pieces between \
+         is flattened, after restarts. Writes go to extents that are the clone's own.\n\n{differences}\n1 % of a thin volume, written at random in such pieces between \
          two snapshots on one replica: `farshore snapshot diff`, to the last byte of its answer. Measured in {took} s.\n",
         aims = targets::table(&judge(figures)),
         snapshots = pause.snapshots,

@@ -75,6 +75,12 @@ pub fn write_each_extent(target: &Target) -> Result<(), String> {
     fio::run(target, workload, Extent::Once, &[&strides]).map(drop)
 }
 
+/// 4 KiB at random, sixteen at a time.
+pub fn writes_per_s(target: &Target, seconds: u64) -> Result<f64, String> {
+    let workload = Workload { pattern: Pattern::RandWrite, block_kib: 4, depth: 16 };
+    Ok(fio::run(target, workload, Extent::Seconds(seconds), &[])?.iops())
+}
+
 /// Reads 4 KiB of each extent, scattered, one after the other: microseconds for one, by the mean of all but the slowest
 /// hundredth. A median would not see what is looked up for sixteen extents at once.
 pub fn first_reads(site: &Site, volume: &str) -> Result<f64, String> {

@@ -141,11 +141,14 @@ fn drilled(of: &Rehearsed, device: String, made: Option<&drill_images::Clone>) -
     }
 }
 
-/// One per volume, so that what an earlier one left behind is found.
+/// One per volume, so that what an earlier one left behind is found; also where two long names begin alike.
 fn name_of(volume: &str) -> String {
-    let mut name = format!("drill-{volume}");
-    name.truncate(NAME_BYTES_MAX);
-    name.trim_end_matches(['-', '.']).to_string()
+    let whole = format!("drill-{volume}");
+    if whole.len() <= NAME_BYTES_MAX {
+        return whole;
+    }
+    let hash = format!("-{:08x}", crc32fast::hash(volume.as_bytes()));
+    whole[..NAME_BYTES_MAX - hash.len()].trim_end_matches(['-', '.']).to_owned() + &hash
 }
 
 /// The node that reports.
@@ -266,7 +269,8 @@ mod tests {
     #[test]
     fn a_drills_name_is_one_that_a_volume_may_have() {
         assert_eq!(name_of("orders"), "drill-orders");
-        let long = name_of(&format!("{}-{}", "a".repeat(56), "b".repeat(6)));
-        assert_eq!(long, format!("drill-{}", "a".repeat(56)));
+        let [one, other] = ["b", "c"].map(|end| name_of(&format!("{}-{}", "a".repeat(53), end.repeat(6))));
+        assert!(one != other && one.starts_with(&format!("drill-{}-", "a".repeat(48))), "{one} {other}");
+        assert!(one.len() <= NAME_BYTES_MAX && name_of(&format!("{}-b", "a".repeat(48))).len() <= NAME_BYTES_MAX);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::iter;
 use std::path::Path;
 
 use farshore_proto::v1 as api;
@@ -50,12 +51,21 @@ pub async fn export(format: Format, replicator: &Replicator, args: ExportArgs) -
         (Box::new(file) as Box<dyn Write>, writer)
     };
     let resumed_bytes = writer.data_bytes();
-    // As long as the export runs, nobody deletes what it reads. One that is killed leaves the hold; going on, or the
-    // release that a refused deletion names, takes it away.
+    // As long as the export runs, nobody deletes what it reads, nor what it is held against. One that is killed leaves the
+    // holds; going on, or the release that a refused deletion names, takes them away.
     let hold = hold_name(&args.to);
-    held(replicator, &snapshot.id, &hold, "").await?;
-    let result = copy_out(replicator, &snapshot, base.as_ref(), writer, &mut out, &args.to).await;
-    let released = held(replicator, &snapshot.id, "", &hold).await;
+    let needed: Vec<&str> = iter::once(&snapshot).chain(&base).map(|snapshot| snapshot.id.as_str()).collect();
+    let result = async {
+        for id in &needed {
+            held(replicator, id, &hold, "").await?;
+        }
+        copy_out(replicator, &snapshot, base.as_ref(), writer, &mut out, &args.to).await
+    };
+    let result = result.await;
+    let mut released = Ok(());
+    for id in &needed {
+        released = released.and(held(replicator, id, "", &hold).await);
+    }
     let data_bytes = result?;
     released?;
     if pipe {

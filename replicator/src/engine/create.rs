@@ -379,6 +379,7 @@ impl Node {
         self.drop_reader(handle.id).await?;
         self.catalog.remove(handle.id);
         lock(&self.makers).remove(&handle.id);
+        lock(&self.marking).remove(&handle.id);
         handle.stop().await;
         self.persist(Entry::Forget { volume: handle.id }).await?;
         let (shared, volume) = (self.shared.clone(), handle.id);

@@ -14,6 +14,7 @@ use super::cut::{self, CutStep};
 use super::deletion::{FORGET_BUT_SNAPSHOTS, MAKE_DURABLE};
 use super::detach::{FenceAnswer, FenceStep};
 use super::forward::{EndForwarded, ServeStep};
+use super::make_room;
 use super::node::{Node, is_member};
 use super::peer_view::OwnWords;
 use crate::control::validate_snapshots::parse_id;
@@ -135,6 +136,15 @@ async fn serve_snapshots(
             let request: api::DeleteSnapshotRequest = decode(node, peer, request)?;
             verbs.delete_snapshot(request.snapshot).await?;
             api::DeleteSnapshotResponse {}.encode_to_vec()
+        }
+        make_room::METHOD => {
+            let request: api::DeleteSnapshotRequest = decode(node, peer, request)?;
+            let handle = node.find(request.volume())?;
+            let (_, id) = request.snapshot.split_once('@').unwrap_or_default();
+            let id = SnapshotId(parse_id(id).ok_or_else(|| OpError::no_snapshot(&request.snapshot))?);
+            let gone = node.make_room_for(peer, &handle, id).await;
+            let snapshot = gone.then(|| api::Snapshot { id: id.to_string(), ..Default::default() });
+            api::GetSnapshotResponse { snapshot }.encode_to_vec()
         }
         "snapshot-update" => {
             let snapshot = Some(verbs.update_snapshot(decode(node, peer, request)?).await?);

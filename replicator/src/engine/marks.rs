@@ -58,12 +58,18 @@ impl Node {
     /// Nobody else marks this volume while the turn is kept; the epoch is held here, and the catalogue is that of all
     /// that is in the order. Promotes, without a device, where nobody holds the epoch.
     pub(super) async fn turn_to_mark(&self, handle: &Arc<VolumeHandle>) -> Result<Turn, OpError> {
+        let turn = self.turn_to_lead(handle).await?;
+        self.all_applied(handle).await?;
+        Ok(turn)
+    }
+
+    /// Nobody else marks this volume while the turn is kept; the epoch is held here.
+    async fn turn_to_lead(&self, handle: &Arc<VolumeHandle>) -> Result<Turn, OpError> {
         let turn = self.next_turn(handle).await?;
         let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
         if status.role != "primary" {
             self.promote_here(handle, Promotion::Verb).await?;
         }
-        self.all_applied(handle).await?;
         Ok(turn)
     }
 
@@ -99,14 +105,25 @@ impl Node {
 
     /// Waits until everything that is in the order now is in this node's store.
     pub(super) async fn all_applied(&self, handle: &VolumeHandle) -> Result<(), OpError> {
+        self.all_applied_within(handle, TURN_PATIENCE).await
+    }
+
+    async fn all_applied_within(&self, handle: &VolumeHandle, patience: Duration) -> Result<(), OpError> {
         let appended = handle.status().await.map(|status| status.appended).unwrap_or_default();
-        if reached(handle, TURN_PATIENCE, |applied| applied >= appended).await {
+        if reached(handle, patience, |applied| applied >= appended).await {
             return Ok(());
         }
-        Err(OpError::unavailable(
-            format!("volume {} has writes that are not acknowledged yet", handle.name()),
-            "see `farshore status` for what it waits for, then try again",
-        ))
+        let name = handle.name();
+        Err(match handle.applier.stopped() {
+            Some(why) => {
+                let (what, then) = ("writes that are not in the store", "mend what stops it, then try again");
+                OpError::unavailable(format!("volume {name} has {what} of {} yet", self.shared.me), then).because(why)
+            }
+            None => OpError::unavailable(
+                format!("volume {name} has writes that are not acknowledged yet"),
+                "see `farshore status` for what it waits for, then try again",
+            ),
+        })
     }
 
     /// Puts a mark into the order; answers when it is acknowledged. The turn is kept until it is known what became of
@@ -206,11 +223,22 @@ impl Node {
         &self,
         handle: &Arc<VolumeHandle>,
         id: SnapshotId,
-        check: impl FnOnce(&SnapshotRow) -> Result<(), OpError>,
+        check: impl Fn(&SnapshotRow) -> Result<(), OpError>,
     ) -> Result<(), OpError> {
-        let turn = self.turn_to_mark(handle).await?;
+        let turn = self.turn_to_lead(handle).await?;
+        if let Err(refusal) = self.all_applied_within(handle, APPLIED_PATIENCE).await {
+            let row = self.row(handle, id)?;
+            check(&row)?;
+            self.refuse_needed(handle, &row)?;
+            self.make_room(handle, id).await.map_err(|none| none.unwrap_or(refusal))?;
+            self.all_applied(handle).await?;
+        }
         check(&self.row(handle, id)?)?;
         self.delete_in_turn(handle, id, turn).await
+    }
+
+    fn refuse_needed(&self, handle: &VolumeHandle, row: &SnapshotRow) -> Result<(), OpError> {
+        refuse_held(&format!("{}@{}", handle.name(), row.name), row)
     }
 
     pub(super) async fn delete_in_turn(
@@ -220,8 +248,9 @@ impl Node {
         turn: Turn,
     ) -> Result<(), OpError> {
         let row = self.row(handle, id)?;
-        refuse_held(&format!("{}@{}", handle.name(), row.name), &row)?;
+        self.refuse_needed(handle, &row)?;
         let seq = self.mark(handle, Mark::Delete { id }, turn).await?;
+        self.make_room_behind(handle, id, seq).await;
         self.applied_upto(handle, seq).await;
         tracing::info!(volume = %handle.name(), snapshot = row.name, %id, "snapshot deleted");
         Ok(())

@@ -33,6 +33,7 @@ mod io_limits;
 mod kept;
 mod kept_note;
 mod loss_history;
+mod make_room;
 mod marks;
 mod members;
 mod metrics;

@@ -87,6 +87,18 @@ impl State {
         self.snapshots.insert(row.id, row);
     }
 
+    /// The snapshot stays in the catalogue, for that is of the order alone. False: there is no image of it.
+    fn give_up_image(&mut self, volume: VolumeId, id: SnapshotId) -> bool {
+        let Some(row) = self.snapshots.get(&id).filter(|row| row.state == SnapshotState::Ready) else { return false };
+        let row = SnapshotRow { state: SnapshotState::Missing, ..row.clone() };
+        self.keep_snapshot(volume, row);
+        let name = snapshot_pin(id);
+        if self.pins.loosen(&name).is_some() {
+            self.note_deleted(pin_key(volume, &name));
+        }
+        true
+    }
+
     /// Its space comes back once a checkpoint has made this durable.
     pub fn drop_snapshot(&mut self, volume: VolumeId, id: SnapshotId) {
         if self.snapshots.remove(&id).is_some() {
@@ -127,6 +139,14 @@ impl Store {
         let mut rows: Vec<SnapshotRow> = self.held_volume(id)?.state().snapshots.values().cloned().collect();
         rows.sort_by_key(|row| (row.seq, row.id));
         Ok(rows)
+    }
+
+    /// Gives up what a snapshot holds before the order comes to its deletion, which must be certain. Its space comes back to
+    /// whoever finds the store full next. False: there was no image of it.
+    pub fn give_up_image(&self, id: VolumeId, snapshot: SnapshotId) -> Result<bool, StoreError> {
+        let volume = self.live(id)?;
+        let _mutating = volume.mutating();
+        Ok(volume.state_mut().give_up_image(id, snapshot))
     }
 
     pub fn snapshot(&self, id: VolumeId, snapshot: SnapshotId) -> Result<SnapshotRow, StoreError> {

@@ -318,3 +318,40 @@ fn a_removed_volume_takes_its_snapshots_along() {
     rig.create(VOL, SIZE as u64).unwrap();
     assert!(names(&rig).is_empty() && rig.pins(VOL).unwrap().is_empty());
 }
+
+/// In the order a deletion comes behind the very write that has no room.
+#[test]
+fn an_image_that_is_given_up_ahead_of_its_deletion_makes_room_and_nothing_brings_it_back() {
+    let mut rig = Rig::with_volume(2, EXTENT);
+    let records = [
+        write(1, 0, 16, 1),
+        snapshot(VOL, 2, 7, EXTENT),
+        write(3, 0, 16, 3),
+        snapshot(VOL, 4, 8, EXTENT),
+        write(5, 0, 16, 5),
+        delete_snapshot(VOL, 6, 7),
+        write(7, 0, 16, 7),
+    ];
+    assert!(matches!(rig.apply_all(VOL, &records), Err(StoreError::Full { .. })));
+    assert_eq!(rig.volume(VOL).applied_seq, Seq(4));
+    for kept in [0.0, 0.5] {
+        assert!(rig.give_up_image(VOL, SnapshotId(7)).unwrap());
+        assert!(!rig.give_up_image(VOL, SnapshotId(7)).unwrap(), "there is none any more");
+        assert!(!rig.give_up_image(VOL, SnapshotId(9)).unwrap(), "no such snapshot");
+        assert_eq!(names(&rig)[0], ("s7".into(), Seq(2), SnapshotState::Missing), "the catalogue is the order's alone");
+        // Until a checkpoint has it, nothing has happened.
+        rig.power_cut(kept, 5);
+        let again = rig.apply_all(VOL, &records[..4]);
+        assert!(again.is_ok(), "{again:?}");
+        assert_eq!(first_byte(&rig, 7), 1);
+    }
+    assert!(rig.give_up_image(VOL, SnapshotId(7)).unwrap());
+    rig.apply_all(VOL, &records[..5]).unwrap();
+    assert_eq!(first_byte(&rig, 8), 3);
+    rig.checkpoint().unwrap();
+    rig.power_cut(0.0, 6);
+    assert_eq!(names(&rig)[0].2, SnapshotState::Missing);
+    rig.apply_all(VOL, &records).unwrap();
+    assert_eq!(names(&rig), [("s8".into(), Seq(4), SnapshotState::Ready)]);
+    assert_eq!((first_byte(&rig, 8), rig.read(VOL, 0, BLOCK).unwrap()[0]), (3, 7));
+}
