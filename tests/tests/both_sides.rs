@@ -74,9 +74,9 @@ fn two_sites_take_over_and_two_ask_for_the_way_back_at_once() {
     east.kill();
     let failover: &[&str] = &["failover", "--from", "east"];
     at_once((west, failover), (north, failover));
-    // Once more: whoever was too late finds it done.
-    west.until_done(failover);
-    north.until_done(failover);
+    // Once more: there is nothing left in east.
+    west.until_gone(failover);
+    north.until_gone(failover);
     check_and_fill(led_in(&cluster, &["west", "north"]), &ledger);
     east.start();
     cluster.wait_connected();

@@ -140,10 +140,10 @@ fn a_restore_and_an_import_that_find_no_room_go_on_when_there_is_some() {
     let east = cluster.site("east");
     let then = ledger.fork();
     let file = cluster.dir().join("one.fsx");
+    east.run(&["snapshot", "create", "pg", "--name", "one"]);
+    east.run(&["snapshot", "export", "pg@one", "--to", text(&file)]);
     fill_up(&cluster, &ledger);
     east.wait_volume("pg", "its store to be full", is_stuck);
-    // An image is read from a full store as from any.
-    east.run(&["snapshot", "export", "pg@one", "--to", text(&file)]);
     let now = ledger.fork();
     let mut importing = east.begin(&["snapshot", "import", "copy", "--from", text(&file), "--members=east"]);
     east.wait_volume("copy", "the import to find no room", is_stuck);

@@ -31,13 +31,19 @@ pub(super) const METHOD: &str = "snapshot-make-room";
 impl Node {
     /// Ahead of the deletion's place in the order, at the holder of the epoch. An error without words: no store is full,
     /// or none that can be asked, so it is something else that the volume waits for.
-    pub(super) async fn make_room(&self, handle: &Arc<VolumeHandle>, id: SnapshotId) -> Result<(), Option<OpError>> {
+    pub(super) async fn make_room(
+        &self,
+        handle: &Arc<VolumeHandle>,
+        id: SnapshotId,
+        last_mark: Seq,
+    ) -> Result<(), Option<OpError>> {
         let status = handle.status().await.ok_or(None)?;
-        // Somebody else may lead the volume by now, and know who keeps the snapshot.
-        if status.lease_left_us.is_none_or(|left| left == 0) {
+        // Somebody else may lead the volume by now, and know who keeps the snapshot. And a mark that only others have on
+        // disk, for want of room in the journal here, can't be read.
+        if status.lease_left_us.is_none_or(|left| left == 0) || last_mark > status.durable {
             return Err(None);
         }
-        self.refuse_marked_since(handle, id, status.applied, status.appended)?;
+        self.refuse_marked_since(handle, id, status.applied, status.durable)?;
         let here = self.make_room_here(handle, id);
         if !self.make_room_at(self.others_with_copies(handle), handle, id).await && !here {
             return Err(None);
@@ -102,10 +108,10 @@ impl Node {
         handle: &VolumeHandle,
         id: SnapshotId,
         applied: Seq,
-        appended: Seq,
+        durable: Seq,
     ) -> Result<(), Option<OpError>> {
         let mut from = applied.next();
-        while from <= appended {
+        while from <= durable {
             let records = self.shared.journal.read(handle.id, from, READ_BYTES_MAX).map_err(|_| None)?;
             for record in records.iter().filter(|record| record.kind == Kind::SnapMark) {
                 match Mark::decode(record.payload.clone()) {

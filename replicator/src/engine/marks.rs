@@ -42,8 +42,8 @@ pub(super) enum Marker {
     There(PeerName),
 }
 
-/// The right to put the next mark into a volume's order.
-pub(super) type Turn = OwnedMutexGuard<()>;
+/// The right to put the next mark into a volume's order, and where the last one was put by this node.
+pub(super) type Turn = OwnedMutexGuard<Seq>;
 
 impl Node {
     /// The node that holds the epoch, or would: this one, or the one to ask.
@@ -128,11 +128,13 @@ impl Node {
 
     /// Puts a mark into the order; answers when it is acknowledged. The turn is kept until it is known what became of
     /// the mark, also when the caller no longer waits.
-    pub(super) async fn mark(&self, handle: &Arc<VolumeHandle>, mark: Mark, turn: Turn) -> Result<Seq, OpError> {
+    pub(super) async fn mark(&self, handle: &Arc<VolumeHandle>, mark: Mark, mut turn: Turn) -> Result<Seq, OpError> {
         let (marked, name) = (handle.clone(), handle.name());
         let answer = tokio::spawn(async move {
             let answer = marked.ask(Command::Mark { mark, under: None }).await;
-            drop(turn);
+            if let Ok(Answer::Marked { seq }) = &answer {
+                *turn = *seq;
+            }
             answer
         });
         match tokio::time::timeout(MARK_PATIENCE, answer).await {
@@ -230,7 +232,7 @@ impl Node {
             let row = self.row(handle, id)?;
             check(&row)?;
             self.refuse_needed(handle, &row)?;
-            self.make_room(handle, id).await.map_err(|none| none.unwrap_or(refusal))?;
+            self.make_room(handle, id, *turn).await.map_err(|none| none.unwrap_or(refusal))?;
             self.all_applied(handle).await?;
         }
         check(&self.row(handle, id)?)?;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use farshore_core::api::{Command, Event, Promotion};
 use farshore_core::codec::DecodeError;
 use farshore_core::durable::Durable;
-use farshore_core::ids::{MemberId, VolumeId};
+use farshore_core::ids::{MemberId, Seq, VolumeId};
 use farshore_core::message::Message;
 use tokio::sync::mpsc;
 
@@ -106,7 +106,7 @@ pub struct Node {
     /// Neighbours that did not answer when they were last asked what they hold.
     pub(super) unheard: Mutex<BTreeSet<PeerName>>,
     /// One mark of a volume at a time.
-    pub(super) marking: Mutex<BTreeMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
+    pub(super) marking: Mutex<BTreeMap<VolumeId, Arc<tokio::sync::Mutex<Seq>>>>,
     pub(super) cuts: Mutex<Cuts>,
     pub(super) makers: Mutex<BTreeMap<VolumeId, Maker>>,
     pub(super) schedules: Schedules,
