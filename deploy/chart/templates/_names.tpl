@@ -97,6 +97,15 @@ nodeAffinity:
 {{- fail "csiAddons.sidecarImage is missing: name the sidecar's image, of the same version as the csi-addons controller" }}
 {{- end }}
 {{- if .Values.csi.enabled }}
+{{- $times := .Values.csi.sidecars.leaderElection }}
+{{- $seconds := dict }}
+{{- range $key, $value := $times }}{{ $_ := set $seconds $key (int (trimSuffix "s" $value)) }}{{ end }}
+{{- if le $seconds.leaseDuration $seconds.renewDeadline }}
+{{- fail (printf "csi.sidecars.leaderElection: leaseDuration (%s) must be longer than renewDeadline (%s), or two controllers could work at once" $times.leaseDuration $times.renewDeadline) }}
+{{- end }}
+{{- if le (mul 5 $seconds.renewDeadline) (mul 6 $seconds.retryPeriod) }}
+{{- fail (printf "csi.sidecars.leaderElection: renewDeadline (%s) must be longer than 1.2 times retryPeriod (%s), as the sidecars want it" $times.renewDeadline $times.retryPeriod) }}
+{{- end }}
 {{- range $class, $is := .Values.storageClasses }}
 {{- if $is.enabled }}
 {{- $data := list }}
@@ -116,6 +125,14 @@ nodeAffinity:
 {{- end }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Which of the controllers works, and how soon another one does when its node is gone. */}}
+{{- define "farshore.electionTimes" -}}
+{{- $times := .Values.csi.sidecars.leaderElection -}}
+- --leader-election-lease-duration={{ $times.leaseDuration }}
+- --leader-election-renew-deadline={{ $times.renewDeadline }}
+- --leader-election-retry-period={{ $times.retryPeriod }}
 {{- end }}
 
 {{/* Both sockets are root's alone; beyond that nothing is needed. */}}

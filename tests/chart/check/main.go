@@ -91,6 +91,7 @@ func all(root string, rendered []string) {
 		daemon.configs(out, "replicator.toml of "+of, objects)
 		driver.arguments(out, "driver's arguments of "+of, objects)
 		driver.classes(out, "classes of "+of, objects)
+		sidecars(out, "sidecars of "+of, objects)
 	}
 	daemon.schema(out, root)
 	driver.documented(out, root)
