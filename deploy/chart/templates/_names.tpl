@@ -43,6 +43,11 @@ app.kubernetes.io/component: {{ .component }}
 {{ .node.secret | default (printf "%s-pki-%s" (include "farshore.name" .root) (include "farshore.member" .node)) }}
 {{- end }}
 
+{{/* Where the CA is, of certificates that the chart makes itself. */}}
+{{- define "farshore.caSecret" -}}
+{{ .Values.certificates.chart.ca.secret | default (printf "%s-ca" (include "farshore.name" .)) }}
+{{- end }}
+
 {{/* Loopback where the kubelet's probes reach it and nobody else has to. */}}
 {{- define "farshore.metricsAddress" -}}
 {{- if .Values.replicator.metrics.address }}{{ .Values.replicator.metrics.address }}
@@ -92,6 +97,12 @@ nodeAffinity:
 {{- end }}
 {{- if and .Values.certificates.certManager.enabled (not .Values.certificates.certManager.issuerRef.name) }}
 {{- fail "certificates.certManager.issuerRef.name is missing: name the issuer of the CA that all sites share" }}
+{{- end }}
+{{- if and .Values.certificates.certManager.enabled .Values.certificates.chart.enabled }}
+{{- fail "certificates.certManager.enabled and certificates.chart.enabled are both true: two would write the same Secrets; choose one" }}
+{{- end }}
+{{- if ge (int .Values.certificates.chart.renewDays) (int .Values.certificates.chart.days) }}
+{{- fail "certificates.chart: renewDays must be less than days, or each certificate would be renewed every time" }}
 {{- end }}
 {{- if and .Values.csiAddons.enabled (not .Values.csiAddons.sidecarImage) }}
 {{- fail "csiAddons.sidecarImage is missing: name the sidecar's image, of the same version as the csi-addons controller" }}

@@ -13,6 +13,7 @@ import (
 	snapshots "github.com/kubernetes-csi/external-snapshotter/client/v8/apis/volumesnapshot/v1"
 	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	apps "k8s.io/api/apps/v1"
+	batch "k8s.io/api/batch/v1"
 	core "k8s.io/api/core/v1"
 	rbac "k8s.io/api/rbac/v1"
 	storage "k8s.io/api/storage/v1"
@@ -36,6 +37,19 @@ type volumeReplicationClass struct {
 
 func (c *volumeReplicationClass) DeepCopyObject() runtime.Object { copied := *c; return &copied }
 
+// Where the metadata of snapshots is served, as its published definition has it.
+type snapshotMetadataService struct {
+	meta.TypeMeta   `json:",inline"`
+	meta.ObjectMeta `json:"metadata,omitempty"`
+	Spec            struct {
+		Audience string `json:"audience"`
+		Address  string `json:"address"`
+		CACert   []byte `json:"caCert"`
+	} `json:"spec"`
+}
+
+func (s *snapshotMetadataService) DeepCopyObject() runtime.Object { copied := *s; return &copied }
+
 // Every kind that the chart may render. One that is not here is a failure, not something to look past.
 var kinds = map[string]func() runtime.Object{
 	"v1/ConfigMap":       func() runtime.Object { return &core.ConfigMap{} },
@@ -44,6 +58,8 @@ var kinds = map[string]func() runtime.Object{
 	"v1/ServiceAccount":  func() runtime.Object { return &core.ServiceAccount{} },
 	"apps/v1/DaemonSet":  func() runtime.Object { return &apps.DaemonSet{} },
 	"apps/v1/Deployment": func() runtime.Object { return &apps.Deployment{} },
+	"batch/v1/Job":       func() runtime.Object { return &batch.Job{} },
+	"batch/v1/CronJob":   func() runtime.Object { return &batch.CronJob{} },
 	"rbac.authorization.k8s.io/v1/ClusterRole": func() runtime.Object { return &rbac.ClusterRole{} },
 	"rbac.authorization.k8s.io/v1/Role":        func() runtime.Object { return &rbac.Role{} },
 	"storage.k8s.io/v1/CSIDriver":              func() runtime.Object { return &storage.CSIDriver{} },
@@ -62,12 +78,13 @@ var kinds = map[string]func() runtime.Object{
 	"replication.storage.openshift.io/v1alpha1/VolumeReplicationClass": func() runtime.Object {
 		return &volumeReplicationClass{}
 	},
+	"cbt.storage.k8s.io/v1beta1/SnapshotMetadataService": func() runtime.Object { return &snapshotMetadataService{} },
 }
 
 // Without a namespace of their own.
 var clusterWide = map[string]bool{
 	"ClusterRole": true, "ClusterRoleBinding": true, "CSIDriver": true, "StorageClass": true, "VolumeSnapshotClass": true,
-	"VolumeGroupSnapshotClass": true, "VolumeReplicationClass": true,
+	"VolumeGroupSnapshotClass": true, "VolumeReplicationClass": true, "SnapshotMetadataService": true,
 }
 
 var name = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)

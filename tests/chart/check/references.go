@@ -8,6 +8,7 @@ import (
 	certificates "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	apps "k8s.io/api/apps/v1"
+	batch "k8s.io/api/batch/v1"
 	core "k8s.io/api/core/v1"
 	rbac "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -15,7 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// A pod, and the object that makes it.
+// A pod, and the object that makes it; that of a Job selects by labels that Kubernetes gives.
 type workload struct {
 	id       string
 	selector map[string]string
@@ -30,6 +31,10 @@ func workloads(objects []runtime.Object) []workload {
 			found = append(found, workload{"DaemonSet " + it.Name, it.Spec.Selector.MatchLabels, it.Spec.Template})
 		case *apps.Deployment:
 			found = append(found, workload{"Deployment " + it.Name, it.Spec.Selector.MatchLabels, it.Spec.Template})
+		case *batch.Job:
+			found = append(found, workload{"Job " + it.Name, nil, it.Spec.Template})
+		case *batch.CronJob:
+			found = append(found, workload{"CronJob " + it.Name, nil, it.Spec.JobTemplate.Spec.Template})
 		}
 	}
 	return found
@@ -52,12 +57,20 @@ func references(out *report, check string, objects []runtime.Object) {
 			roles["Role "+it.Name] = true
 		case *certificates.Certificate:
 			written[it.Spec.SecretName] = true
+		case *core.Secret:
+			// Those that a Job fills.
+			if it.Labels["farshore.io/member"] != "" {
+				written[it.Name] = true
+			}
 		}
 	}
 	pods := workloads(objects)
 	taken := map[string]string{}
 	for _, pod := range pods {
 		podReferences(out, check, pod, accounts, configs, written)
+		if pod.selector == nil {
+			continue
+		}
 		// Two that select the same pods would fight over them.
 		key := labels.Set(pod.selector).String()
 		if other, twice := taken[key]; twice {
@@ -107,7 +120,7 @@ func podReferences(out *report, check string, pod workload, accounts map[string]
 	fail := func(format string, arguments ...any) {
 		out.fail(check, "%s: %s", pod.id, fmt.Sprintf(format, arguments...))
 	}
-	if !labels.SelectorFromSet(pod.selector).Matches(labels.Set(pod.template.Labels)) || len(pod.selector) == 0 {
+	if pod.selector != nil && (!labels.SelectorFromSet(pod.selector).Matches(labels.Set(pod.template.Labels)) || len(pod.selector) == 0) {
 		fail("its selector does not match its own pods")
 	}
 	if !accounts[spec.ServiceAccountName] {
@@ -129,8 +142,9 @@ func podReferences(out *report, check string, pod workload, accounts map[string]
 				}
 			}
 		}
-		if volume.Secret != nil && len(written) > 0 && !written[volume.Secret.SecretName] {
-			fail("no Certificate writes the Secret %q", volume.Secret.SecretName)
+		// Those that users bring are called own-… in the values of ci.
+		if volume.Secret != nil && len(written) > 0 && !written[volume.Secret.SecretName] && !strings.HasPrefix(volume.Secret.SecretName, "own-") {
+			fail("nobody writes the Secret %q", volume.Secret.SecretName)
 		}
 		if volume.HostPath != nil && (volume.HostPath.Type == nil || !strings.HasPrefix(volume.HostPath.Path, "/")) {
 			fail("host path %q is not absolute, or has no type", volume.HostPath.Path)
