@@ -107,6 +107,13 @@ nodeAffinity:
 {{- if and .Values.csiAddons.enabled (not .Values.csiAddons.sidecarImage) }}
 {{- fail "csiAddons.sidecarImage is missing: name the sidecar's image, of the same version as the csi-addons controller" }}
 {{- end }}
+{{- $metadata := .Values.snapshots.metadata }}
+{{- if $metadata.enabled }}
+{{- if not .Values.snapshots.enabled }}{{ fail "snapshots.metadata.enabled needs snapshots.enabled: set it to true as well" }}{{ end }}
+{{- if not (and $metadata.tlsSecret $metadata.caCert) }}
+{{- fail (printf "snapshots.metadata: tlsSecret or caCert is missing: name a Secret with a certificate for %s-snapshot-metadata.%s.svc, and give the CA that issued it" (include "farshore.name" .) .Release.Namespace) }}
+{{- end }}
+{{- end }}
 {{- if .Values.csi.enabled }}
 {{- $times := .Values.csi.sidecars.leaderElection }}
 {{- $seconds := dict }}
