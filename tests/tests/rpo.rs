@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use farshore_tests::cluster::{Cluster, Ledger, Site, Writers, eventually};
+use farshore_tests::cluster::{Cluster, Ledger, Options, Site, Writers, eventually};
+use farshore_wan::Conditions;
 use serde_json::Value;
 
 const SITES: [&str; 3] = ["east", "west", "north"];
@@ -11,6 +12,8 @@ const BLOCKS: usize = 512;
 const LAST_WORDS: u64 = 20;
 /// So long west hears nothing, at least.
 const AWAY: Duration = Duration::from_secs(2);
+/// A line on which there is always something on its way.
+const FAR: Duration = Duration::from_millis(300);
 
 fn figure<'a>(volume: &'a Value, site: &str) -> &'a Value {
     let figures = volume["loss"].as_array().into_iter().flatten();
@@ -69,6 +72,62 @@ fn a_site_that_was_cut_off_says_what_it_can_not_know_and_others_in_reach_narrow_
     let after = is_exact(west, "pg");
     assert!(SITES.iter().all(|s| number(&after, s, "unknown_ms") == 0), "figures of the old role are gone: {after:#}");
     ledger.check_all(&mut west.attach("pg"));
+}
+
+/// What a forced promotion of that member alone says that it would give up. Nothing is done.
+fn plan(site: &Site, member: &str) -> Value {
+    let plan = site.refused(&["promote", "pg", "--force", "--members", member]);
+    plan.says(4, &["add --yes"]);
+    let from = plan.text.find('{').unwrap_or_else(|| panic!("no plan: {plan:?}"));
+    let first = serde_json::Deserializer::from_str(&plan.text[from..]).into_iter().next();
+    first.and_then(Result::ok).unwrap_or_else(|| panic!("no plan: {plan:?}"))
+}
+
+#[test]
+fn a_force_that_names_one_copy_does_not_count_on_its_neighbour() {
+    let cluster = Cluster::start(&["east", "west", "west/n2"]);
+    let [east, west, second] = ["east", "west", "west/n2"].map(|s| cluster.site(s));
+    east.run(&["volume", "create", "pg", "--size=2MiB", "--members=east,west/n1,west/n2", "--lease=1s"]);
+    let ledger = Ledger::of_new(BLOCKS);
+    ledger.fill(&mut east.attach("pg"));
+    cluster.wait_in_sync("east", "pg");
+    second.pause();
+    let writers = Writers::start(&ledger, east.nbd_socket(), "pg", 2);
+    writers.wait_for(400);
+    let missed = writers.stop();
+    east.kill();
+    second.resume();
+    // The neighbour is in reach. Promoted, the site gives up little or nothing; forced from the second alone, it does.
+    let known = missed / 2;
+    let told = eventually("the neighbour's word", || {
+        let plan = plan(second, "west/n2");
+        if plan["lost_records"].as_u64() >= Some(known) { Ok(plan) } else { Err(plan) }
+    });
+    assert_eq!(told["exact"], false, "who knows what east has acknowledged since: {told:#}");
+    let best = plan(west, "west/n1");
+    assert!(best["lost_records"].as_u64() < Some(LAST_WORDS), "{best:#}");
+    assert!(number(&second.volume("pg"), "west", "promote_records") < LAST_WORDS);
+}
+
+#[test]
+fn a_force_beside_a_live_primary_says_what_the_copy_lacks() {
+    let wan = Some(Conditions::of_rtt(Duration::from_millis(2)));
+    let cluster = Cluster::start_with(&SITES, Options { wan, ..Options::default() });
+    let [east, west, _] = SITES.map(|s| cluster.site(s));
+    east.run(&["volume", "create", "pg", "--size=2MiB", "--members=east,west,north"]);
+    let ledger = Ledger::of_new(BLOCKS);
+    ledger.fill(&mut east.attach("pg"));
+    cluster.wait_in_sync("east", "pg");
+    cluster.wan.as_ref().expect("these sites are behind relays").link(0, 1).set(Conditions::of_rtt(FAR));
+    let writers = Writers::start(&ledger, east.nbd_socket(), "pg", 2);
+    // What north has acknowledged and is on its way to west.
+    let told = eventually("a plan that gives something up", || {
+        let plan = plan(west, "west");
+        let lacks = ["lost_records", "lost_bytes"].iter().all(|field| plan[field].as_u64() > Some(0));
+        if plan["exact"] == true && lacks { Ok(plan) } else { Err(plan) }
+    });
+    assert_eq!(number(&west.volume("pg"), "west", "promote_records"), 0, "promoted, it gets that: {told:#}");
+    writers.stop();
 }
 
 #[test]

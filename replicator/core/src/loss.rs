@@ -40,9 +40,25 @@ pub fn site_losses(status: &Status) -> Vec<SiteLoss> {
     let mut sites: Vec<&str> = status.config.members.iter().map(|m| m.site.as_str()).collect();
     sites.sort_unstable();
     sites.dedup();
-    let leads = status.role == "primary";
-    let exact = leads && (status.lease_left_us.is_some_and(|us| us > 0) || broken(Sabotage::ExactWithoutLease));
-    sites.into_iter().map(|site| site_loss(status, site, exact)).collect()
+    sites.into_iter().map(|site| site_loss(status, site, is_exact(status))).collect()
+}
+
+fn is_exact(status: &Status) -> bool {
+    let leased = status.lease_left_us.is_some_and(|us| us > 0) || broken(Sabotage::ExactWithoutLease);
+    status.role == "primary" && leased
+}
+
+/// What a force gives up that goes on from this copy's log, as the epoch's holder knows it under its lease. Whom such a
+/// force does not name is not asked for what the copy lacks, and who is named has no more. `None`: that can't be told from
+/// here.
+pub fn forced(status: &Status, donor: MemberId) -> Option<Figure> {
+    let member = best(status, |id| id == donor).filter(|_| is_exact(status))?;
+    let promoted = broken(Sabotage::ForcedAsPromoted) && member.in_sync_set;
+    if donor == status.me || promoted {
+        // What completed is in the holder's own log.
+        return Some(Figure { last: status.completed, ..Figure::default() });
+    }
+    figure(status, held(status, member), Some(member))
 }
 
 /// The member of these that has most of the log. A witness has none of it.
@@ -145,9 +161,21 @@ pub struct Testimony {
 /// acknowledged, in whatever unit they speak, and the last record that stays. `None`: nobody of that site is among them.
 pub fn narrowed(site: &str, known: &[Testimony]) -> Option<(u64, u64, Seq)> {
     let there = known.iter().filter(|t| t.site == site).max_by_key(|t| t.end)?;
+    Some(given_up(there, known))
+}
+
+/// The same of a force that goes on from the log of one of them, whatever others hold that it does not name.
+pub fn forced_among(donor: &Testimony, known: &[Testimony]) -> (u64, u64, Seq) {
+    match narrowed(&donor.site, known) {
+        Some(cost) if broken(Sabotage::SitesBestForced) => cost,
+        _ => given_up(donor, known),
+    }
+}
+
+fn given_up(there: &Testimony, known: &[Testimony]) -> (u64, u64, Seq) {
     let acked = known.iter().map(|t| t.acked).max().unwrap_or_default();
     let unknown = known.iter().map(|t| t.unknown).min().unwrap_or(u64::MAX);
     // What is on its way to the disk there may come to nothing: then its own word alone says until when it has all.
     let settled = acked.min(there.end) <= there.durable;
-    Some((acked.since(there.end), if settled { unknown } else { there.unknown }, there.end))
+    (acked.since(there.end), if settled { unknown } else { there.unknown }, there.end)
 }

@@ -2,7 +2,7 @@
 
 use crate::api::{Change, Command, Event, Io, Request, RequestId};
 use crate::ids::{MemberId, Seq, SessionId};
-use crate::loss::{Figure, SiteLoss, Testimony, narrowed, site_losses};
+use crate::loss::{Figure, SiteLoss, Testimony, forced, forced_among, narrowed, site_losses};
 use crate::record::Origin;
 use crate::register::{MemberKind, Mode};
 use crate::volume_tests::{ALONE, Cluster, DATA, LEASE_US, TWO_SITES};
@@ -92,4 +92,34 @@ fn members_in_reach_narrow_it() {
     // Of what is on its way to the disk nobody else knows whether it gets there.
     let writing = Testimony { durable: Seq(4), ..west };
     assert_eq!(narrowed("west", &[writing, said("north", 25, 30, 40)]), Some((15, 9_000, Seq(10))));
+    // A force that names one copy of a site gets nothing of the other.
+    let (first, second) = (said("west", 25, 25, 40), said("west", 10, 10, 9_000));
+    let both = [first, second.clone()];
+    assert_eq!(narrowed("west", &both), Some((0, 40, Seq(25))));
+    assert_eq!(forced_among(&second, &both), (15, 40, Seq(10)));
+}
+
+/// Promoted, it is given by the others what it lacks; forced, it is not.
+#[test]
+fn a_force_from_a_copy_of_the_sync_set_is_told_what_that_lacks() {
+    let mut cluster = Cluster::of(&[DATA, DATA, DATA], TWO_SITES);
+    cluster.promote(HOME);
+    cluster.command(HOME, Command::Attach { writer: 7, session: SessionId(7) }).expect("it is attached");
+    cluster.pass(LEASE_US);
+    cluster.dead.insert(AWAY);
+    for id in 1..=8 {
+        let io = Io::Write { offset: 0, data: vec![1; BLOCK as usize].into(), fua: false };
+        cluster.feed(HOME, Event::Io(Request { id: RequestId(id), io, origin: Origin::default() }));
+    }
+    cluster.pass(LEASE_US);
+    assert_eq!(cluster.completed.len(), 8);
+    let status = cluster.volumes[&HOME].status(cluster.now);
+    assert!(of(&cluster, HOME, AWAY).exact && of(&cluster, HOME, AWAY).promoted.records == 0);
+    let away = forced(&status, AWAY).expect("its lease is valid");
+    assert_eq!((away.records, away.bytes), (8, 8 * BLOCK), "{away:?}");
+    let [held, all] = [status.members[1].durable, status.completed];
+    assert_eq!((away.last, all.since(held)), (held, 8));
+    assert_eq!(forced(&status, HOME).map(|figure| (figure.records, figure.last)), Some((0, all)));
+    let elsewhere = cluster.volumes[&MemberId(2)].status(cluster.now);
+    assert_eq!(forced(&elsewhere, AWAY), None, "only the holder knows where others stand");
 }

@@ -199,6 +199,10 @@ pub enum Sabotage {
     OldLineageTold,
     /// The figures are called exact by a holder that nobody may follow any more.
     ExactWithoutLease,
+    /// A forced promotion is told to cost what an ordinary one does, which is given by the others what it lacks.
+    ForcedAsPromoted,
+    /// A forced promotion is told to keep what another copy of the donor's site holds.
+    SitesBestForced,
 
     // Attaching and handing over.
     /// A volume is attached in another site than the one that was promoted.

@@ -31,8 +31,8 @@ impl Node {
             .map(|m| format!("{}/{}", m.site, m.node))
             .collect();
         // With what the members in reach know beside this one.
-        let view = self.full_view(handle).await?;
-        let cost = view.loss.into_iter().find(|loss| loss.site == self.shared.me.site).unwrap_or_default();
+        let (view, words) = self.view_and_words(handle).await?;
+        let cost = words.cost_of_force(&view);
         let mut warnings = vec![
             "if the old primary is alive and out of sight it goes on acknowledging until it meets the new lineage"
                 .to_string(),
@@ -50,9 +50,9 @@ impl Node {
             donor_node: self.shared.me.node.clone(),
             new_generation: status.lineage.generation + 1,
             fork_seq: status.durable.0,
-            lost_records: cost.promote_records,
-            lost_bytes: cost.promote_bytes,
-            lost_ms: cost.promote_ms,
+            lost_records: cost.records,
+            lost_bytes: cost.bytes,
+            lost_ms: cost.ms,
             exact: cost.exact,
             unknown_ms: cost.unknown_ms,
             warnings,

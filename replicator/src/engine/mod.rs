@@ -75,6 +75,7 @@ mod snapshots;
 mod takeover;
 mod view;
 mod volume_device;
+mod words;
 
 #[cfg(test)]
 mod golden_tests;

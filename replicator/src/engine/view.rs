@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use farshore_core::api::{MemberStatus, Status};
 use farshore_core::ids::{MemberId, Seq};
-use farshore_core::loss::{self, SiteLoss, Testimony};
+use farshore_core::loss::{self, SiteLoss};
 use farshore_core::register::{Configuration, Durability, MemberKind, OnQuorumLoss};
 use farshore_proto::v1 as api;
 
@@ -25,6 +25,7 @@ use super::receive_packed;
 use super::schedule_text::SCHEDULE_LABEL;
 use super::schedule_verbs::Led;
 use super::snapshot_space::{LIMIT_LABEL, limit_bytes};
+use super::words::{Words, testimony};
 use crate::control::{OpError, OpKind, states};
 use crate::store::SnapshotRow;
 use crate::transport::PeerName;
@@ -35,7 +36,16 @@ pub(super) const HOLDER_PATIENCE: Duration = Duration::from_millis(700);
 impl Node {
     /// As [`Node::view`], with what only the epoch's holder knows: where every member stands, and the cost of losses.
     pub(super) async fn full_view(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<api::VolumeStatus, OpError> {
+        Ok(self.view_and_words(handle).await?.0)
+    }
+
+    /// With what it is made of, as to losses.
+    pub(super) async fn view_and_words(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+    ) -> Result<(api::VolumeStatus, Words), OpError> {
         let mut view = self.view_with_readers(handle).await?;
+        let mut own = testimony(&view);
         if view.role() != api::Role::Primary
             && let Some(holder) = self.holder(handle).await.filter(|holder| *holder != handle.me)
             && let Ok(peer) = self.peer_of(handle, holder)
@@ -45,8 +55,10 @@ impl Node {
         {
             merge(&mut view, theirs);
         }
+        own.acked = Seq(view.acked_seq);
         let theirs = self.views_elsewhere(handle, &view).await;
-        narrow_losses(&mut view, &theirs);
+        let words = Words::of(&view, own, &theirs);
+        words.narrow_losses(&mut view);
         // Who is connected and follows nobody may have a history of its own, which only it knows.
         for (member, theirs) in view.members.iter_mut().zip(theirs) {
             if member.state == states::member::UNREACHABLE
@@ -56,13 +68,15 @@ impl Node {
                 member.reason = theirs.reason;
             }
         }
-        Ok(view)
+        Ok((view, words))
     }
 
     /// What the members within reach say of the volume, as far as that may be more than is known here; in their order, all
     /// asked at once.
     async fn views_elsewhere(&self, handle: &VolumeHandle, view: &api::VolumeStatus) -> Vec<Option<api::VolumeStatus>> {
-        let inexact = view.loss.iter().any(|loss| !loss.exact);
+        let copies = || view.members.iter().filter(|member| member.kind() != api::MemberKind::Witness);
+        let inexact =
+            view.loss.iter().any(|loss| !loss.exact) || copies().any(|member| member.here && !member.lag_exact);
         let asked = view.members.iter().map(|member| async move {
             let copy = !member.here && member.kind() != api::MemberKind::Witness;
             if !member.connected || !(member.state == states::member::UNREACHABLE || (inexact && copy)) {
@@ -245,30 +259,6 @@ impl Node {
     }
 }
 
-/// Where no primary can be asked, the members within reach may know more: what is acknowledged, how far each of them has it,
-/// and who heard the primary last.
-fn narrow_losses(view: &mut api::VolumeStatus, theirs: &[Option<api::VolumeStatus>]) {
-    let counts = |theirs: &&api::VolumeStatus| theirs.lineage == view.lineage && theirs.role() != api::Role::Witness;
-    let theirs = theirs.iter().flatten();
-    let known: Vec<Testimony> = theirs.chain([&*view]).filter(counts).map(testimony).collect();
-    for figure in view.loss.iter_mut().filter(|figure| !figure.exact) {
-        if let Some((records, unknown_ms, last)) = loss::narrowed(&figure.site, &known) {
-            (figure.promote_records, figure.unknown_ms, figure.promote_last_seq) = (records, unknown_ms, last.0);
-        }
-    }
-}
-
-fn testimony(view: &api::VolumeStatus) -> Testimony {
-    let own = view.loss.iter().find(|figure| figure.site == view.reporter_site);
-    Testimony {
-        site: view.reporter_site.clone(),
-        acked: Seq(view.acked_seq),
-        durable: Seq(view.durable_seq),
-        end: Seq(view.appended_seq),
-        unknown: own.map_or(u64::MAX, |figure| figure.unknown_ms),
-    }
-}
-
 fn unfinished_condition(handle: &VolumeHandle, rows: &[SnapshotRow]) -> Option<api::Condition> {
     let guard = rows.iter().find(|row| row.labels.contains_key(UNFINISHED_LABEL))?;
     let (name, what) = (handle.name(), guard.labels.get(UNFINISHED_LABEL)?);
@@ -417,6 +407,7 @@ fn member_view(status: &Status, id: MemberId) -> Option<api::MemberStatus> {
         lag_records: found.lag_records,
         lag_bytes: found.lag_bytes,
         lag_ms: found.lag_us / 1000,
+        lag_exact: loss::forced(status, id).is_some(),
         progress,
         silent_ms: found.heard_us_ago.unwrap_or(0) / 1000,
         stands_in_for: status.config.stands_in(id).map_or("", |s| status.config.site_of(s.lost.member)).into(),

@@ -100,6 +100,8 @@ pub const CASES: &[Case] = &[
     case(OthersGuessed, &["cost"]),
     case(OldLineageTold, &["cost"]),
     case(ExactWithoutLease, &["cost"]),
+    case(ForcedAsPromoted, &["cost", "fork-late"]),
+    case(SitesBestForced, &["cost"]),
     case(AttachAnywhere, &["handover"]),
     case(FenceAnywhere, &["late-fence"]),
     case(RestartUnnamed, &["farewell", "handover"]),

@@ -29,7 +29,7 @@
 //! | the journal | `segment-reused-early`, `block-rewritten`, `body-unchecked`, `former-life-counts`, `tail-not-rewritten`, `damage-as-end`, `loss-unnoticed`, `older-state-taken` | I5, I6, I30 |
 //! | logs and images | `trim-early`, `late-elect-cuts`, `late-shipment-installed`, `install-unmarked` | I5, I13, I25 |
 //! | shipments, in the store that the simulator stands in for | `shown-in-part`, `parts-mixed` | P3 |
-//! | what a loss would cost | `stale-word-taken`, `unwritten-forgotten`, `sent-taken-for-held`, `silence-taken-for-all`, `others-guessed`, `old-lineage-told`, `exact-without-lease` | RPO |
+//! | what a loss would cost | `stale-word-taken`, `unwritten-forgotten`, `sent-taken-for-held`, `silence-taken-for-all`, `others-guessed`, `old-lineage-told`, `exact-without-lease`, `forced-as-promoted`, `sites-best-forced` | RPO |
 //! | whose device it is | `attach-anywhere`, `fence-anywhere`, `restart-unnamed`, `restart-with-loss`, `release-unsynced` | P2 |
 //!
 //! # What was tried or thought through, and is not counted

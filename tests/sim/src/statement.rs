@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use farshore_core::api::Status;
 use farshore_core::ids::{MemberId, Seq};
-use farshore_core::loss::{Figure, SiteLoss, Testimony, narrowed, site_losses};
+use farshore_core::loss::{Figure, SiteLoss, Testimony, forced, forced_among, narrowed, site_losses};
 use farshore_core::register::MemberKind;
 
 use crate::branches::Lineage;
@@ -62,6 +62,11 @@ impl World {
         let (end, acked) = (self.end_of(donor), self.acked_in(lineage.uuid));
         let mut said = Vec::new();
         for status in &statuses {
+            // What is told of just this force, whoever else has a copy in the donor's site.
+            if let Some(figure) = forced(status, donor) {
+                *self.tally.asked.entry("asked-of-force").or_default() += 1;
+                said.push((format!("{}, asked of this force,", status.me), figure, true, Some(0)));
+            }
             if !is_only_copy(status, donor, &site) {
                 continue;
             }
@@ -74,7 +79,9 @@ impl World {
         let alone = is_only_copy(own, donor, &site);
         let reached: Vec<Testimony> =
             statuses.iter().filter(|s| self.answers(donor, s.me)).filter_map(testimony).collect();
-        if let Some((records, unknown, _)) = narrowed(&site, &reached).filter(|_| alone) {
+        let promoted = narrowed(&site, &reached).filter(|_| alone);
+        let told = testimony(own).map(|own| forced_among(&own, &reached));
+        for (records, unknown, _) in [promoted, told].into_iter().flatten() {
             let age = (unknown < u64::MAX).then_some(unknown);
             let figure = Figure { records, ..Figure::default() };
             said.push((format!("{donor}, with {} in reach,", reached.len() - 1), figure, false, age));

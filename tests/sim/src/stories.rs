@@ -68,7 +68,7 @@ pub const STORIES: &[Story] = &[
     story("move", &["local-pair-witness"], changes::moved),
     story("left-alone", &["adaptive-pair-witness", "fallback-pair-witness"], distances::left_alone),
     story("left-behind", &["adaptive-3"], distances::left_behind),
-    story("cost", &["observed-3", "scheduled", "majority-3", "adaptive-3"], distances::cost),
+    story("cost", &["observed-3", "scheduled", "majority-3", "adaptive-3", "two-in-one-site"], distances::cost),
     story("late-words", &["majority-3"], distances::late_words),
     story("stand-in-split", &["stand-in-pair"], places::split),
     story("stand-in-unasked", &["stand-in-pair"], places::unasked),
