@@ -264,7 +264,10 @@ fn resync_waits_and_refuses_to_discard_unasked() {
     site.fake.put(behind);
     let error = site.fails(4, &["resync", "pg", "--member", "west"]);
     assert!(error.contains("add --discard"), "{error}");
-    let started = site.json(&["resync", "pg", "--member", "west", "--discard"]);
+    let started = site.run(&["resync", "pg", "--member", "west", "--discard", "-o", "json"]);
+    let said = text(&started.stderr);
+    assert!(said.contains("of west is given up") && said.contains("kept there as volume diverged-pg"), "{said}");
+    let started: Value = serde_json::from_slice(&started.stdout).unwrap();
     assert_eq!(started["members"][1]["state"], "resyncing");
 
     // What --wait waits for comes about while it does.

@@ -1,6 +1,7 @@
 //! Going on by force where no quorum is left, and taking in again what was left out.
 
-use farshore_tests::cluster::{Cluster, Ledger, NbdClient, NbdError, Options};
+use farshore_tests::cluster::{Cluster, Ledger, NbdClient, NbdError, Options, member};
+use serde_json::Value;
 
 const BLOCKS: usize = 1024;
 
@@ -42,13 +43,32 @@ fn a_forced_site_goes_on_alone_and_those_left_out_are_fenced_until_they_are_disc
 
     for site in ["east", "north"] {
         west.run(&["resync", "pg", "--member", site, "--discard"]);
+        // Once more, while the new copy is made or when it is there: nothing of it is thrown away.
+        west.refused(&["resync", "pg", "--member", site, "--discard"]).says(4, &[site, "do:"]);
     }
+    assert_eq!(west.log().matches("history discarded").count(), 2);
     let volume = cluster.wait_in_sync("west", "pg");
     assert_eq!(volume["policy"]["w"], 2, "the rule that was asked for is back once it can be met: {volume}");
     drop(client);
     west.run(&["volume", "detach", "pg"]);
     west.run(&["switchover", "pg", "--to", "east"]);
     ledger.check_all(&mut east.attach("pg"));
+}
+
+#[test]
+fn a_copy_that_has_not_diverged_is_not_discarded() {
+    let cluster = Cluster::start(&["east", "west"]);
+    let [east, west] = ["east", "west"].map(|s| cluster.site(s));
+    let create = ["volume", "create", "pg", "--size=8MiB", "--members=east,west", "--mode=async"];
+    east.run(&[&create[..], &["--rpo=2s", "--lease=1s"]].concat());
+    let ledger = Ledger::of_new(BLOCKS);
+    ledger.fill(&mut east.attach("pg"));
+    let shown = |volume: &Value| member(volume, "west")["applied_seq"].as_u64().unwrap_or(0);
+    let before = east.wait_volume("pg", "all of it in west", |v| shown(v) >= BLOCKS as u64);
+    let refused = east.refused(&["resync", "pg", "--member", "west", "--discard"]);
+    refused.says(4, &["west", "has not diverged", "lineage", "member replace"]);
+    let after = west.volume("pg");
+    assert!(after["applied_seq"].as_u64() >= Some(shown(&before)), "its copy is as it was: {after:#}");
 }
 
 #[test]

@@ -184,7 +184,11 @@ pub async fn resync(format: Format, replicator: &Replicator, args: ResyncArgs) -
         async move {
             let (site, node) = member.clone().map(|p| (p.site, p.node)).unwrap_or_default();
             let request = api::ResyncRequest { volume: volume.clone(), site, node, discard };
-            let status = replicator.replication().resync(request).await?.into_inner().volume;
+            let answer = replicator.replication().resync(request).await?.into_inner();
+            if let (Some(gone), Some(place)) = (answer.discarded, &member) {
+                eprintln!("{}", discarded(&volume, place, &gone));
+            }
+            let status = answer.volume;
             match wait {
                 true => Ok(Some(wait::until_in_sync(&replicator, &volume, member.as_ref()).await?)),
                 false => Ok(status),
@@ -195,6 +199,15 @@ pub async fn resync(format: Format, replicator: &Replicator, args: ResyncArgs) -
         Some(volume) => output::print(format, &VolumeView::from(present(resynced(volume.into()).await?)?)),
         None => many::all(format, selection.names(replicator).await?, resynced).await,
     }
+}
+
+/// Which history goes, and what is left of it.
+fn discarded(volume: &str, place: &Place, gone: &api::Discarded) -> String {
+    let kept = match gone.kept_as.as_str() {
+        "" => String::new(),
+        name => format!("; what it had is kept there as volume {name}"),
+    };
+    format!("{volume}: lineage {} of {place} is given up{kept}", gone.lineage)
 }
 
 pub async fn scrub(format: Format, replicator: &Replicator, volume: String, wait: bool) -> Result<(), Failure> {

@@ -258,7 +258,7 @@ impl Replication for Fake {
     async fn resync(&self, request: Request<api::ResyncRequest>) -> Reply<api::ResyncResponse> {
         let request = request.into_inner();
         self.enter(format!("resync {}/{} discard {}", request.site, request.node, request.discard)).await?;
-        reply(api::ResyncResponse { volume: Some(self.world().find(&request.volume)?) })
+        reply(api::ResyncResponse { volume: Some(self.world().find(&request.volume)?), discarded: None })
     }
 
     async fn scrub(&self, _: Request<api::ScrubRequest>) -> Reply<api::ScrubResponse> {

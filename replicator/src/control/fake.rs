@@ -548,11 +548,13 @@ impl Operations for FakeOperations {
         })
     }
 
-    fn resync(&self, request: api::ResyncRequest) -> OpFuture<'_, api::VolumeStatus> {
-        self.change(&request.volume, |_, volume| {
+    fn resync(&self, request: api::ResyncRequest) -> OpFuture<'_, api::ResyncResponse> {
+        self.run(|_, state| {
+            let volume = state.find(&request.volume)?;
             if !request.site.is_empty() {
                 member_at(volume, &request.site, &request.node)?;
             }
+            let (mut discarded, lineage) = (None, volume.lineage.clone());
             let wanted = |m: &&mut api::MemberStatus| request.site.is_empty() || m.site == request.site;
             for member in volume.members.iter_mut().filter(wanted) {
                 if member.state == states::member::DIVERGED && !request.discard {
@@ -561,11 +563,15 @@ impl Operations for FakeOperations {
                         "to give up what it holds past the fork, add --discard",
                     ));
                 }
+                if member.state == states::member::DIVERGED {
+                    let kept_as = format!("diverged-{}", volume.name);
+                    discarded = Some(api::Discarded { lineage: lineage.clone(), kept_as });
+                }
                 if member.state != states::member::REPLICATING && member.kind() != api::MemberKind::Witness {
                     (member.state, member.progress) = (states::member::RESYNCING.into(), 0.0);
                 }
             }
-            Ok(())
+            Ok(api::ResyncResponse { volume: Some(volume.clone()), discarded })
         })
     }
 

@@ -69,7 +69,7 @@ pub trait Operations: SnapshotOperations {
     fn switchover(&self, request: api::SwitchoverRequest) -> OpFuture<'_, api::VolumeStatus>;
     /// One result per volume; an error of the whole only when not even the list could be made.
     fn failover(&self, request: api::FailoverRequest) -> OpFuture<'_, Vec<api::VolumeResult>>;
-    fn resync(&self, request: api::ResyncRequest) -> OpFuture<'_, api::VolumeStatus>;
+    fn resync(&self, request: api::ResyncRequest) -> OpFuture<'_, api::ResyncResponse>;
     /// Keeps a site from being the primary's, or lifts that.
     fn fence(&self, request: api::FenceRequest) -> OpFuture<'_, api::VolumeStatus>;
     /// Begins to verify the copy that is held here.

@@ -140,8 +140,7 @@ impl Replication for Services {
 
     async fn resync(&self, request: Request<api::ResyncRequest>) -> Reply<api::ResyncResponse> {
         let request = validate::resync(request.into_inner())?;
-        let volume = self.operations.resync(request).await?;
-        Ok(Response::new(api::ResyncResponse { volume: Some(volume) }))
+        Ok(Response::new(self.operations.resync(request).await?))
     }
 
     async fn scrub(&self, request: Request<api::ScrubRequest>) -> Reply<api::ScrubResponse> {

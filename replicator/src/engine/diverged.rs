@@ -21,6 +21,7 @@ use futures_util::future::BoxFuture;
 use super::create::in_use;
 use super::diverged_note::{DivergedCopy, name_of};
 use super::driver::{VolumeHandle, lock};
+use super::force::nothing_to_discard;
 use super::node::{Node, Shared};
 use crate::control::OpError;
 use crate::device::{BlockDevice, Geometry, IoError};
@@ -106,11 +107,14 @@ fn sync_dir(dir: &Path) -> std::io::Result<()> {
 }
 
 impl Node {
-    /// Stops holding a member whose history is not that of `winner`, and keeps what it had. A copy of the same
-    /// lineage has nothing to keep.
+    /// Stops holding a member whose history is not that of `winner`, and keeps what it had. Of a copy of the winner's own
+    /// history nothing is given up.
     pub(super) async fn set_aside(&self, handle: &Arc<VolumeHandle>, winner: LineageId) -> Result<(), OpError> {
         let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
-        if status.lineage == winner || status.role == "witness" {
+        if status.lineage == winner {
+            return Err(nothing_to_discard(&self.shared.me, winner));
+        }
+        if status.role == "witness" {
             return self.forget(handle).await;
         }
         if status.lineage.generation > winner.generation {

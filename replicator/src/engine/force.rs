@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use farshore_core::api::Command;
-use farshore_core::ids::MemberId;
-use farshore_core::register::Configuration;
+use farshore_core::ids::{LineageId, MemberId};
+use farshore_core::register::{Configuration, MemberKind};
 use farshore_proto::v1 as api;
 
 use super::clock::random_u128;
+use super::diverged_note::name_of;
 use super::driver::VolumeHandle;
 use super::members::find_member;
 use super::node::Node;
 use super::roles::refused;
 use crate::control::OpError;
+use crate::transport::PeerName;
 
 impl Node {
     /// Tells what a forced promotion would give up; carries it out when it is confirmed.
@@ -64,12 +66,14 @@ impl Node {
         Ok(plan)
     }
 
-    /// Gives up what a member holds past a fork, and makes its copy anew from ours.
+    /// Gives up what a member holds past a fork, and makes its copy anew from ours. A copy of our own history is left alone:
+    /// there would be none of it until the new one is whole. `None`: nothing is held there, as after a discard that was cut
+    /// short.
     pub(super) async fn discard_and_resync(
         self: &Arc<Self>,
         handle: &Arc<VolumeHandle>,
         request: &api::ResyncRequest,
-    ) -> Result<(), OpError> {
+    ) -> Result<Option<api::Discarded>, OpError> {
         if request.site.is_empty() {
             return Err(OpError::invalid(
                 "--discard needs the member that is to be discarded",
@@ -85,9 +89,33 @@ impl Node {
             ));
         }
         let peer = self.peer_of(handle, member.id)?;
+        let held = self.holding_at(&peer, handle.id).await?;
+        if let Some(held) = held.filter(|held| held.lineage == status.lineage) {
+            return Err(nothing_to_discard(&peer, held.lineage));
+        }
         self.ask_set_aside(&peer, handle.id, status.lineage).await?;
-        self.readmit(handle, &member).await
+        let discarded = held.map(|held| api::Discarded {
+            lineage: held.lineage.to_string(),
+            kept_as: match member.kind {
+                MemberKind::Witness => String::new(),
+                _ => name_of(&handle.name(), held.lineage),
+            },
+        });
+        if let Some(gone) = &discarded {
+            tracing::info!(volume = %handle.name(), %peer, lineage = gone.lineage, "history discarded");
+        }
+        self.readmit(handle, &member).await?;
+        Ok(discarded)
     }
+}
+
+/// What is there is of the history that goes on.
+pub(super) fn nothing_to_discard(place: &PeerName, lineage: LineageId) -> OpError {
+    OpError::failed_precondition(
+        format!("the copy on {place} has not diverged: it is of the volume's own lineage {lineage}, and is kept"),
+        "it gets what it lacks by itself, `farshore volume show` says how far it is; `farshore member replace` renews a copy \
+         whose disk is gone, or that began a new life",
+    )
 }
 
 /// The members of the new lineage; only this node's when none are named.

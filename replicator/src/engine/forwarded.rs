@@ -356,10 +356,7 @@ pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, reque
             let view = verbs.replace_member(decode(node, peer, request)?).await?;
             api::ReplaceMemberResponse { volume: Some(view) }.encode_to_vec()
         }
-        "resync" => {
-            let view = verbs.resync(decode(node, peer, request)?).await?;
-            api::ResyncResponse { volume: Some(view) }.encode_to_vec()
-        }
+        "resync" => verbs.resync(decode(node, peer, request)?).await?.encode_to_vec(),
         "scrub" => {
             let request: api::ScrubRequest = decode(node, peer, request)?;
             let view = verbs.scrub(request.volume).await?;

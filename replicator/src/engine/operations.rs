@@ -327,21 +327,23 @@ impl Operations for Node {
         })
     }
 
-    fn resync(&self, request: api::ResyncRequest) -> OpFuture<'_, api::VolumeStatus> {
+    fn resync(&self, request: api::ResyncRequest) -> OpFuture<'_, api::ResyncResponse> {
         verb!(self, node, async move {
             if let Some(answer) = node.by_neighbour::<api::ResyncResponse>(&request.volume, "resync", &request).await? {
-                return found(answer.volume);
+                return Ok(answer);
             }
             if request.discard {
                 let (handle, done) =
                     node.at_holder::<_, api::ResyncResponse>(&request.volume, "resync", &request).await?;
-                if done.is_none() {
-                    node.discard_and_resync(&handle, &request).await?;
-                }
-                return node.view(&handle).await;
+                let discarded = match done {
+                    Some(done) => done.discarded,
+                    None => node.discard_and_resync(&handle, &request).await?,
+                };
+                return Ok(api::ResyncResponse { volume: Some(node.view(&handle).await?), discarded });
             }
             // Members that are behind are fed without being asked; what is left to do is to say how it goes.
-            node.by_name(&request.volume).await
+            let volume = Some(node.by_name(&request.volume).await?);
+            Ok(api::ResyncResponse { volume, discarded: None })
         })
     }
 

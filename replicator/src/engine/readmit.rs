@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use farshore_core::api::{Change, Status};
+use farshore_core::ids::VolumeId;
 use farshore_core::register::Member;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::create::name_error;
 use super::driver::VolumeHandle;
 use super::node::Node;
 use super::rpc::Call;
-use crate::control::OpError;
+use crate::control::{OpError, OpKind};
 use crate::transport::PeerName;
 
 const CALL_PATIENCE: Duration = Duration::from_secs(5);
@@ -35,6 +36,17 @@ pub(super) async fn describe(handle: &VolumeHandle) -> Result<Bytes, OpError> {
 }
 
 impl Node {
+    /// What another node holds of a volume; `None`: nothing.
+    pub(super) async fn holding_at(&self, peer: &PeerName, volume: VolumeId) -> Result<Option<Holding>, OpError> {
+        let call = Call::Holding { volume };
+        let answer = match self.shared.calls.call(&self.shared.transport, peer, &call, CALL_PATIENCE).await {
+            Err(error) if error.kind == OpKind::NotFound => return Ok(None),
+            answer => answer?,
+        };
+        let unread = |e| OpError::internal(format!("the answer of {peer} does not decode")).because(e);
+        Holding::decode(answer).map(Some).map_err(unread)
+    }
+
     /// Gives the member its vote back under the incarnation that it has now. False if there is nothing there to go on
     /// with: then the replica is made anew.
     pub(super) async fn readmit_as_it_is(&self, handle: &VolumeHandle, member: &Member) -> Result<bool, OpError> {
