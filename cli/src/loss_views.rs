@@ -66,8 +66,12 @@ pub fn figure(amount: Option<String>, exact: bool, unknown_ms: u64) -> String {
 
 /// The cost of losing the site, and that of promoting it.
 fn costs(l: &LossView) -> [String; 2] {
-    let figure = |amount| figure(amount, l.exact, l.unknown_ms);
-    [figure(amount(l.records, l.bytes, l.ms)), figure(amount(l.promote_records, l.promote_bytes, l.promote_ms))]
+    let lost = match amount(l.records, l.bytes, l.ms) {
+        Some(most) if l.lost_at_most => format!("at most {most}"),
+        lost => figure(lost, l.exact || l.lost_at_most, l.lost_unknown_ms),
+    };
+    let promoted = amount(l.promote_records, l.promote_bytes, l.promote_ms);
+    [lost, figure(promoted, l.exact, l.unknown_ms)]
 }
 
 pub fn losses(losses: &[LossView]) -> String {
@@ -93,5 +97,26 @@ impl View for LossesView {
             }
         }
         format!("{} as {} remembers it\n{}", self.volume, self.reporter, table.render())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn either_figure_says_what_is_not_known_of_it() {
+        let frozen = api::SiteLoss {
+            records: 8,
+            bytes: 32 << 10,
+            ms: 4_000,
+            lost_at_most: true,
+            unknown_ms: 900,
+            ..Default::default()
+        };
+        assert_eq!(costs(&frozen.clone().into()), ["at most 4.0 s / 32 KiB / 8 writes", "unknown for the last 900 ms"]);
+        let (nothing, apart) = (api::SiteLoss { records: 0, bytes: 0, ms: 0, ..frozen }, api::SiteLoss { lost_unknown_ms: 7_000, ..Default::default() });
+        assert_eq!(costs(&nothing.into())[0], "nothing");
+        assert_eq!(costs(&apart.into())[0], "unknown for the last 7.0 s");
     }
 }

@@ -165,6 +165,10 @@ pub struct LossView {
     /// What would be left ends with this record; 0: nothing, or that can't be told.
     pub last_seq: u64,
     pub promote_last_seq: u64,
+    /// Of the cost of losing, as `unknown_ms` is of promoting.
+    pub lost_unknown_ms: u64,
+    /// It is not above the figure, and may be less.
+    pub lost_at_most: bool,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -452,6 +456,8 @@ impl From<api::SiteLoss> for LossView {
             promote_ms: l.promote_ms,
             last_seq: l.last_seq,
             promote_last_seq: l.promote_last_seq,
+            lost_unknown_ms: l.lost_unknown_ms,
+            lost_at_most: l.lost_at_most,
         }
     }
 }

@@ -643,6 +643,7 @@ fn degraded() -> api::VolumeStatus {
                 bytes: 12 << 20,
                 ms: 41_000,
                 unknown_ms: 9_000,
+                lost_unknown_ms: 9_000,
                 promote_records: 388,
                 promote_bytes: 12 << 20,
                 promote_ms: 41_000,

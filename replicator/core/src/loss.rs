@@ -22,6 +22,10 @@ pub struct SiteLoss {
     pub site: String,
     /// What would be gone with the site.
     pub lost: Figure,
+    /// Who held the epoch knows what completed, and not what of it has arrived elsewhere since: `lost` is all that may be gone.
+    pub lost_at_most: bool,
+    /// Where it is neither that nor exact: of what was acknowledged during so long anything may be gone too. `None`: of all.
+    pub lost_unknown_us: Option<u64>,
     /// What would be given up by promoting the site, the members of the sync set that can be asked included where `exact`.
     pub promoted: Figure,
     /// Otherwise the figures are lower bounds; to what promoting it gives up, what was acknowledged during the last
@@ -85,11 +89,16 @@ fn site_loss(status: &Status, site: &str, exact: bool) -> SiteLoss {
         let moved = Terms { primary_site: candidate.site.clone(), ..config.current.clone() };
         candidate.site != site && moved.data_quorum(|m| lives(m.member))
     });
-    let (lost, promoted) = (loss(status, best(status, lives), recovers, exact), promotion(status, site, exact));
+    let rest = best(status, lives);
+    let lost_at_most = !exact && inside(status.me) && rest.is_some_and(|m| has_told(status, m));
+    let lost = loss(status, rest, recovers, exact || lost_at_most);
+    let promoted = promotion(status, site, exact);
     let all_known = exact && lost.is_some() && promoted.is_some();
     SiteLoss {
         site: site.to_string(),
+        lost_unknown_us: if exact && lost.is_some() || lost_at_most { Some(0) } else { rest_unknown(status, rest, recovers) },
         lost: lost.unwrap_or_default(),
+        lost_at_most,
         promoted: promoted.unwrap_or_default(),
         exact: all_known,
         unknown_us: if all_known { Some(0) } else { unknown(status, site) },
@@ -98,10 +107,24 @@ fn site_loss(status: &Status, site: &str, exact: bool) -> SiteLoss {
 }
 
 /// What is gone when only these are left, `best` having most of it. `None`: that can't be told from here.
-fn loss(status: &Status, best: Option<&MemberStatus>, recovers: bool, exact: bool) -> Option<Figure> {
+fn loss(status: &Status, best: Option<&MemberStatus>, recovers: bool, known: bool) -> Option<Figure> {
     let held = best.map_or(Seq::ZERO, |m| held(status, m));
     let kept = if recovers { held.max(status.acked) } else { held };
-    figure(status, kept, best.filter(|_| exact))
+    figure(status, kept, best.filter(|_| known))
+}
+
+/// The holder has its word on where it stands, in this life of its disk.
+fn has_told(status: &Status, member: &MemberStatus) -> bool {
+    status.role == "primary" && member.lag_known && member.state != "not-readmitted"
+}
+
+/// For how long something may have been acknowledged that these have not got, `best` having most of it.
+fn rest_unknown(status: &Status, best: Option<&MemberStatus>, recovers: bool) -> Option<u64> {
+    let best = best?;
+    // What this node knows to be missing here may be there, where the others can prove what was acknowledged.
+    let here = best.id == status.me && (recovers || status.acked <= status.appended);
+    let known = here || (best.id != status.me && has_told(status, best));
+    status.known_us_ago.filter(|_| known).map(|us| if here { us } else { us.max(best.lag_us) })
 }
 
 fn figure(status: &Status, last: Seq, lacks: Option<&MemberStatus>) -> Option<Figure> {
@@ -141,8 +164,7 @@ fn unknown(status: &Status, site: &str) -> Option<u64> {
         return status.known_us_ago;
     }
     // What it has not confirmed it may lack: since the first of that was appended. Only its primary knows that.
-    let known = status.role == "primary" && member.lag_known && member.state != "not-readmitted";
-    status.known_us_ago.filter(|_| known).map(|us| us.max(member.lag_us))
+    status.known_us_ago.filter(|_| has_told(status, member)).map(|us| us.max(member.lag_us))
 }
 
 /// What a member says of itself when it is asked: how far it knows the volume to be acknowledged and as of when, and

@@ -4,7 +4,7 @@ use crate::api::{Change, Command, Event, Io, Request, RequestId};
 use crate::ids::{MemberId, Seq, SessionId};
 use crate::loss::{Figure, SiteLoss, Testimony, forced, forced_among, narrowed, site_losses};
 use crate::record::Origin;
-use crate::register::{MemberKind, Mode};
+use crate::register::{Durability, MemberKind, Mode};
 use crate::volume_tests::{ALONE, Cluster, DATA, LEASE_US, TWO_SITES};
 
 const HOME: MemberId = MemberId(0);
@@ -77,6 +77,33 @@ fn a_holder_that_nobody_follows_calls_nothing_exact() {
     cluster.pass(5 * LEASE_US);
     let alone = of(&cluster, HOME, AWAY);
     assert!(!alone.exact && alone.unknown_us.is_some_and(|us| us >= 4 * LEASE_US), "{alone:?}");
+}
+
+/// In class `flush` far more has completed than is acknowledged, and none of it has arrived elsewhere.
+#[test]
+fn a_holder_that_nobody_follows_knows_how_much_may_be_gone_with_it() {
+    let sites = ["s0", "s1", "s2"].map(String::from);
+    let mut cluster = Cluster::of_class(Durability::Flush, &[DATA, DATA, MemberKind::Witness], &sites, TWO_SITES);
+    cluster.promote(HOME);
+    cluster.command(HOME, Command::Attach { writer: 7, session: SessionId(7) }).expect("it is attached");
+    cluster.pass(LEASE_US);
+    cluster.dead.insert(AWAY);
+    for id in 1..=8 {
+        let io = Io::Write { offset: 0, data: vec![1; BLOCK as usize].into(), fua: false };
+        cluster.feed(HOME, Event::Io(Request { id: RequestId(id), io, origin: Origin::default() }));
+    }
+    assert_eq!(cluster.completed.len(), 8, "its lease is valid still");
+    cluster.pass(5 * LEASE_US);
+    let status = cluster.volumes[&HOME].status(cluster.now);
+    assert_eq!((status.state.as_str(), status.completed.since(status.acked)), ("frozen", 8));
+    let home = of(&cluster, HOME, HOME);
+    assert!(!home.exact && home.lost_at_most, "some may have arrived, unconfirmed: {home:?}");
+    assert_eq!((home.lost.records, home.lost.bytes, home.lost_unknown_us), (8, 8 * BLOCK, Some(0)), "{home:?}");
+    assert!(home.lost.us >= 5 * LEASE_US, "{home:?}");
+    // Who has followed another holder since, and with what, it can't know.
+    let away = of(&cluster, HOME, AWAY);
+    assert!(!away.lost_at_most && away.lost_unknown_us.is_some_and(|us| us >= 4 * LEASE_US), "{away:?}");
+    assert_eq!(of(&cluster, MemberId(2), HOME).lost_unknown_us, None, "a witness has nothing of it");
 }
 
 #[test]

@@ -64,6 +64,8 @@ fn worse(a: &api::SiteLoss, b: &api::SiteLoss) -> api::SiteLoss {
         promote_ms: a.promote_ms.max(b.promote_ms),
         last_seq: a.last_seq.min(b.last_seq),
         promote_last_seq: a.promote_last_seq.min(b.promote_last_seq),
+        lost_unknown_ms: a.lost_unknown_ms.max(b.lost_unknown_ms),
+        lost_at_most: [a, b].iter().all(|l| l.exact || l.lost_at_most) && !(a.exact && b.exact),
     }
 }
 

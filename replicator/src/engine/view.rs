@@ -422,10 +422,13 @@ pub(super) fn losses(status: &Status) -> Vec<api::SiteLoss> {
 
 fn show_loss(loss: SiteLoss) -> api::SiteLoss {
     let (lost, promoted) = (loss.lost, loss.promoted);
+    let most = if loss.exact { "" } else { "at most " };
     let gone = match lost.records {
+        _ if !loss.exact && !loss.lost_at_most => "nobody here knows what is lost".to_string(),
         0 => "nothing lost".to_string(),
-        records => format!("{records} records lost ({} bytes)", lost.bytes),
+        records => format!("{most}{records} records lost ({} bytes)", lost.bytes),
     };
+    let shown = |unknown_us: Option<u64>| unknown_us.map_or(u64::MAX, |us| us.div_ceil(1000));
     let then = if loss.can_continue { "writes continue or one verb away" } else { "no quorum remains" };
     api::SiteLoss {
         text: format!("losing {}: {gone}, {then}", loss.site),
@@ -434,7 +437,9 @@ fn show_loss(loss: SiteLoss) -> api::SiteLoss {
         bytes: lost.bytes,
         ms: lost.us / 1000,
         exact: loss.exact,
-        unknown_ms: loss.unknown_us.map_or(u64::MAX, |us| us.div_ceil(1000)),
+        unknown_ms: shown(loss.unknown_us),
+        lost_unknown_ms: shown(loss.lost_unknown_us),
+        lost_at_most: loss.lost_at_most,
         can_continue: loss.can_continue,
         promote_records: promoted.records,
         promote_bytes: promoted.bytes,

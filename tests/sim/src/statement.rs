@@ -71,8 +71,7 @@ impl World {
                 continue;
             }
             for loss in site_losses(status) {
-                let Some((figure, exact)) = applies(&loss, &site, status, named) else { continue };
-                let age = loss.unknown_us;
+                let Some((figure, exact, age)) = applies(&loss, &site, status, named) else { continue };
                 said.push((status.me.to_string(), figure, exact, age));
             }
         }
@@ -149,17 +148,22 @@ impl World {
 }
 
 /// Which of its figures speaks of this force.
-fn applies(loss: &SiteLoss, site: &str, status: &Status, named: &[MemberId]) -> Option<(Figure, bool)> {
+fn applies(
+    loss: &SiteLoss,
+    site: &str,
+    status: &Status,
+    named: &[MemberId],
+) -> Option<(Figure, bool, Option<u64>)> {
     let config = &status.config;
     let recovered = config.all_terms().all(|t| t.recovery(|m| named.contains(&m.member)));
     if loss.site == site {
         let in_sync = config.current.sync.iter().any(|s| config.site_of(s.member) == site);
         // By that figure those of the sync set are asked that must be.
-        return (!loss.exact || !in_sync || recovered).then_some((loss.promoted, loss.exact));
+        return (!loss.exact || !in_sync || recovered).then_some((loss.promoted, loss.exact, loss.unknown_us));
     }
     let left = |id: MemberId| config.site_of(id) == loss.site;
     let rest_named = config.members.iter().all(|m| left(m.id) != named.contains(&m.id));
-    (loss.exact && rest_named).then_some((loss.lost, true))
+    rest_named.then_some((loss.lost, loss.exact || loss.lost_at_most, loss.lost_unknown_us))
 }
 
 /// The figure of a site is that of its best copy, not of one of several.
