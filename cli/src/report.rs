@@ -245,7 +245,7 @@ impl View for DeletedView {
 impl View for ForcePlanView {
     fn table(&self) -> String {
         let mut out = String::new();
-        let verb = if self.done { "was begun" } else { "would be begun" };
+        let (verb, gives) = if self.done { ("was begun", "gave") } else { ("would be begun", "gives") };
         line!(
             out,
             "{}: lineage generation {} {verb} from {} at seq {}",
@@ -255,7 +255,7 @@ impl View for ForcePlanView {
             self.fork_seq
         );
         let lost = figure(amount(self.lost_records, self.lost_bytes, self.lost_ms), self.exact, self.unknown_ms);
-        line!(out, "  gives up  acknowledged data: {lost}");
+        line!(out, "  {gives} up  acknowledged data: {lost}");
         for warning in &self.warnings {
             line!(out, "  ! {warning}");
         }

@@ -39,8 +39,8 @@ async fn promoted(replicator: Replicator, volume: String) -> Result<Option<api::
     Ok(replicator.replication().promote(request).await?.into_inner().volume)
 }
 
-/// Says first what it gives up, also with `--yes`: the plan goes to stderr then, so that it stands in the terminal
-/// and the log even where the answer is read by a program.
+/// Says first what it gives up, also with `--yes`, and afterwards what it gave up, as of when it was carried out: that goes to
+/// stderr, so that it stands in the terminal and the log even where the answer is read by a program.
 async fn promote_by_force(
     format: Format,
     replicator: &Replicator,
@@ -75,6 +75,7 @@ async fn promote_by_force(
     }
     request.confirm = true;
     let done = replicator.replication().promote(request).await?.into_inner();
+    eprint!("{}", output::View::table(&ForcePlanView::new(volume, present(done.plan)?, true)));
     output::print(format, &VolumeView::from(present(done.volume)?))
 }
 
