@@ -158,7 +158,7 @@ pub enum VolumeVerb {
     List,
     /// One volume, in full
     Show { volume: String },
-    /// What the loss of each site would have cost, by the minute and by the hour, as this node remembers it
+    /// What the loss of each site would have cost: the worst seen in each minute and hour, as this node remembers it
     Losses { volume: String },
     /// Delete every replica's data; refused while attached
     #[command(alias = "rm")]

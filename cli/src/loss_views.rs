@@ -15,6 +15,8 @@ pub struct LossesView {
     pub reporter: PlaceView,
     /// Oldest first.
     pub spans: Vec<LossSpanView>,
+    /// Between two looks it may have been worse.
+    pub looked_every_ms: u64,
 }
 
 /// The greatest of each figure in the span.
@@ -37,7 +39,8 @@ impl From<api::LossesResponse> for LossesView {
             loss: s.losses.into_iter().map(Into::into).collect(),
         });
         let reporter = PlaceView { site: past.reporter_site, node: past.reporter_node };
-        Self { volume: past.volume, reporter, spans: spans.collect() }
+        let (volume, looked_every_ms) = (past.volume, past.looked_every_ms);
+        Self { volume, reporter, spans: spans.collect(), looked_every_ms }
     }
 }
 
@@ -89,14 +92,16 @@ pub fn losses(losses: &[LossView]) -> String {
 
 impl View for LossesView {
     fn table(&self) -> String {
-        let mut table = Table::new(&["SINCE", "AS", "IF LOST", "COST AT MOST", "IF PROMOTED"]);
+        let mut table = Table::new(&["SINCE", "AS", "IF LOST", "WORST SEEN", "IF PROMOTED"]);
         for span in &self.spans {
             for loss in &span.loss {
                 let [cost, promote] = costs(loss);
                 table.row([moment(span.began_unix_ms), span.role.into(), loss.site.clone(), cost, promote]);
             }
         }
-        format!("{} as {} remembers it\n{}", self.volume, self.reporter, table.render())
+        let pause = time_ms(self.looked_every_ms);
+        let looks = format!("a look every {pause}, between two it may have been worse");
+        format!("{} as {} remembers it ({looks})\n{}", self.volume, self.reporter, table.render())
     }
 }
 
@@ -118,5 +123,14 @@ mod tests {
         let (nothing, apart) = (api::SiteLoss { records: 0, bytes: 0, ms: 0, ..frozen }, api::SiteLoss { lost_unknown_ms: 7_000, ..Default::default() });
         assert_eq!(costs(&nothing.into())[0], "nothing");
         assert_eq!(costs(&apart.into())[0], "unknown for the last 7.0 s");
+    }
+
+    #[test]
+    fn the_past_is_called_what_was_seen_of_it() {
+        let span = api::LossSpan { losses: vec![api::SiteLoss { exact: true, ..Default::default() }], ..Default::default() };
+        let past = api::LossesResponse { volume: "pg".into(), spans: vec![span], looked_every_ms: 2_000, ..Default::default() };
+        let table = LossesView::from(past).table();
+        assert!(table.contains("a look every 2.0 s") && table.contains("WORST SEEN"), "{table}");
+        assert!(!table.to_lowercase().contains("at most"), "{table}");
     }
 }

@@ -523,7 +523,8 @@ impl Operations for FakeOperations {
                 losses: volume.loss,
             };
             let (reporter_site, reporter_node) = (fake.site.clone(), fake.node.clone());
-            Ok(api::LossesResponse { volume: volume.name, reporter_site, reporter_node, spans: vec![span] })
+            let (volume, spans, looked_every_ms) = (volume.name, vec![span], 2_000);
+            Ok(api::LossesResponse { volume, reporter_site, reporter_node, spans, looked_every_ms })
         })
     }
 

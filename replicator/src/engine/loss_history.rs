@@ -1,4 +1,5 @@
-//! What the loss of each site would have cost, over time: the worst of every minute, and of every hour before the last one.
+//! What the loss of each site would have cost, over time: the worst that was seen in every minute, and in every hour before
+//! the last one. It is looked at every so often: a peak between two looks is not seen.
 //! Kept in memory, by each node for itself: a node that is cut off goes on saying what it can't know. A span ends with the
 //! epoch and the role that it is of, so no figure of before a change is taken for one of after it.
 
@@ -133,7 +134,8 @@ impl Node {
         let handle = self.find(volume)?;
         let spans = lock(&self.loss_history.volumes).get(&handle.id).map(Past::spans).unwrap_or_default();
         let (reporter_site, reporter_node) = (self.shared.me.site.clone(), self.shared.me.node.clone());
-        Ok(api::LossesResponse { volume: handle.name(), reporter_site, reporter_node, spans })
+        let looked_every_ms = LOOK_PAUSE.as_millis() as u64;
+        Ok(api::LossesResponse { volume: handle.name(), reporter_site, reporter_node, spans, looked_every_ms })
     }
 }
 
