@@ -130,8 +130,6 @@ pub enum Verb {
     },
 }
 
-/// A verb that is documented and not there yet: refused by name, whatever its arguments.
-
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Names or ids; all when left out

@@ -589,7 +589,7 @@ impl Operations for FakeOperations {
                 journal_engine: "threads".into(),
                 volumes: state.volumes.len() as u32,
                 protocol_min: 1,
-                protocol_max: 1,
+                protocol_max: 2,
                 ..Default::default()
             })
         })

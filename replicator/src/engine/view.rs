@@ -28,7 +28,7 @@ use super::snapshot_space::{LIMIT_LABEL, limit_bytes};
 use super::words::{Words, testimony};
 use crate::control::{OpError, OpKind, states};
 use crate::store::SnapshotRow;
-use crate::transport::PeerName;
+use crate::transport::{PeerName, Versions};
 
 /// A status is for people who look now: what the holder does not say at once is left out.
 pub(super) const HOLDER_PATIENCE: Duration = Duration::from_millis(700);
@@ -203,8 +203,8 @@ impl Node {
             data_dir: self.config.node.data_dir.display().to_string(),
             journal_engine: self.shared.journal.status().engine.to_string(),
             volumes: self.catalog.all().len() as u32,
-            protocol_min: 1,
-            protocol_max: 1,
+            protocol_min: Versions::SPOKEN.min.into(),
+            protocol_max: Versions::SPOKEN.max.into(),
         }
     }
 
