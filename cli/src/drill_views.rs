@@ -15,8 +15,9 @@ use crate::views::{PlaceView, StepView};
 #[derive(Debug, Clone, Serialize)]
 pub struct MissedView {
     pub records: u64,
-    pub bytes: u64,
-    pub ms: u64,
+    /// Absent: nobody in reach knows.
+    pub bytes: Option<u64>,
+    pub ms: Option<u64>,
     /// Otherwise it is at least so much, and whatever was acknowledged during the last `unknown_ms`.
     pub exact: bool,
     pub unknown_ms: u64,
@@ -28,7 +29,8 @@ impl MissedView {
         let own = volume.loss.iter().find(|loss| loss.site == volume.reporter_site).cloned().unwrap_or_default();
         // A promotion would keep what this copy holds and does not show yet.
         let held = volume.appended_seq.saturating_sub(volume.applied_seq);
-        let (bytes, ms) = (own.promote_bytes, own.promote_ms);
+        let sized = own.exact || own.promote_sized;
+        let [bytes, ms] = [own.promote_bytes, own.promote_ms].map(|known| sized.then_some(known));
         MissedView { records: own.promote_records + held, bytes, ms, exact: own.exact, unknown_ms: own.unknown_ms }
     }
 

@@ -45,12 +45,15 @@ impl From<api::LossesResponse> for LossesView {
 }
 
 /// "41.5 s / 12 MiB / 388 writes", or nothing where there is nothing.
-pub fn amount(records: u64, size: u64, ms: u64) -> Option<String> {
-    if (records, size, ms) == (0, 0, 0) {
+pub fn amount(records: u64, size: Option<u64>, ms: Option<u64>) -> Option<String> {
+    if (records, size.unwrap_or(0), ms.unwrap_or(0)) == (0, 0, 0) {
         return None;
     }
     let records = if records == 1 { "1 write".into() } else { format!("{records} writes") };
-    Some(format!("{} / {} / {records}", time_ms(ms), bytes(size)))
+    Some(match (ms, size) {
+        (Some(ms), Some(size)) => format!("{} / {} / {records}", time_ms(ms), bytes(size)),
+        _ => format!("{records} of unknown size and age"),
+    })
 }
 
 /// What that much is, where more may come on top that nobody knows.
@@ -69,7 +72,7 @@ pub fn figure(amount: Option<String>, exact: bool, unknown_ms: u64) -> String {
 
 /// The cost of losing the site, and that of promoting it.
 fn costs(l: &LossView) -> [String; 2] {
-    let lost = match amount(l.records, l.bytes, l.ms) {
+    let lost = match amount(l.records, Some(l.bytes), Some(l.ms)) {
         Some(most) if l.lost_at_most => format!("at most {most}"),
         lost => figure(lost, l.exact || l.lost_at_most, l.lost_unknown_ms),
     };
@@ -120,15 +123,29 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(costs(&frozen.clone().into()), ["at most 4.0 s / 32 KiB / 8 writes", "unknown for the last 900 ms"]);
-        let (nothing, apart) = (api::SiteLoss { records: 0, bytes: 0, ms: 0, ..frozen }, api::SiteLoss { lost_unknown_ms: 7_000, ..Default::default() });
+        let (nothing, apart) = (
+            api::SiteLoss { records: 0, bytes: 0, ms: 0, ..frozen },
+            api::SiteLoss { lost_unknown_ms: 7_000, ..Default::default() },
+        );
         assert_eq!(costs(&nothing.into())[0], "nothing");
-        assert_eq!(costs(&apart.into())[0], "unknown for the last 7.0 s");
+        assert_eq!(costs(&apart.clone().into())[0], "unknown for the last 7.0 s");
+        let counted = api::SiteLoss { promote_records: 5, unknown_ms: 900, ..apart };
+        let known = api::SiteLoss { promote_bytes: 20 << 10, promote_ms: 70, promote_sized: true, ..counted.clone() };
+        let told = [counted, known].map(|loss| costs(&loss.into())[1].clone());
+        assert_eq!(told[0], "at least 5 writes of unknown size and age, unknown for the last 900 ms");
+        assert_eq!(told[1], "at least 70 ms / 20 KiB / 5 writes, unknown for the last 900 ms");
     }
 
     #[test]
     fn the_past_is_called_what_was_seen_of_it() {
-        let span = api::LossSpan { losses: vec![api::SiteLoss { exact: true, ..Default::default() }], ..Default::default() };
-        let past = api::LossesResponse { volume: "pg".into(), spans: vec![span], looked_every_ms: 2_000, ..Default::default() };
+        let span =
+            api::LossSpan { losses: vec![api::SiteLoss { exact: true, ..Default::default() }], ..Default::default() };
+        let past = api::LossesResponse {
+            volume: "pg".into(),
+            spans: vec![span],
+            looked_every_ms: 2_000,
+            ..Default::default()
+        };
         let table = LossesView::from(past).table();
         assert!(table.contains("a look every 2.0 s") && table.contains("WORST SEEN"), "{table}");
         assert!(!table.to_lowercase().contains("at most"), "{table}");

@@ -160,8 +160,9 @@ pub struct LossView {
     pub can_continue: bool,
     pub text: String,
     pub promote_records: u64,
-    pub promote_bytes: u64,
-    pub promote_ms: u64,
+    /// Absent: nobody in reach knows.
+    pub promote_bytes: Option<u64>,
+    pub promote_ms: Option<u64>,
     /// What would be left ends with this record; 0: nothing, or that can't be told.
     pub last_seq: u64,
     pub promote_last_seq: u64,
@@ -231,8 +232,9 @@ pub struct ForcePlanView {
     pub new_generation: u64,
     pub fork_seq: u64,
     pub lost_records: u64,
-    pub lost_bytes: u64,
-    pub lost_ms: u64,
+    /// Absent: nobody in reach knows.
+    pub lost_bytes: Option<u64>,
+    pub lost_ms: Option<u64>,
     pub exact: bool,
     /// Where it is not exact: so much time's acknowledged writes come on top.
     pub unknown_ms: u64,
@@ -442,6 +444,7 @@ impl From<api::MemberStatus> for MemberView {
 
 impl From<api::SiteLoss> for LossView {
     fn from(l: api::SiteLoss) -> Self {
+        let sized = l.exact || l.promote_sized;
         LossView {
             site: l.site,
             records: l.records,
@@ -452,8 +455,8 @@ impl From<api::SiteLoss> for LossView {
             can_continue: l.can_continue,
             text: l.text,
             promote_records: l.promote_records,
-            promote_bytes: l.promote_bytes,
-            promote_ms: l.promote_ms,
+            promote_bytes: sized.then_some(l.promote_bytes),
+            promote_ms: sized.then_some(l.promote_ms),
             last_seq: l.last_seq,
             promote_last_seq: l.promote_last_seq,
             lost_unknown_ms: l.lost_unknown_ms,
@@ -546,14 +549,15 @@ impl From<api::Peer> for PeerView {
 
 impl ForcePlanView {
     pub fn new(volume: &str, plan: api::ForcePlan, done: bool) -> Self {
+        let sized = plan.exact || plan.lost_sized;
         ForcePlanView {
             volume: volume.into(),
             donor: PlaceView { site: plan.donor_site, node: plan.donor_node },
             new_generation: plan.new_generation,
             fork_seq: plan.fork_seq,
             lost_records: plan.lost_records,
-            lost_bytes: plan.lost_bytes,
-            lost_ms: plan.lost_ms,
+            lost_bytes: sized.then_some(plan.lost_bytes),
+            lost_ms: sized.then_some(plan.lost_ms),
             unknown_ms: plan.unknown_ms,
             exact: plan.exact,
             warnings: plan.warnings,

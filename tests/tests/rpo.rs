@@ -61,6 +61,10 @@ fn a_site_that_was_cut_off_says_what_it_can_not_know_and_others_in_reach_narrow_
     let known = missed - LAST_WORDS;
     let narrowed = west.wait_volume("pg", "north's word", |v| number(v, "west", "promote_records") >= known);
     assert_eq!(number(&narrowed, "north", "promote_records"), 0, "{narrowed:#}");
+    // Who has it knows how much that is.
+    let sized = west.wait_volume("pg", "north to tell how much", |v| figure(v, "west")["promote_bytes"].is_u64());
+    assert!(number(&sized, "west", "promote_bytes") >= known * 1024, "{sized:#}");
+    assert!(number(&sized, "west", "promote_ms") as u128 + 1 >= AWAY.as_millis(), "{sized:#}");
     // What a forced promotion says that it would give up is the same figure; nothing is done without a yes.
     let plan = west.refused(&["promote", "pg", "--force", "--members", "west"]);
     plan.says(4, &["add --yes", "\"exact\": false"]);
@@ -101,7 +105,8 @@ fn a_force_that_names_one_copy_does_not_count_on_its_neighbour() {
     let known = missed / 2;
     let told = eventually("the neighbour's word", || {
         let plan = plan(second, "west/n2");
-        if plan["lost_records"].as_u64() >= Some(known) { Ok(plan) } else { Err(plan) }
+        let sized = plan["lost_bytes"].as_u64() >= Some(known * 1024);
+        if plan["lost_records"].as_u64() >= Some(known) && sized { Ok(plan) } else { Err(plan) }
     });
     assert_eq!(told["exact"], false, "who knows what east has acknowledged since: {told:#}");
     let best = plan(west, "west/n1");

@@ -13,8 +13,16 @@ pub struct Figure {
     pub records: u64,
     pub bytes: u64,
     pub us: u64,
+    /// `bytes` and `us` are of these records; else nothing is known of either.
+    pub sized: bool,
     /// What would be left ends with this record. Zero: nothing would be, or that can't be told.
     pub last: Seq,
+}
+
+impl Figure {
+    fn nothing(last: Seq) -> Figure {
+        Figure { sized: true, last, ..Figure::default() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +68,7 @@ pub fn forced(status: &Status, donor: MemberId) -> Option<Figure> {
     let promoted = broken(Sabotage::ForcedAsPromoted) && member.in_sync_set;
     if donor == status.me || promoted {
         // What completed is in the holder's own log.
-        return Some(Figure { last: status.completed, ..Figure::default() });
+        return Some(Figure::nothing(status.completed));
     }
     figure(status, held(status, member), Some(member))
 }
@@ -96,7 +104,11 @@ fn site_loss(status: &Status, site: &str, exact: bool) -> SiteLoss {
     let all_known = exact && lost.is_some() && promoted.is_some();
     SiteLoss {
         site: site.to_string(),
-        lost_unknown_us: if exact && lost.is_some() || lost_at_most { Some(0) } else { rest_unknown(status, rest, recovers) },
+        lost_unknown_us: if exact && lost.is_some() || lost_at_most {
+            Some(0)
+        } else {
+            rest_unknown(status, rest, recovers)
+        },
         lost: lost.unwrap_or_default(),
         lost_at_most,
         promoted: promoted.unwrap_or_default(),
@@ -128,11 +140,11 @@ fn rest_unknown(status: &Status, best: Option<&MemberStatus>, recovers: bool) ->
 }
 
 fn figure(status: &Status, last: Seq, lacks: Option<&MemberStatus>) -> Option<Figure> {
-    let (records, nothing) = (status.completed.since(last), Figure { last, ..Figure::default() });
+    let (records, nothing) = (status.completed.since(last), Figure::nothing(last));
     match lacks {
         _ if records == 0 => Some(nothing),
         _ if broken(Sabotage::SilenceTakenForAll) && lacks.is_none_or(|m| !m.lag_known) => Some(nothing),
-        Some(m) if m.lag_known => Some(Figure { records, bytes: m.lag_bytes, us: m.lag_us, last }),
+        Some(m) if m.lag_known => Some(Figure { records, bytes: m.lag_bytes, us: m.lag_us, sized: true, last }),
         _ => None,
     }
 }
@@ -142,7 +154,7 @@ fn promotion(status: &Status, site: &str, exact: bool) -> Option<Figure> {
     match member {
         // A site of witnesses is not promoted; a member of the sync set is given what it lacks by the others.
         None => Some(Figure::default()),
-        Some(m) if exact && m.in_sync_set => Some(Figure { last: status.completed, ..Figure::default() }),
+        Some(m) if exact && m.in_sync_set => Some(Figure::nothing(status.completed)),
         Some(m) if exact => figure(status, held(status, m), member),
         Some(m) if m.id == status.me => Some(own_promotion(status)),
         Some(_) => None,
@@ -153,8 +165,8 @@ fn promotion(status: &Status, site: &str, exact: bool) -> Option<Figure> {
 fn own_promotion(status: &Status) -> Figure {
     let kept = if broken(Sabotage::UnwrittenForgotten) { status.acked } else { status.appended };
     let records = status.acked.since(kept);
-    // It was acknowledged by when it was told of.
-    Figure { records, bytes: 0, us: status.known_us_ago.filter(|_| records > 0).unwrap_or(0), last: kept }
+    // How much that is they know who have it.
+    Figure { records, last: kept, ..Figure::default() }
 }
 
 /// For how long more than is stated may have been acknowledged that the site has not got.

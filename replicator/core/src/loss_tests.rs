@@ -40,12 +40,12 @@ fn of(cluster: &Cluster, by: MemberId, of: MemberId) -> SiteLoss {
 fn beside_the_primary_both_figures_are_exact() {
     let cluster = behind_by_eight();
     let (home, away) = (of(&cluster, HOME, HOME), of(&cluster, HOME, AWAY));
-    let Figure { records, bytes, us, last } = away.promoted;
+    let Figure { records, bytes, us, sized, last } = away.promoted;
     let [all, there] = [HOME, AWAY].map(|id| cluster.volumes[&id].status(cluster.now).durable);
     assert!(away.exact && away.unknown_us == Some(0), "{away:?}");
-    assert_eq!((records, bytes, last, all.since(last)), (8, 8 * BLOCK, there, 8));
+    assert_eq!((records, bytes, sized, last, all.since(last)), (8, 8 * BLOCK, true, there, 8));
     assert!((8 * LEASE_US..9 * LEASE_US).contains(&us), "{us}");
-    let nothing = Figure { last: all, ..Figure::default() };
+    let nothing = Figure { sized: true, last: all, ..Figure::default() };
     assert_eq!(away.lost, nothing, "what follows behind has nothing of its own");
     assert_eq!((home.lost, home.promoted), (away.promoted, nothing), "with home only its copy would be left");
 }
@@ -56,6 +56,12 @@ fn a_copy_that_follows_behind_says_how_far_and_until_when_it_knows() {
     let mut cluster = behind_by_eight();
     let told = of(&cluster, AWAY, AWAY);
     assert!(!told.exact && told.promoted.records == 8, "{told:?}");
+    assert!(!told.promoted.sized, "how much that is it was not told: {told:?}");
+    let (from, upto) = (told.promoted.last, Seq(told.promoted.last.0 + 8));
+    let span = |id: MemberId| cluster.volumes[&id].span(from, upto, cluster.now);
+    let (bytes, us) = span(HOME).expect("who has it knows");
+    assert!(bytes == 8 * BLOCK && (8 * LEASE_US..10 * LEASE_US).contains(&us), "{bytes} of {us} µs");
+    assert_eq!(span(AWAY), None);
     assert!(told.unknown_us.is_some_and(|us| us <= LEASE_US), "{told:?}");
     assert_eq!(of(&cluster, AWAY, HOME).unknown_us, None, "of others it knows nothing");
     cluster.dead.insert(HOME);

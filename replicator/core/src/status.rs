@@ -61,6 +61,15 @@ impl Volume {
         }
     }
 
+    /// Payload bytes of the records after `after` and up to `upto`, as far as they are in the log here, and how many
+    /// microseconds ago the first of them was appended; a little more where that is long ago. `None`: none of them is here, or
+    /// they came before this life of the replica.
+    pub fn span(&self, after: Seq, upto: Seq, now: Tick) -> Option<(u64, u64)> {
+        let tail = self.replica().tail();
+        let began = tail.appended_at(after.next()).filter(|_| after < upto)?;
+        Some((tail.bytes_after(after) - tail.bytes_after(upto), now.since(began)))
+    }
+
     fn role_and_state(&self, now: Tick) -> (&'static str, String) {
         let replica = self.replica();
         let config = &replica.d.config;

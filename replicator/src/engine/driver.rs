@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use farshore_core::api::{Answer, Command, CommandId, Effects, Event, Outcome, Refusal, Request, RequestId, Status};
-use farshore_core::ids::{MemberId, SessionId, VolumeId};
+use farshore_core::ids::{MemberId, Seq, SessionId, VolumeId};
 use farshore_core::record::Origin;
 use farshore_core::register::Configuration;
 use farshore_core::volume::Volume;
@@ -61,6 +61,13 @@ impl VolumeHandle {
         let (reply, answer) = oneshot::channel();
         self.inbox.push(Input::Status { reply });
         answer.await.ok()
+    }
+
+    /// Bytes, and age in microseconds, of the records after `after` and up to `upto`, where they are here.
+    pub async fn span(&self, after: Seq, upto: Seq) -> Option<(u64, u64)> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.push(Input::Span { after, upto, reply });
+        answer.await.ok()?
     }
 
     /// Ends the owner task, then whatever it has under way in the store.
@@ -211,6 +218,9 @@ impl Driver {
             }
             Input::Status { reply } => {
                 let _ = reply.send(self.volume.status(now));
+            }
+            Input::Span { after, upto, reply } => {
+                let _ = reply.send(self.volume.span(after, upto, now));
             }
             Input::Stop { .. } => {}
         }

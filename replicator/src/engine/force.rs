@@ -34,7 +34,12 @@ impl Node {
             .collect();
         // With what the members in reach know beside this one.
         let (view, words) = self.view_and_words(handle).await?;
-        let cost = words.cost_of_force(&view);
+        let mut cost = words.cost_of_force(&view);
+        if !cost.sized
+            && let Some((bytes, ms)) = self.span_among(handle, &words, cost.last, cost.records).await
+        {
+            (cost.bytes, cost.ms, cost.sized) = (bytes, ms, true);
+        }
         let mut warnings = vec![
             "if the old primary is alive and out of sight it goes on acknowledging until it meets the new lineage"
                 .to_string(),
@@ -55,6 +60,7 @@ impl Node {
             lost_records: cost.records,
             lost_bytes: cost.bytes,
             lost_ms: cost.ms,
+            lost_sized: cost.sized,
             exact: cost.exact,
             unknown_ms: cost.unknown_ms,
             warnings,

@@ -17,6 +17,7 @@ use super::forward::{EndForwarded, ServeStep};
 use super::make_room;
 use super::node::{Node, is_member};
 use super::peer_view::OwnWords;
+use super::words::{SpanAsked, SpanTold};
 use crate::control::validate_snapshots::parse_id;
 use crate::control::{OpError, Operations, SnapshotOperations};
 use crate::transport::PeerName;
@@ -58,6 +59,12 @@ about_volume!(
 );
 
 impl AboutVolume for CutStep {
+    fn volume(&self) -> &str {
+        &self.volume
+    }
+}
+
+impl AboutVolume for SpanAsked {
     fn volume(&self) -> &str {
         &self.volume
     }
@@ -221,6 +228,11 @@ pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, reque
             let request: api::GetVolumeRequest = decode(node, peer, request)?;
             let handle = node.find(&request.volume)?;
             api::GetVolumeResponse { volume: Some(node.view(&handle).await?) }.encode_to_vec()
+        }
+        "log-span" => {
+            let asked: SpanAsked = decode(node, peer, request)?;
+            let handle = node.find(&asked.volume)?;
+            SpanTold::here(&handle, asked.after, asked.upto).await.encode_to_vec()
         }
         "register" => {
             let request: api::GetVolumeRequest = decode(node, peer, request)?;

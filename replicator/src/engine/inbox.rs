@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use farshore_core::api::{Answer, Command, Event, Io, Outcome, Refusal, Status};
+use farshore_core::ids::Seq;
 use tokio::sync::{Notify, oneshot};
 
 /// Messages of peers that wait for the owner; more are dropped, as if the network had lost them.
@@ -24,6 +25,12 @@ pub enum Input {
     },
     Status {
         reply: oneshot::Sender<Status>,
+    },
+    /// What [`farshore_core::volume::Volume::span`] tells of records.
+    Span {
+        after: Seq,
+        upto: Seq,
+        reply: oneshot::Sender<Option<(u64, u64)>>,
     },
     Stop {
         reply: oneshot::Sender<()>,

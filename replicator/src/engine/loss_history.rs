@@ -63,6 +63,7 @@ fn worse(a: &api::SiteLoss, b: &api::SiteLoss) -> api::SiteLoss {
         promote_records: a.promote_records.max(b.promote_records),
         promote_bytes: a.promote_bytes.max(b.promote_bytes),
         promote_ms: a.promote_ms.max(b.promote_ms),
+        promote_sized: a.promote_sized && b.promote_sized,
         last_seq: a.last_seq.min(b.last_seq),
         promote_last_seq: a.promote_last_seq.min(b.promote_last_seq),
         lost_unknown_ms: a.lost_unknown_ms.max(b.lost_unknown_ms),

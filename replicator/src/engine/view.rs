@@ -59,6 +59,12 @@ impl Node {
         let theirs = self.views_elsewhere(handle, &view).await;
         let words = Words::of(&view, own, &theirs);
         words.narrow_losses(&mut view);
+        for figure in view.loss.iter_mut().filter(|figure| !figure.promote_sized) {
+            let (after, records) = (figure.promote_last_seq, figure.promote_records);
+            if let Some((bytes, ms)) = self.span_among(handle, &words, after, records).await {
+                (figure.promote_bytes, figure.promote_ms, figure.promote_sized) = (bytes, ms, true);
+            }
+        }
         // Who is connected and follows nobody may have a history of its own, which only it knows.
         for (member, theirs) in view.members.iter_mut().zip(theirs) {
             if member.state == states::member::UNREACHABLE
@@ -444,6 +450,7 @@ fn show_loss(loss: SiteLoss) -> api::SiteLoss {
         promote_records: promoted.records,
         promote_bytes: promoted.bytes,
         promote_ms: promoted.us / 1000,
+        promote_sized: promoted.sized || promoted.records == 0,
         last_seq: lost.last.0,
         promote_last_seq: promoted.last.0,
     }

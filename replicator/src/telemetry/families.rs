@@ -301,12 +301,16 @@ impl Families<'_> {
     }
 
     fn losses(&mut self, volumes: &[VolumeReading]) -> fmt::Result {
-        let each = |value: fn(&api::SiteLoss) -> f64| {
+        let of = |wanted: fn(&&api::SiteLoss) -> bool, value: fn(&api::SiteLoss) -> f64| {
             volumes.iter().flat_map(move |v| {
                 let name = v.status.name.as_str();
-                v.status.loss.iter().map(move |l| ([("volume", name), ("site", l.site.as_str())], value(l)))
+                let losses = v.status.loss.iter().filter(wanted);
+                losses.map(move |l| ([("volume", name), ("site", l.site.as_str())], value(l)))
             })
         };
+        let each = |value: fn(&api::SiteLoss) -> f64| of(|_| true, value);
+        // Where nobody in reach can tell how much it is, nothing is said.
+        let sized = |value: fn(&api::SiteLoss) -> f64| of(|l| l.promote_sized, value);
         let (bytes, seconds) = (Some(&Unit::Bytes), Some(&Unit::Seconds));
         self.gauges(
             ("site_loss_records", None, "Acknowledged records that losing the site would cost"),
@@ -330,11 +334,11 @@ impl Families<'_> {
         )?;
         self.gauges(
             ("site_promote", bytes, "Acknowledged bytes that promoting the site would give up"),
-            each(|l| l.promote_bytes as f64),
+            sized(|l| l.promote_bytes as f64),
         )?;
         self.gauges(
             ("site_promote", seconds, "Acknowledged time that promoting the site would give up"),
-            each(|l| l.promote_ms as f64 / 1e3),
+            sized(|l| l.promote_ms as f64 / 1e3),
         )?;
         self.gauges(
             (

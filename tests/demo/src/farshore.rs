@@ -54,7 +54,8 @@ pub struct Loss {
     pub exact: bool,
     pub text: String,
     pub promote_records: u64,
-    pub promote_ms: u64,
+    /// Absent: it is not known.
+    pub promote_ms: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -64,7 +64,7 @@ pub fn watch_observer(stage: &Stage, long: Duration, report: &Report) -> Result<
         if !far.exact {
             return Err(DemoError::Broken("the primary does not know exactly what the far site lacks".into()));
         }
-        (worst, records) = (worst.max(far.promote_ms), records.max(far.promote_records));
+        (worst, records) = (worst.max(far.promote_ms.unwrap_or(0)), records.max(far.promote_records));
     }
     report.detail(format!("far, for which nobody waits, lacked {records} records at most, the oldest {worst} ms old"));
     Ok(Duration::from_millis(worst))

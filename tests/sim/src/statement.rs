@@ -148,12 +148,7 @@ impl World {
 }
 
 /// Which of its figures speaks of this force.
-fn applies(
-    loss: &SiteLoss,
-    site: &str,
-    status: &Status,
-    named: &[MemberId],
-) -> Option<(Figure, bool, Option<u64>)> {
+fn applies(loss: &SiteLoss, site: &str, status: &Status, named: &[MemberId]) -> Option<(Figure, bool, Option<u64>)> {
     let config = &status.config;
     let recovered = config.all_terms().all(|t| t.recovery(|m| named.contains(&m.member)));
     if loss.site == site {
