@@ -295,6 +295,9 @@ pub struct AttachArgs {
     /// Of an attach that was published (32 hex digits)
     #[arg(long, default_value = "", hide_default_value = true)]
     pub session: String,
+    /// Only if the session is published on the node still: one that was detached stays so
+    #[arg(long, requires = "session", conflicts_with = "publish_only")]
+    pub published: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

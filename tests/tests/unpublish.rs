@@ -181,3 +181,97 @@ fn a_node_that_lost_its_device_is_not_named_after_the_answer() {
     eventually("the volume to be taken from it", || second.try_run(&FROM_N1).map(drop));
     ledger.check_all(&mut second.attach("pg"));
 }
+
+/// As the driver's node asks for the device of what its controller published.
+fn stage(session: &str) -> [&str; 8] {
+    ["volume", "attach", "pg", "--published", "--device", "nbd", "--session", session]
+}
+
+const FIRST: &str = "000000000000000000000000000f1125";
+const SECOND: &str = "0000000000000000000000000005ec0d";
+
+fn publish(site: &Site, session: &str) {
+    site.run(&["volume", "attach", "pg", "--publish-only", "--session", session]);
+}
+
+/// The node's driver was stopped between its look at the volume and its request, and the volume was taken from the node.
+#[test]
+fn a_node_that_asks_late_gets_nothing_back() {
+    let cluster = Cluster::start(&SITES);
+    let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
+    first.run(&CREATE);
+    let over = ["pg", "not published here", "publish the volume on this node"];
+    first.refused(&stage(FIRST)).says(4, &over);
+    let ledger = Ledger::of_new(BLOCKS);
+    publish(first, FIRST);
+    first.run(&stage(FIRST));
+    ledger.fill(&mut first.connect("pg"));
+    // Staged anew after a crash, and put away and staged again: it is published all the while.
+    first.kill();
+    first.start();
+    eventually("the device to be there again", || first.try_run(&stage(FIRST)).map(drop));
+    first.run(&["volume", "detach", "pg", "--session", FIRST, "--keep-published"]);
+    first.run(&stage(FIRST));
+    ledger.check_all(&mut first.connect("pg"));
+    cluster.wait_in_sync("east", "pg");
+    // Its own replicator ended the session, and holds the epoch still.
+    second.run(&FROM_N1);
+    first.refused(&stage(FIRST)).says(4, &over);
+    assert_eq!(on(second), "nobody");
+    publish(second, SECOND);
+    first.refused(&stage(FIRST)).says(4, &["pg", "n2"]);
+    second.run(&stage(SECOND));
+    ledger.check_all(&mut second.connect("pg"));
+    ledger.fill(&mut second.connect("pg"));
+    second.run(&FROM_N2);
+    // Fenced by its neighbour while it was stopped: what it knows itself still names the session.
+    publish(first, FIRST);
+    cluster.wait_in_sync("east", "pg");
+    first.pause();
+    let late = std::thread::scope(|scope| {
+        let late = scope.spawn(|| first.try_run(&stage(FIRST)));
+        second.run(&FROM_N1);
+        first.resume();
+        late.join().expect("it ends")
+    });
+    if let Err(refusal) = late {
+        println!("asked while it was stopped: {}", refusal.text);
+    }
+    eventually("the session to be over there, too", || match first.try_run(&stage(FIRST)) {
+        Err(refusal) if refusal.text.contains("not published here") => Ok(()),
+        other => Err(format!("{:?}", other.map(drop).map_err(|refusal| refusal.text))),
+    });
+    assert_eq!(on(second), "nobody");
+    publish(second, SECOND);
+    second.run(&stage(SECOND));
+    ledger.check_all(&mut second.connect("pg"));
+    // And after a restart, with a register of its own that may be older than the quorum's.
+    first.kill();
+    first.start();
+    eventually("it to be refused", || match first.try_run(&stage(FIRST)) {
+        Err(refusal) if refusal.text.contains("pg") && refusal.exit == 4 => Ok(()),
+        other => Err(format!("{:?}", other.map(drop).map_err(|refusal| refusal.text))),
+    });
+    ledger.fill(&mut second.connect("pg"));
+}
+
+/// The same at a node without a copy, which another one serves.
+#[test]
+fn a_node_that_is_served_gets_nothing_back_either() {
+    let cluster = Cluster::start(&SITES);
+    let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
+    second.run(&["volume", "create", "pg", "--size=8MiB", "--members=east/n2,west,north", "--lease=1s"]);
+    let over = ["pg", "over", "publish the volume on that node"];
+    first.refused(&stage(FIRST)).says(4, &over);
+    let ledger = Ledger::of_new(BLOCKS);
+    publish(first, FIRST);
+    first.run(&stage(FIRST));
+    ledger.fill(&mut first.connect("pg"));
+    second.run(&FROM_N1);
+    first.refused(&stage(FIRST)).says(4, &over);
+    assert_eq!(on(second), "nobody");
+    publish(second, SECOND);
+    first.refused(&stage(FIRST)).says(4, &["pg", "n2"]);
+    second.run(&stage(SECOND));
+    ledger.check_all(&mut second.connect("pg"));
+}

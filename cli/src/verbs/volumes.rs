@@ -150,6 +150,7 @@ async fn attach(format: Format, replicator: &Replicator, args: AttachArgs) -> Re
         device: device_kind(args.device).into(),
         read_only: args.read_only,
         publish_only: args.publish_only,
+        published: args.published,
     };
     let attached = replicator.volumes().attach(request).await?.into_inner();
     let volume = present(attached.volume)?.name;

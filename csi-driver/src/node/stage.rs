@@ -12,6 +12,7 @@ use super::mounts;
 use super::program::succeed;
 use crate::capability::{self, Access, Usage};
 use crate::names::{READ_ONLY, SESSION};
+use crate::places::NodeId;
 use crate::refusal::{given, missing, no_volume};
 use crate::replicator::is_id;
 
@@ -29,6 +30,24 @@ struct Stage {
     path: String,
     usage: Usage,
     read_only: bool,
+}
+
+/// A call that comes after its volume was unpublished takes nothing back. What changes from here on the replicators see: they
+/// are asked to attach what is published, and nothing else.
+fn refuse_late(volume: &api::VolumeStatus, here: &NodeId, session: &str) -> Result<(), Status> {
+    let named = match attached_at(volume, here) {
+        Some(attached) if attached.session == session => return Ok(()),
+        Some(_) => "it is published here for another session".into(),
+        None => match volume.attached.as_ref() {
+            Some(attached) => format!("it is published on {}/{}", attached.site, attached.node),
+            None => "it is not published here".into(),
+        },
+    };
+    Err(Status::failed_precondition(format!(
+        "volume {} can't be staged on {here} for session {session}, which is over: {named}; publish it on this node first \
+         (ControllerPublishVolume), and hand over what that answers",
+        volume.name
+    )))
 }
 
 impl Machine {
@@ -54,12 +73,15 @@ impl Machine {
 
     async fn prepare(&self, stage: Stage) -> Result<(), Status> {
         let known = self.replicator.volume(&stage.volume).await?;
+        let here = self.place().await?;
+        refuse_late(&known, &here, &stage.session)?;
         let request = api::AttachVolumeRequest {
             volume: stage.volume.clone(),
-            node: self.place().await?.node,
+            node: here.node,
             session: stage.session.clone(),
             // A filesystem's journal is replayed also for who only wants to read, but where nobody ever writes.
             read_only: stage.read_only && (known.read_only || stage.usage.access == Access::Block),
+            published: true,
             ..Default::default()
         };
         let device = self.replicator.attach(request).await?.device.unwrap_or_default().path;

@@ -163,3 +163,38 @@ async fn a_full_node_takes_no_more() {
     assert_eq!((info.node_id.as_str(), info.max_volumes_per_node), ("east/n1", 1));
     assert_eq!(info.accessible_topology.unwrap().segments["topology.farshore.io/node"], "n1");
 }
+
+/// A kubelet that was slow, or a call that was stopped on its way: the volume has been taken from the node meanwhile.
+#[tokio::test]
+async fn a_stage_that_comes_late_takes_nothing_back() {
+    let driver = Driver::start().await;
+    let id = driver.volume("a").await;
+    let stage = |session: &str| {
+        let request = csi::NodeStageVolumeRequest {
+            volume_id: id.clone(),
+            publish_context: [("session".to_string(), session.to_string())].into(),
+            staging_target_path: driver.path("stage"),
+            volume_capability: Some(raw(Mode::SingleNodeWriter)),
+            ..Default::default()
+        };
+        let mut node = driver.node();
+        async move { node.node_stage_volume(request).await.unwrap_err() }
+    };
+    let opened = || driver.fake.world().asked.iter().filter(|asked| asked.ends_with("opened")).count();
+    let first = publish(&driver, &id, "east/n1", false).await.unwrap();
+    // Its device is none: the fake has no folder for it. So far it comes, and the session stays.
+    assert_ne!(stage(&first).await.code(), Code::FailedPrecondition);
+    assert_eq!(opened(), 1);
+    let refused = |status: Status, how: &str| {
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        assert!(status.message().contains(how), "{status}");
+    };
+    unpublish(&driver, &id, "east/n1").await.unwrap();
+    refused(stage(&first).await, "not published here");
+    publish(&driver, &id, "east/n2", false).await.unwrap();
+    refused(stage(&first).await, "published on east/n2");
+    unpublish(&driver, &id, "east/n2").await.unwrap();
+    publish(&driver, &id, "east/n1", false).await.unwrap();
+    refused(stage(&first).await, "for another session");
+    assert_eq!(opened(), 1, "nobody was asked to attach it");
+}

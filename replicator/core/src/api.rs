@@ -129,6 +129,8 @@ pub enum Promotion {
     Restart { session: SessionId },
     /// The node that is named shall write no more: refused unless the newest register names it or nobody, in our site.
     Fence { member: MemberId },
+    /// Attach what an orchestrator has published; refused unless the newest register names us and the session.
+    Published { session: SessionId },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

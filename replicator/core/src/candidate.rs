@@ -13,7 +13,7 @@ use crate::ids::{Epoch, MemberId, Seq, SessionId, Tick};
 use crate::limits::{APPEND_BYTES_MAX, LINGER_US, PROMOTE_TIMEOUT_US, RETRY_US};
 use crate::message::{Body, Message, Report};
 use crate::record::Record;
-use crate::register::{Configuration, Durability, MemberKind, SyncMember};
+use crate::register::{Attachment, Configuration, Durability, MemberKind, SyncMember};
 use crate::replica::Replica;
 use crate::sabotage::{Sabotage, broken};
 
@@ -81,6 +81,24 @@ fn lost_completions(config: &Configuration, promises: &Answers, donor: MemberId)
         report.is_none_or(|r| r.history.common_point(r.durable, &kept.history, kept.durable) < r.durable)
     })?;
     Some(lost.member)
+}
+
+/// The register names this session of ours.
+pub fn is_published(config: &Configuration, me: MemberId, session: SessionId) -> bool {
+    config.attached == Some(Attachment { member: me, session })
+}
+
+pub fn not_published(config: &Configuration, me: MemberId) -> Refusal {
+    let named = match config.attached {
+        None => "nobody".to_string(),
+        Some(a) if a.member == me => "this node, for another session".to_string(),
+        Some(a) => format!("node {}", config.member(a.member).map_or("?", |m| &m.node)),
+    };
+    Refusal::new(
+        "attach-not-published",
+        format!("the session was not published here, or is over: the newest configuration names {named}"),
+        "publish the volume on this node anew",
+    )
 }
 
 fn below_floor(config: &Configuration, donor: MemberId) -> Refusal {
@@ -345,6 +363,12 @@ impl Candidate {
                     ));
                 }
             }
+            // What was answered so far may be older than what names it.
+            (Promotion::Published { session }, _)
+                if self.missing(replica).is_empty() && !is_published(config, me, session) =>
+            {
+                return Some(not_published(config, me));
+            }
             (_, Some(session)) => {
                 if home != site && !broken(Sabotage::AttachAnywhere) {
                     return Some(Refusal::new(
@@ -394,7 +418,7 @@ impl Candidate {
                     ));
                 }
             }
-            (Promotion::Takeover, None) => {}
+            (Promotion::Takeover | Promotion::Published { .. }, None) => {}
         }
         None
     }

@@ -445,6 +445,9 @@ impl Volume {
                     Refusal::new("promote-running", "a promotion is running on this node", "wait for its end");
                 fx.push(Effect::Answer { id, result: Err(refusal) });
             }
+            (Role::Primary(primary), Command::Promote { why: Promotion::Published { session }, .. }) => {
+                primary.attach_published(id, session, &mut self.replica, now, fx);
+            }
             (Role::Primary(primary), Command::Promote { .. }) => primary.await_open(id, fx),
             (Role::Primary(primary), Command::Attach { session, .. }) => {
                 primary.attach(id, session, &mut self.replica, now, fx);
@@ -473,7 +476,7 @@ impl Volume {
             }
             (Role::Follower, Command::Promote { writer, why }) => {
                 let attach = match why {
-                    Promotion::Restart { session } => Some(session),
+                    Promotion::Restart { session } | Promotion::Published { session } => Some(session),
                     Promotion::Verb | Promotion::Takeover | Promotion::Fence { .. } => None,
                 };
                 self.run_for(Some(id), why, attach, writer, now, fx);

@@ -517,6 +517,37 @@ fn a_released_session_stays_released() {
     cluster.command(first, take_back(8)).expect("nobody released this one");
 }
 
+/// Who was told to open a published session, and was stopped meanwhile, opens it no more once the session is over.
+#[test]
+fn a_published_session_is_attached_only_while_the_register_names_it() {
+    let (first, second) = (MemberId(0), MemberId(1));
+    let sites = ["s0", "s0", "s1"].map(String::from);
+    let mut cluster = Cluster::in_sites(&[DATA, DATA, DATA], &sites, TWO_SITES);
+    let mut writer = 900;
+    let mut stage = |cluster: &mut Cluster, node, session| {
+        writer += 1;
+        let why = Promotion::Published { session: SessionId(session) };
+        cluster.command(node, Command::Promote { writer, why }).map_err(|refusal| refusal.rule)
+    };
+    assert_eq!(stage(&mut cluster, first, 7), Err("attach-not-published"), "nobody is named yet");
+    cluster.command(first, Command::Attach { writer: 800, session: SessionId(7) }).expect("it is published");
+    assert_eq!(stage(&mut cluster, first, 7), Ok(Answer::Done));
+    assert_eq!(stage(&mut cluster, first, 8), Err("attach-not-published"));
+    cluster.command(first, Command::Detach { session: SessionId(7) }).expect("it is over");
+    assert_eq!(stage(&mut cluster, first, 7), Err("attach-not-published"), "its holder knows");
+    // Fenced by its neighbour: this node's own register still names it.
+    cluster.command(first, Command::Attach { writer: 801, session: SessionId(9) }).expect("it is published");
+    cluster.dead.insert(first);
+    cluster.promote(second);
+    let nobody = Change::Attached { attached: None };
+    cluster.command(second, Command::Change(nobody)).expect("it is fenced");
+    cluster.dead.clear();
+    cluster.pass(LEASE_US);
+    assert_eq!(stage(&mut cluster, first, 9), Err("attach-not-published"), "the quorum knows");
+    cluster.command(second, Command::Attach { writer: 802, session: SessionId(10) }).expect("the next one");
+    assert_eq!(stage(&mut cluster, second, 10), Ok(Answer::Done));
+}
+
 /// Class `flush`: what a device completed may be on its own site's disks alone. An epoch that was won without their word
 /// frees the session, since it may cut there what tells of the loss.
 #[test]

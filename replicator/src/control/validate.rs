@@ -303,6 +303,12 @@ pub fn attach(request: api::AttachVolumeRequest) -> Result<api::AttachVolumeRequ
     volume_ref(&request.volume)?;
     optional_node(&request.node)?;
     session(&request.session)?;
+    if request.published && (request.session.is_empty() || request.publish_only) {
+        return Err(OpError::invalid(
+            "what is published already is attached by its session",
+            "name the session, and leave publish_only out",
+        ));
+    }
     match api::DeviceKind::try_from(request.device) {
         Ok(api::DeviceKind::None) => Err(OpError::invalid(
             "an attachment needs a device",

@@ -138,6 +138,10 @@ impl Readers {
                 format!("volume {name} is attached here for another session"),
                 "detach it first",
             )),
+            (None, _) if request.published => Err(OpError::failed_precondition(
+                format!("volume {name} is not published here: the session is over"),
+                "publish the volume on this node anew",
+            )),
             (None, given) => Ok((given.unwrap_or_else(|| SessionId(random_u128())), false)),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use farshore_core::api::{Command, Refusal};
+use farshore_core::api::{Command, Promotion, Refusal};
 use farshore_core::ids::{MemberId, SessionId};
 use farshore_proto::v1 as api;
 use prost::Message;
@@ -183,7 +183,7 @@ impl Node {
         };
         self.refuse_fenced(handle).await?;
         self.take_next_class(handle).await;
-        self.patiently(handle, Command::Attach { writer: random_u128(), session }).await?;
+        self.patiently(handle, attaching(session, request.published)).await?;
         let opened = async {
             let mut device = handle.device.clone();
             let wait = device.wait_for(|state| matches!(state, DeviceState::Open { .. }));
@@ -203,11 +203,22 @@ impl Node {
         };
         match opened.await {
             Ok(status) => Ok((session, status)),
+            // Only whoever published a session ends it.
+            Err(error) if request.published => Err(error),
             Err(error) => {
                 let _ = handle.command(Command::Detach { session }).await;
                 Err(error)
             }
         }
+    }
+}
+
+/// `published`: refused unless the newest register names the session already.
+pub(super) fn attaching(session: SessionId, published: bool) -> Command {
+    let writer = random_u128();
+    match published {
+        true => Command::Promote { writer, why: Promotion::Published { session } },
+        false => Command::Attach { writer, session },
     }
 }
 

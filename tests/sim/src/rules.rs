@@ -117,6 +117,7 @@ pub fn name_of(command: &Command) -> &'static str {
         Command::Promote { why: Promotion::Takeover, .. } => "failover",
         Command::Promote { why: Promotion::Restart { .. }, .. } => "take-back",
         Command::Promote { why: Promotion::Fence { .. }, .. } => "fence",
+        Command::Promote { why: Promotion::Published { .. }, .. } => "stage",
         Command::Attach { .. } => "attach",
         Command::Detach { .. } => "detach",
         Command::Demote => "demote",

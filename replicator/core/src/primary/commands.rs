@@ -3,6 +3,7 @@
 use super::holder::{Device, Handover};
 use super::{Next, Primary};
 use crate::api::{Answer, Change, CommandId, Effect, Effects, Refusal};
+use crate::candidate::{is_published, not_published};
 use crate::change;
 use crate::ids::{MemberId, SessionId, Tick};
 use crate::limits::{COMMANDS_MAX, HANDOVER_TIMEOUT_US};
@@ -71,6 +72,23 @@ impl Primary {
                 self.write_register(next, Vec::new(), replica, now, fx);
             }
             Err(refusal) => fx.push(Effect::Answer { id: command, result: Err(refusal) }),
+        }
+    }
+
+    /// Only a session that the register names: one that was detached stays so.
+    pub fn attach_published(
+        &mut self,
+        command: CommandId,
+        session: SessionId,
+        replica: &mut Replica,
+        now: Tick,
+        fx: &mut Effects,
+    ) {
+        if is_published(&self.config, replica.me(), session) {
+            self.attach(command, session, replica, now, fx);
+        } else {
+            let refusal = not_published(&self.config, replica.me());
+            fx.push(Effect::Answer { id: command, result: Err(refusal) });
         }
     }
 

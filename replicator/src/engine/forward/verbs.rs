@@ -22,7 +22,7 @@ use crate::engine::exports::session_text;
 use crate::engine::node::Node;
 use crate::engine::readers::refuse_read_only;
 use crate::engine::register_read::Fencing;
-use crate::engine::roles::{OPEN_PATIENCE, parse_session, refused};
+use crate::engine::roles::{OPEN_PATIENCE, attaching, parse_session, refused};
 use crate::transport::PeerName;
 
 /// For the node of a device to close it: a flush is part of that.
@@ -37,6 +37,9 @@ pub(in crate::engine) struct ServeStep {
     pub volume: String,
     #[prost(string, tag = "2")]
     pub session: String,
+    /// It is named already, or this is refused.
+    #[prost(bool, tag = "3")]
+    pub published: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -62,6 +65,13 @@ pub(in crate::engine) struct EndForwarded {
 
 fn busy(name: &str, place: &Place) -> OpError {
     OpError::failed_precondition(format!("volume {name} is attached at {}", place.node), "detach it there first")
+}
+
+fn over(name: &str, place: &Place) -> OpError {
+    OpError::failed_precondition(
+        format!("volume {name} is published on no node: the session that {} asks for is over", place.node),
+        "publish the volume on that node anew",
+    )
 }
 
 impl Node {
@@ -92,7 +102,8 @@ impl Node {
             None => SessionId(random_u128()),
         };
         let servers = self.servers_of(&known)?;
-        let step = ServeStep { volume: known.id.clone(), session: session_text(session) };
+        let published = request.published;
+        let step = ServeStep { volume: known.id.clone(), session: session_text(session), published };
         let (answer, servers) = self.served_by_one(&known.name, servers, &step).await?;
         if request.publish_only {
             return Ok((session, api::DeviceStatus { kind: api::DeviceKind::None.into(), ..Default::default() }));
@@ -188,6 +199,7 @@ impl Node {
         // Read anew: with the epoch comes the newest register.
         let config = handle.config.borrow().clone();
         match (config.attached, forwarded_to(&config)) {
+            (None, _) if step.published => return Err(over(&config.volume.name, &place)),
             (None, _) => {
                 // The label first: who reads the session in the register sees whose it is.
                 let label = Change::Label { key: DEVICE_LABEL.into(), value: Some(place.encode()) };
@@ -201,9 +213,11 @@ impl Node {
             }
         }
         let session = place.session;
-        self.patiently(handle, Command::Attach { writer: random_u128(), session }).await?;
+        self.patiently(handle, attaching(session, step.published)).await?;
         match self.begin_to_serve(handle, place).await {
             Ok(()) => Ok(describe(handle)),
+            // Only whoever published a session ends it.
+            Err(error) if step.published => Err(error),
             Err(error) => {
                 let _ = handle.command(Command::Detach { session }).await;
                 Err(error)
@@ -279,7 +293,8 @@ impl Node {
 
     /// The node of a device that nobody serves: another copy may, once it has fenced the member that did.
     pub(super) async fn ask_another_copy(&self, device: &ForwardedDevice) {
-        let step = ServeStep { volume: device.volume.to_string(), session: session_text(device.session) };
+        let (volume, session) = (device.volume.to_string(), session_text(device.session));
+        let step = ServeStep { volume, session, published: true };
         // The first one is who served last.
         for peer in device.servers().into_iter().skip(1).filter(|peer| self.is_connected(peer)) {
             match self.forward::<ServeAnswer>(&peer, "take-device", &step).await {
