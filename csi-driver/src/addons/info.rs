@@ -19,6 +19,8 @@ pub fn copies<'a>(volume: &'a api::VolumeStatus, here: &str) -> Vec<&'a api::Mem
 
 /// Polls and shipments take their time too: so many intervals late is late.
 const LATE_INTERVALS: u64 = 2;
+/// The replicator's condition of a copy whose shipments find no place on its disk.
+const NO_ROOM: &str = "resync-no-room";
 /// For a copy that is fed all the time, and is not waited for.
 const FED_MS: u64 = 10_000;
 
@@ -31,6 +33,22 @@ pub fn follows(volume: &api::VolumeStatus, member: &api::MemberStatus) -> bool {
     let late_ms = policy.rpo_ms.saturating_mul(LATE_INTERVALS).max(FED_MS);
     let fed = ["replicating", "resting", "catching-up", "resyncing"].contains(&member.state.as_str());
     member.connected && fed && member.lag_ms <= late_ms
+}
+
+/// Why nothing comes to a copy of this site that lacks something; `None`: it is on its way.
+pub fn stands_still(volume: &api::VolumeStatus, member: &api::MemberStatus) -> Option<String> {
+    if volume.state == "failed" {
+        return Some(if volume.reason.is_empty() { "it has failed".into() } else { volume.reason.clone() });
+    }
+    if let Some(full) = volume.conditions.iter().find(|condition| condition.name == NO_ROOM) {
+        return Some(full.text.clone());
+    }
+    let comes = ["replicating", "resting", "catching-up", "resyncing", "full-copy"].contains(&member.state.as_str());
+    match (comes, member.reason.as_str()) {
+        (true, _) => None,
+        (false, "") => Some(format!("it is {}", member.state)),
+        (false, reason) => Some(format!("it is {}: {reason}", member.state)),
+    }
 }
 
 /// Whether a copy has all that was acknowledged.

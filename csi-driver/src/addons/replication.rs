@@ -2,8 +2,8 @@
 //!
 //! The controller that calls this answers FAILED_PRECONDITION from a promotion by forcing it at once. So that code is
 //! given only where forcing loses nothing that was acknowledged: the primary's site does not answer, and taking over
-//! from it needs a quorum that has everything; or where the class says that what a copy on a schedule lacks may be lost.
-//! Whatever else stands in the way is ABORTED: come again.
+//! from it needs a quorum that has everything; or where the class says that what a copy on a schedule lacks may be lost, and
+//! the old primary is fenced. Whatever else stands in the way is ABORTED: come again.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -70,6 +70,23 @@ fn check_parameters(parameters: &BTreeMap<String, String>) -> Result<(), Status>
     }
 }
 
+/// Where the primary was, nothing writes any more: the register that was heard last says that the site may not, and names
+/// nobody. Its holder has them both in its own copy of it, and names nobody only once the device is gone.
+fn is_fenced(volume: &api::VolumeStatus) -> bool {
+    volume.attached.is_none() && volume.fenced_sites.contains(&volume.primary_site)
+}
+
+/// Without a copy in another site nothing is replicated.
+fn refuse_alone(volume: &api::VolumeStatus, here: &str) -> Result<(), Status> {
+    if !info::remotes(volume, here).is_empty() {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "volume {} has no copy in another site: its StorageClass names none, or add one with farshore member add",
+        volume.name
+    )))
+}
+
 /// Never FAILED_PRECONDITION, which would be answered with force.
 fn come_again(status: Status) -> Status {
     match status.code() {
@@ -132,7 +149,8 @@ impl Addons {
         )))
     }
 
-    /// A copy that lacks what was acknowledged, and nobody to get it from.
+    /// A copy that lacks what was acknowledged, and nobody to get it from. That its home is silent, as this node hears it, does
+    /// not mean that it is dead: with its votes it goes on alone, and what is begun here is a second history.
     async fn force(&self, volume: &api::VolumeStatus, force: bool, lossy: bool) -> Result<(), Status> {
         let (name, home) = (&volume.name, &volume.primary_site);
         if !lossy {
@@ -142,9 +160,17 @@ impl Addons {
                  farshore status; by hand: farshore promote {name} --force"
             )));
         }
+        if !is_fenced(volume) {
+            return Err(Status::aborted(format!(
+                "volume {name} follows {home} from behind, which does not answer, and is not known to be fenced: it may be \
+                 written there still, in a history of its own. Bring {home} back; or make sure that nothing writes there any \
+                 more (its nodes are off), then by hand: farshore promote {name} --force. Before a site is taken down: \
+                 farshore fence {home} {name}, while it answers"
+            )));
+        }
         if !force {
             return Err(Status::failed_precondition(format!(
-                "volume {name} follows {home} from behind, which does not answer: with force this copy goes on, and what \
+                "volume {name} follows {home} from behind, which is fenced and does not answer: with force this copy goes on, and what \
                  it lacks is lost, as its VolumeReplicationClass allows"
             )));
         }
@@ -174,7 +200,8 @@ impl Addons {
         }
     }
 
-    /// Whether this site's copy is as good as the primary's; gives a diverged one up where force says so.
+    /// Whether this site's copy is as good as the primary's; gives a diverged one up where force says so. False only while what
+    /// it lacks is on its way: else whoever polls would wait for ever.
     async fn resync(&self, id: &str, force: bool) -> Result<bool, Status> {
         let volume = self.replicator.volume(id).await?;
         let here = self.replicator.place().await?;
@@ -196,7 +223,14 @@ impl Addons {
             self.replicator.discard(id, &here).await.map_err(come_again)?;
             return Ok(false);
         }
-        if !own.is_empty() && own.iter().all(|m| info::follows(&volume, m)) {
+        if own.is_empty() {
+            return Err(Status::failed_precondition(format!(
+                "volume {} has no copy in {}: farshore member add {} {}",
+                volume.name, here.site, volume.name, here.site
+            )));
+        }
+        let lacking: Vec<&api::MemberStatus> = own.into_iter().filter(|m| !info::follows(&volume, m)).collect();
+        if lacking.is_empty() {
             return Ok(true);
         }
         let of_primary = |m: &&api::MemberStatus| m.site == volume.primary_site;
@@ -204,6 +238,12 @@ impl Addons {
             return Err(Status::aborted(format!(
                 "the copy of volume {} here lacks something, and {}, where its primary is, does not answer",
                 volume.name, volume.primary_site
+            )));
+        }
+        if let Some((stuck, why)) = lacking.iter().find_map(|m| Some((m, info::stands_still(&volume, m)?))) {
+            return Err(Status::aborted(format!(
+                "the copy of volume {} on {}/{} lacks something, and does not receive it: {why}; see farshore status",
+                volume.name, stuck.site, stuck.node
             )));
         }
         Ok(false)
@@ -221,12 +261,7 @@ impl Controller for Addons {
         check_parameters(&request.parameters)?;
         let volume = self.replicator.volume(&id).await?;
         let here = self.replicator.place().await?.site;
-        if info::remotes(&volume, &here).is_empty() {
-            return Err(Status::failed_precondition(format!(
-                "volume {} has no copy in another site: its StorageClass names none, or add one with farshore member add",
-                volume.name
-            )));
-        }
+        refuse_alone(&volume, &here)?;
         Ok(Response::new(rpc::EnableVolumeReplicationResponse {}))
     }
 
@@ -283,6 +318,7 @@ impl Controller for Addons {
                 volume.name, volume.primary_site
             )));
         }
+        refuse_alone(&volume, &here)?;
         Ok(Response::new(info::described(&volume, &here, SystemTime::now())))
     }
 

@@ -100,17 +100,28 @@ async fn a_copy_on_a_schedule_is_made_whole_first_and_forced_only_where_its_clas
     assert_eq!(last(), "prepare a move to east/n1");
     assert_eq!(promote(&driver, &id, false).await, Ok(()));
     assert_eq!(last(), "move to east/n1");
-    // Nobody answers: never by itself.
+    // Nobody answers: never by itself, and with a class that allows it only where nobody can write there any more.
     let lossy = [("lossyFailover", "allowed")];
-    for attached in [true, false] {
+    let fenced = |sites: &[&str]| {
+        let sites: Vec<String> = sites.iter().map(|site| site.to_string()).collect();
+        driver.fake.world().change(&id, |v| v.fenced_sites = sites);
+    };
+    for (attached, sites) in [(true, &[][..]), (false, &[]), (false, &["east", "north"]), (true, &["west"])] {
         behind(attached, false);
-        assert_eq!(promote(&driver, &id, false).await, Err(Code::Aborted));
-        assert_eq!(promote(&driver, &id, true).await, Err(Code::Aborted));
-        assert_eq!(promote_by_class(&driver, &id, false, &lossy).await, Err(Code::FailedPrecondition));
-        assert_eq!(last(), if attached { "move to east/n1" } else { "force" });
-        assert_eq!(promote_by_class(&driver, &id, true, &lossy).await, Ok(()));
-        assert_eq!(last(), "force");
+        fenced(sites);
+        for force in [false, true] {
+            assert_eq!(promote(&driver, &id, force).await, Err(Code::Aborted));
+            let asked = promote_by_class(&driver, &id, force, &lossy).await;
+            assert_eq!(asked, Err(Code::Aborted), "attached {attached}, fenced {sites:?}, force {force}");
+        }
+        assert_eq!(last(), "move to east/n1");
     }
+    behind(false, false);
+    fenced(&["west"]);
+    assert_eq!(promote(&driver, &id, true).await, Err(Code::Aborted), "its class does not allow it");
+    assert_eq!(promote_by_class(&driver, &id, false, &lossy).await, Err(Code::FailedPrecondition));
+    assert_eq!(promote_by_class(&driver, &id, true, &lossy).await, Ok(()));
+    assert_eq!(last(), "force");
     assert_eq!(promote_by_class(&driver, &id, true, &[("lossyFailover", "maybe")]).await, Err(Code::InvalidArgument));
     // In use, and answering: not even then.
     behind(true, true);
@@ -174,6 +185,9 @@ async fn replication_needs_another_site() {
     assert_eq!(enable(&alone, "schedulingInterval").await, Err(Code::FailedPrecondition));
     assert_eq!(enable("", "schedulingInterval").await, Err(Code::InvalidArgument));
     assert_eq!(enable("fake", "schedulingInterval").await, Err(Code::NotFound));
+    let ask = rpc::GetVolumeReplicationInfoRequest { replication_source: source(&alone), ..Default::default() };
+    let status = driver.replication().get_volume_replication_info(ask).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "nothing is replicated: {status}");
     // An old caller fills in the field of old.
     let old = rpc::DisableVolumeReplicationRequest { volume_id: far.clone(), ..Default::default() };
     driver.replication().disable_volume_replication(old).await.unwrap();
@@ -209,4 +223,44 @@ async fn the_primary_tells_and_the_id_is_the_same_everywhere() {
     assert_eq!(named.name, "csi.farshore.io");
     let can = driver.addons_identity().get_capabilities(who::GetCapabilitiesRequest {}).await.unwrap().into_inner();
     assert_eq!(can.capabilities.len(), 4);
+}
+
+/// Whoever hears "not ready" waits for it: that is said only of what is on its way.
+#[tokio::test]
+async fn what_does_not_come_is_an_error() {
+    let driver = Driver::start().await;
+    let id = driver.volume("a").await;
+    lives_in_west(&driver, &id, true, true);
+    let own = |state: &str, in_sync_set: bool| {
+        let (state, own) = (state.to_string(), |m: &&mut api::MemberStatus| m.site == "east");
+        driver.fake.world().change(&id, |v| {
+            v.members.iter_mut().filter(own).for_each(|m| (m.state, m.in_sync_set) = (state.clone(), in_sync_set));
+        });
+    };
+    for state in ["replicating", "resting", "catching-up", "resyncing", "full-copy"] {
+        own(state, false);
+        assert_eq!(resync(&driver, &id, false).await, Ok(false), "{state}");
+    }
+    for state in ["paused", "damaged", "not-readmitted", "unreachable", "unknown"] {
+        own(state, true);
+        assert_eq!(resync(&driver, &id, true).await, Err(Code::Aborted), "{state}");
+    }
+    own("resyncing", false);
+    driver.fake.world().change(&id, |v| v.state = "failed".into());
+    assert_eq!(resync(&driver, &id, true).await, Err(Code::Aborted), "its disk has failed");
+    driver.fake.world().change(&id, |v| {
+        v.state = "resyncing".into();
+        v.conditions.push(api::Condition {
+            name: "resync-no-room".into(),
+            text: "no room".into(),
+            ..Default::default()
+        });
+    });
+    assert_eq!(resync(&driver, &id, true).await, Err(Code::Aborted), "there is no room");
+    driver.fake.world().change(&id, |v| {
+        v.conditions.clear();
+        v.members.retain(|m| m.site != "east");
+    });
+    assert_eq!(resync(&driver, &id, true).await, Err(Code::FailedPrecondition), "there is no copy");
+    assert_eq!(driver.fake.world().asked.len(), 1);
 }
