@@ -12,6 +12,8 @@ pub const SESSION: &str = "session";
 /// `true`: the node mounts it without writing.
 pub const READ_ONLY: &str = "readonly";
 
+/// Labels that begin so are the replicators' own, and nobody else's to give.
+pub const LABELS_OF_REPLICATOR: &str = "farshore.";
 /// Labels that travel with the volume, in every site. The name that the orchestrator gave it:
 pub const LABEL_NAME: &str = "csi.farshore.io/name";
 /// What it began with: `snapshot:ID` or `volume:ID`.

@@ -106,6 +106,34 @@ pub fn read_mutable(given: &BTreeMap<String, String>) -> Result<Parameters, Stat
     read(given)
 }
 
+/// The parameters by which a volume's policy is another one than a class asks for.
+pub fn differing(is: &api::Policy, wanted: &api::Policy) -> Vec<&'static str> {
+    // Only of `numbers` are these the user's own words.
+    let numbers = |policy: &api::Policy| match policy.quorum.as_str() {
+        "numbers" => (policy.w, policy.min_remote, policy.local_required),
+        _ => (0, 0, false),
+    };
+    // Nothing said means sync.
+    let mode = |policy: &api::Policy| match policy.mode() {
+        api::Mode::Unspecified => api::Mode::Sync,
+        mode => mode,
+    };
+    let equal = [
+        ("quorum", is.quorum == wanted.quorum && numbers(is) == numbers(wanted)),
+        ("durability", is.durability() == wanted.durability()),
+        ("onQuorumLoss", (is.on_quorum_loss(), is.fence_after_ms) == (wanted.on_quorum_loss(), wanted.fence_after_ms)),
+        ("mode", mode(is) == mode(wanted)),
+        ("rpo", is.rpo_ms == wanted.rpo_ms),
+        ("maxCommitLatency", is.max_commit_latency_ms == wanted.max_commit_latency_ms),
+        ("maxLag", is.max_lag_bytes == wanted.max_lag_bytes),
+        ("fallback", is.fallback_after_ms == wanted.fallback_after_ms),
+        ("promoteObserver", is.promote_observer_after_ms == wanted.promote_observer_after_ms),
+        ("iops", is.iops == wanted.iops),
+        ("bandwidth", is.bytes_per_second == wanted.bytes_per_second),
+    ];
+    equal.into_iter().filter(|(_, equal)| !equal).map(|(name, _)| name).collect()
+}
+
 impl Parameters {
     fn take(&mut self, key: &str, value: &str) -> Result<(), Status> {
         match key {

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use farshore_proto::csi;
 use farshore_proto::csi::volume_content_source as source;
 use farshore_proto::v1 as api;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::cluster::Cluster;
 use super::placement;
 use super::volume::{described, runs_anywhere, source_label};
 use crate::capability::{self, Usage};
 use crate::claims;
-use crate::names::{KUBERNETES_PREFIX, LABEL_NAME, LABEL_PLACEMENT, LABEL_SOURCE, PLACEMENT_ANY};
+use crate::names::{KUBERNETES_PREFIX, LABEL_NAME, LABEL_PLACEMENT, LABEL_SOURCE, LABELS_OF_REPLICATOR, PLACEMENT_ANY};
 use crate::parameters::{self, Parameters};
 use crate::places::NodeId;
 use crate::refusal::given;
@@ -67,7 +67,7 @@ impl Cluster {
         if let Some(existing) = self.replicator.find(&plan.name).await? {
             // What it began with may be gone by now.
             same(&existing, &plan, &place(None)?)?;
-            return self.finished(existing, &here).await;
+            return self.finished(existing, plan.source.as_ref(), &here).await;
         }
         let (source_bytes, holders, mut request) = self.sourced(plan.source.as_ref()).await?;
         let members = place(holders.as_deref())?;
@@ -131,31 +131,44 @@ impl Cluster {
         }
     }
 
-    /// A creation that was cut short may not have reached every member yet.
-    async fn finished(&self, existing: api::VolumeStatus, here: &str) -> Result<csi::Volume, Status> {
+    /// A creation that was cut short may not have reached every member yet: asked again, with all that was asked for, the
+    /// replicators finish it. A copy of something they make anew, under another id.
+    async fn finished(
+        &self,
+        existing: api::VolumeStatus,
+        source: Option<&csi::VolumeContentSource>,
+        here: &str,
+    ) -> Result<csi::Volume, Status> {
         // Of a register that nobody has written since the creation.
-        if existing.config_version.starts_with("0.") {
-            let members = existing.members.iter().map(|m| api::MemberSpec {
-                site: m.site.clone(),
-                node: m.node.clone(),
-                kind: m.kind,
-                votes: m.votes,
-            });
-            let request = api::CreateVolumeRequest {
-                name: existing.name.clone(),
-                size_bytes: existing.size_bytes,
-                block_size_bytes: existing.block_size_bytes,
-                members: members.collect(),
-                policy: existing.policy.clone(),
-                labels: existing.labels.clone(),
-                ..Default::default()
-            };
-            match self.replicator.create(request).await {
-                Err(status) if status.code() != Code::AlreadyExists => return Err(status),
-                _ => {}
-            }
+        if !existing.config_version.starts_with("0.") {
+            return Ok(described(&existing, here));
         }
-        Ok(described(&existing, here))
+        // As they were asked for: by the mode some of them only observe.
+        let kind = |m: &api::MemberStatus| match m.kind() {
+            api::MemberKind::Witness => api::MemberKind::Witness,
+            _ => api::MemberKind::Data,
+        };
+        let members = existing.members.iter().map(|m| api::MemberSpec {
+            site: m.site.clone(),
+            node: m.node.clone(),
+            kind: kind(m).into(),
+            votes: 1,
+        });
+        let given = |(key, _): &(&String, &String)| !key.starts_with(LABELS_OF_REPLICATOR);
+        let labels = existing.labels.iter().filter(given).map(|(key, value)| (key.clone(), value.clone()));
+        let request = api::CreateVolumeRequest {
+            name: existing.name.clone(),
+            size_bytes: existing.size_bytes,
+            block_size_bytes: existing.block_size_bytes,
+            members: members.collect(),
+            policy: existing.policy.clone(),
+            labels: labels.collect(),
+            read_only: existing.read_only,
+            ..named(source)
+        };
+        let made = self.replicator.create(request).await?;
+        let volume = self.replicator.find(&made.id).await?.unwrap_or(api::VolumeStatus { id: made.id, ..existing });
+        Ok(described(&volume, here))
     }
 
     /// The source's size, who has it, and a request that names it.
@@ -163,7 +176,7 @@ impl Cluster {
         &self,
         source: Option<&csi::VolumeContentSource>,
     ) -> Result<(u64, Option<Vec<NodeId>>, api::CreateVolumeRequest), Status> {
-        let mut request = api::CreateVolumeRequest::default();
+        let request = named(source);
         let (bytes, holders) = match source.and_then(|source| source.r#type.as_ref()) {
             None => (0, None),
             Some(source::Type::Snapshot(of)) => {
@@ -171,7 +184,6 @@ impl Cluster {
                 let found = found.ok_or_else(|| {
                     Status::not_found(format!("snapshot {:?} is not known in this site", of.snapshot_id))
                 })?;
-                request.source_snapshot = found.id;
                 let holders: Vec<NodeId> = found.holders.iter().filter_map(|holder| holder.parse().ok()).collect();
                 // A replicator of an earlier version does not say.
                 (found.size_bytes, Some(holders).filter(|holders| !holders.is_empty()))
@@ -181,7 +193,6 @@ impl Cluster {
                 let holds =
                     |m: &&api::MemberStatus| matches!(m.kind(), api::MemberKind::Data | api::MemberKind::Observer);
                 let holders = found.members.iter().filter(holds).map(|m| NodeId::new(&m.site, &m.node)).collect();
-                request.source_volume = found.id;
                 (found.size_bytes, Some(holders))
             }
         };
@@ -219,6 +230,16 @@ impl Cluster {
         }
         self.replicator.delete(id).await
     }
+}
+
+/// A request that names what the volume begins with, and nothing else.
+fn named(source: Option<&csi::VolumeContentSource>) -> api::CreateVolumeRequest {
+    let (source_snapshot, source_volume) = match source.and_then(|source| source.r#type.as_ref()) {
+        None => Default::default(),
+        Some(source::Type::Snapshot(of)) => (of.snapshot_id.clone(), String::new()),
+        Some(source::Type::Volume(of)) => (String::new(), of.volume_id.clone()),
+    };
+    api::CreateVolumeRequest { source_snapshot, source_volume, ..Default::default() }
 }
 
 fn plan(request: csi::CreateVolumeRequest) -> Result<Plan, Status> {
@@ -332,16 +353,11 @@ fn same(existing: &api::VolumeStatus, plan: &Plan, members: &[api::MemberSpec]) 
     if held != asked {
         return Err(differs("set of sites"));
     }
-    let (is, wanted) = (existing.policy.clone().unwrap_or_default(), &plan.parameters.policy);
-    if is.quorum != wanted.quorum
-        || is.durability() != wanted.durability()
-        || is.on_quorum_loss() != wanted.on_quorum_loss()
-        || is.fence_after_ms != wanted.fence_after_ms
-        || (is.iops, is.bytes_per_second) != (wanted.iops, wanted.bytes_per_second)
-    {
-        return Err(differs("policy"));
+    let differing = parameters::differing(&existing.policy.clone().unwrap_or_default(), &plan.parameters.policy);
+    match differing.is_empty() {
+        true => Ok(()),
+        false => Err(differs(&format!("policy ({})", differing.join(", ")))),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ use crate::refusal::{given, missing};
 const FROM_KUBERNETES: [&str; 3] =
     ["volumegroupsnapshot/name", "volumegroupsnapshot/namespace", "volumegroupsnapshotcontent/name"];
 
+/// The state of a part whose cut is not known to be good.
+const UNCONFIRMED: &str = "unconfirmed";
+
 fn group(snapshots: &[api::Snapshot]) -> csi::VolumeGroupSnapshot {
     csi::VolumeGroupSnapshot {
         group_snapshot_id: snapshots.first().map(|s| s.group_id.clone()).unwrap_or_default(),
@@ -49,7 +52,10 @@ impl Cluster {
                     .into_iter()
                     .filter(|s| s.name == name && !s.group_id.is_empty() && s.labels.contains_key(LABEL_NAME))
                     .collect();
-                if !existing.is_empty() {
+                // A cut that broke off: its parts are no snapshots, and the same request finishes or replaces them.
+                let broke_off = existing.iter().any(|s| s.state == UNCONFIRMED)
+                    && existing.iter().all(|s| wanted.contains(&s.volume_id));
+                if !existing.is_empty() && !broke_off {
                     let held: BTreeSet<String> = existing.iter().map(|s| s.volume_id.clone()).collect();
                     return match held == wanted {
                         true => Ok(existing),

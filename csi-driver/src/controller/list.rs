@@ -1,13 +1,45 @@
 //! What there is: volumes, one volume.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use farshore_proto::csi;
 use farshore_proto::v1 as api;
 use tonic::Status;
 
 use super::cluster::{Cluster, page};
-use super::volume::{check_usage, condition, described, published};
+use super::volume::{check_usage, condition, described, published, runs_anywhere};
 use crate::capability::{self, Usage};
-use crate::parameters;
+use crate::parameters::{self, Parameters, Place};
+
+/// Whether the volume is as the parameters that are named would have it.
+fn has(volume: &api::VolumeStatus, named: &BTreeMap<String, String>, wanted: Parameters) -> Result<(), Status> {
+    let mut otherwise = parameters::differing(&volume.policy.clone().unwrap_or_default(), &wanted.policy);
+    let held = |place: &Place, witness: bool| {
+        let kind = |m: &api::MemberStatus| (m.kind() == api::MemberKind::Witness) == witness;
+        let there = |m: &api::MemberStatus| m.site == place.site && (place.node.is_empty() || m.node == place.node);
+        volume.members.iter().any(|m| kind(m) && there(m))
+    };
+    let count = |witness: bool| -> BTreeSet<&str> {
+        let kind = |m: &&api::MemberStatus| (m.kind() == api::MemberKind::Witness) == witness;
+        volume.members.iter().filter(kind).map(|m| m.site.as_str()).collect()
+    };
+    for (key, places, witness) in [("sites", &wanted.sites, false), ("witness", &wanted.witnesses, true)] {
+        let sites: BTreeSet<&str> = places.iter().map(|place| place.site.as_str()).collect();
+        if sites != count(witness) || !places.iter().all(|place| held(place, witness)) {
+            otherwise.push(key);
+        }
+    }
+    if wanted.any_node != runs_anywhere(volume) {
+        otherwise.push("placement");
+    }
+    match otherwise.into_iter().find(|key| named.contains_key(*key)) {
+        None => Ok(()),
+        Some(key) => Err(Status::failed_precondition(format!(
+            "volume {} was not made with {key} {:?}, or has another by now: farshore volume show {}",
+            volume.name, named[key], volume.name
+        ))),
+    }
+}
 
 impl Cluster {
     pub(super) async fn list_volumes(
@@ -54,8 +86,11 @@ impl Cluster {
         };
         let judged = capability::all(&request.volume_capabilities)
             .and_then(|usages| usages.iter().try_for_each(check))
-            .and_then(|()| parameters::read(&request.parameters).map(drop))
-            .and_then(|()| parameters::read_mutable(&request.mutable_parameters).map(drop));
+            .and_then(|()| has(&volume, &request.parameters, parameters::read(&request.parameters)?))
+            .and_then(|()| {
+                let wanted = parameters::read_mutable(&request.mutable_parameters)?;
+                has(&volume, &request.mutable_parameters, wanted)
+            });
         if let Err(status) = judged {
             return Ok(csi::ValidateVolumeCapabilitiesResponse { confirmed: None, message: status.message().into() });
         }

@@ -25,6 +25,10 @@ impl Snapshots for Fake {
         let mut snapshots = Vec::new();
         for volume in &request.volumes {
             let volume = world.find(volume)?;
+            // What is left of a cut that broke off is replaced.
+            world
+                .snapshots
+                .retain(|_, s| s.volume_id != volume.id || s.name != request.name || s.state != "unconfirmed");
             let there = world.snapshots.values().find(|s| s.volume_id == volume.id && s.name == request.name);
             if let Some(there) = there.cloned() {
                 snapshots.push(there);

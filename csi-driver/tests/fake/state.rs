@@ -1,6 +1,6 @@
 //! What the fake knows, and how it is started.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +28,8 @@ pub struct World {
     pub fail: Option<(Code, &'static str)>,
     /// Calls that change something wait until this is let go of.
     pub gate: Option<Arc<tokio::sync::Semaphore>>,
+    /// Copies whose creation was cut short: some members never heard of them.
+    pub half_made: BTreeSet<String>,
     /// No control quorum can be asked where a volume is attached, whatever this replicator knows.
     pub unheard: bool,
     /// The answer of a forced promotion, a switchover and the like.
@@ -68,6 +70,7 @@ impl Default for Fake {
             free_bytes: 1 << 40,
             fail: None,
             gate: None,
+            half_made: BTreeSet::new(),
             unheard: false,
             takeover_fails: false,
             devices: None,

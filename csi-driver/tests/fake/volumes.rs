@@ -13,6 +13,9 @@ use super::state::{Fake, refusal};
 
 type Reply<T> = Result<Response<T>, Status>;
 
+/// The replicator's own label.
+const SOURCE: &str = "farshore.source-id";
+
 fn reply<T>(answer: T) -> Reply<T> {
     Ok(Response::new(answer))
 }
@@ -27,8 +30,21 @@ impl Volumes for Fake {
         let request = request.into_inner();
         self.enter(format!("create {}", request.name)).await?;
         let mut world = self.world();
+        if request.labels.keys().any(|key| key.starts_with("farshore.")) {
+            return Err(refusal(Code::InvalidArgument, "invalid", "that label is the replicator's own"));
+        }
+        let source = format!("{}{}", request.source_snapshot, request.source_volume);
         if let Ok(existing) = world.find(&request.name) {
-            return reply(api::CreateVolumeResponse { volume: Some(existing) });
+            let began = existing.labels.get(SOURCE).cloned().unwrap_or_default();
+            if began != source || existing.read_only != request.read_only {
+                let what = "it has another source or right to write";
+                return Err(refusal(Code::AlreadyExists, "already-exists", what));
+            }
+            if !world.half_made.remove(&existing.id) {
+                return reply(api::CreateVolumeResponse { volume: Some(existing) });
+            }
+            // A copy that some members never got is undone, and made anew.
+            world.volumes.remove(&existing.id);
         }
         let members: Vec<api::MemberStatus> = (1..)
             .zip(&request.members)
@@ -48,7 +64,7 @@ impl Volumes for Fake {
             primary_site: members[0].site.clone(),
             members,
             policy: request.policy,
-            labels: request.labels,
+            labels: request.labels.into_iter().chain((!source.is_empty()).then(|| (SOURCE.into(), source))).collect(),
             read_only: request.read_only,
             ..Default::default()
         };
@@ -91,6 +107,7 @@ impl Volumes for Fake {
             false => volume.attached.clone(),
         };
         let mut attached = match there {
+            None if request.published => return Err(refused("it is not published")),
             Some(there) if there.session == request.session && there.node == request.node => there,
             Some(_) => return Err(refused("it is attached for another session")),
             None => {

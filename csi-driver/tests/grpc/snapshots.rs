@@ -122,6 +122,16 @@ async fn copies_say_what_they_began_with() {
         assert_eq!(made.capacity_bytes, 32 * MIB);
         assert_eq!(driver.create(request).await.unwrap(), made);
     }
+    // Cut short after the first member: the same request has it made anew, of the same source.
+    for (name, from) in [("r", restored()), ("c", cloned())] {
+        let half = driver.fake.world().find(name).unwrap().id;
+        driver.fake.world().half_made.insert(half.clone());
+        let request = copy(name, from, 32 * MIB);
+        let made = driver.create(request.clone()).await.unwrap();
+        assert_ne!(made.volume_id, half, "it is not said to be made as it is");
+        assert_eq!(made.content_source, request.volume_content_source);
+        assert_eq!(driver.create(request).await.unwrap(), made);
+    }
     // Without a size, the source's; with a smaller one, nothing.
     assert_eq!(driver.create(copy("d", restored(), 0)).await.unwrap().capacity_bytes, 16 * MIB);
     assert_eq!(driver.create(copy("e", cloned(), 8 * MIB)).await.unwrap_err().code(), Code::OutOfRange);
@@ -228,4 +238,35 @@ async fn changes_come_in_messages_of_the_size_asked_for() {
     // A copy that is younger than the base can't tell.
     driver.fake.world().snapshots.get_mut(&base).unwrap().state = "missing".into();
     assert_eq!(delta(&base, &target, 0, 0).await.unwrap_err().code(), Code::FailedPrecondition);
+}
+
+/// What broke off, and could not be taken back: the same request again replaces it.
+#[tokio::test]
+async fn a_group_that_broke_off_is_cut_again() {
+    let driver = Driver::start().await;
+    let volumes = [driver.volume("a").await, driver.volume("b").await];
+    let cut = |volumes: &[String]| {
+        let request = csi::CreateVolumeGroupSnapshotRequest {
+            name: "g".into(),
+            source_volume_ids: volumes.to_vec(),
+            ..Default::default()
+        };
+        let mut groups = driver.groups();
+        async move { groups.create_volume_group_snapshot(request).await.map(|a| a.into_inner().group_snapshot.unwrap()) }
+    };
+    let first = cut(&volumes).await.unwrap();
+    let unconfirmed = || driver.fake.world().snapshots.values_mut().for_each(|s| s.state = "unconfirmed".into());
+    unconfirmed();
+    let second = cut(&volumes).await.unwrap();
+    assert!(second.ready_to_use && second.snapshots.len() == 2);
+    assert_ne!(second.snapshots[0].snapshot_id, first.snapshots[0].snapshot_id);
+    // Of one part nothing is left.
+    driver.fake.world().snapshots.remove(&second.snapshots[0].snapshot_id);
+    unconfirmed();
+    let third = cut(&volumes).await.unwrap();
+    assert!(third.ready_to_use && third.snapshots.len() == 2);
+    assert_eq!(cut(&volumes).await.unwrap(), third, "now it is good, it stays");
+    assert_eq!(cut(&volumes[..1]).await.unwrap_err().code(), Code::AlreadyExists);
+    unconfirmed();
+    assert_eq!(cut(&volumes[..1]).await.unwrap_err().code(), Code::AlreadyExists, "what is left is of others too");
 }

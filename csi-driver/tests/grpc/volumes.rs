@@ -32,7 +32,17 @@ async fn the_same_name_for_something_else_is_refused() {
     let driver = Driver::start().await;
     let id = driver.volume("pvc-1").await;
     type Spoil = fn(&mut csi::CreateVolumeRequest);
-    let cases: [(&str, Spoil); 6] = [
+    let cases: [(&str, Spoil); 14] = [
+        ("policy (mode, rpo)", |r| r.parameters.extend(parameters(&[("mode", "async"), ("rpo", "1min")]))),
+        ("policy (mode, maxCommitLatency)", |r| {
+            r.parameters.extend(parameters(&[("mode", "adaptive"), ("maxCommitLatency", "50ms")]));
+        }),
+        ("maxLag", |r| r.parameters.extend(parameters(&[("mode", "adaptive"), ("maxLag", "64Mi")]))),
+        ("policy (fallback)", |r| drop(r.parameters.insert("fallback".into(), "after:30s".into()))),
+        ("policy (promoteObserver)", |r| drop(r.parameters.insert("promoteObserver".into(), "true".into()))),
+        ("policy (quorum)", |r| drop(r.parameters.insert("quorum".into(), "w=2".into()))),
+        ("policy (onQuorumLoss)", |r| drop(r.parameters.insert("onQuorumLoss".into(), "fence:30s".into()))),
+        ("policy (bandwidth)", |r| drop(r.parameters.insert("bandwidth".into(), "50Mi".into()))),
         ("policy", |r| drop(r.parameters.insert("iops".into(), "500".into()))),
         ("size", |r| r.capacity_range.as_mut().unwrap().required_bytes = 32 * MIB),
         ("size", |r| r.capacity_range = Some(csi::CapacityRange { required_bytes: 0, limit_bytes: 8 * MIB })),
@@ -46,6 +56,16 @@ async fn the_same_name_for_something_else_is_refused() {
         let status = driver.create(request).await.expect_err(what);
         assert_eq!(status.code(), Code::AlreadyExists, "{what}");
         assert!(status.message().contains(what), "{status}");
+    }
+    // Said or not, it is the same mode; and of numbers each one counts.
+    let mut said = wish("pvc-1");
+    said.parameters.insert("mode".into(), "sync".into());
+    assert_eq!(driver.create(said).await.unwrap().volume_id, id);
+    let mut counted = wish("pvc-2");
+    for quorum in ["w=2,minRemote=1", "w=3,minRemote=1", "w=2", "w=2,minRemote=1,local"] {
+        let known = driver.fake.world().volumes.len();
+        counted.parameters.insert("quorum".into(), quorum.into());
+        assert_eq!(driver.create(counted.clone()).await.is_ok(), known == 1, "{quorum}");
     }
     let mut copy = wish("pvc-1");
     let of = csi::volume_content_source::VolumeSource { volume_id: id };
@@ -317,5 +337,36 @@ async fn only_what_is_possible_is_confirmed() {
     let refused = judge(&id, raw(Mode::MultiNodeMultiWriter)).await.unwrap();
     assert!(refused.confirmed.is_none() && refused.message.contains("ReadWriteOnce"));
     assert!(judge(&id, mounted("xfs", Mode::SingleNodeWriter)).await.unwrap().confirmed.is_none());
+    let claimed = |fixed: &[(&str, &str)], mutable: &[(&str, &str)]| {
+        let request = csi::ValidateVolumeCapabilitiesRequest {
+            volume_id: id.clone(),
+            volume_capabilities: vec![writer()],
+            parameters: parameters(fixed),
+            mutable_parameters: parameters(mutable),
+            ..Default::default()
+        };
+        let mut controller = driver.controller();
+        async move { controller.validate_volume_capabilities(request).await.unwrap().into_inner() }
+    };
+    let node = driver.fake.world().find(&id).unwrap().members[0].node.clone();
+    let (held, not_held) =
+        (format!("north,east/{node},west"), if node == "n1" { "north,east/n2,west" } else { "north,east/n1,west" });
+    let has = [("sites", held.as_str()), ("quorum", "majority"), ("mode", "sync"), ("placement", "local")];
+    let confirmed = claimed(&has, &[("durability", "write")]).await.confirmed.unwrap();
+    assert_eq!(confirmed.parameters, parameters(&has));
+    for (key, value) in [
+        ("sites", "east,west"),
+        ("sites", not_held),
+        ("witness", "south"),
+        ("placement", "any"),
+        ("quorum", "all"),
+        ("mode", "async"),
+        ("fallback", "after:30s"),
+        ("iops", "500"),
+    ] {
+        let refused = claimed(&[(key, value)], &[]).await;
+        assert!(refused.confirmed.is_none() && refused.message.contains(key), "{key} {value}: {refused:?}");
+    }
+    assert!(claimed(&[], &[("durability", "flush")]).await.confirmed.is_none());
     assert_eq!(judge("fake-vol-id", writer()).await.unwrap_err().code(), Code::NotFound);
 }
