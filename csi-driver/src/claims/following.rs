@@ -25,6 +25,7 @@ const REST_INTERVAL: Duration = Duration::from_secs(30);
 pub async fn follow(replicator: Replicator, kubernetes: Kubernetes, claims_in: Vec<String>) {
     let mut seen: Option<BTreeMap<String, String>> = None;
     let mut rest_until = Instant::now();
+    let mut failed = BTreeMap::new();
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
         // One that is away says nothing of where its volumes are.
@@ -41,9 +42,20 @@ pub async fn follow(replicator: Replicator, kubernetes: Kubernetes, claims_in: V
             claims_in: &claims_in,
         };
         match round.go().await {
-            // What was just done may make the next step possible.
-            Ok(true) => seen = None,
-            Ok(false) => (seen, rest_until) = (Some(led), Instant::now() + REST_INTERVAL),
+            Ok(look) => {
+                for (volume, error) in look.failed.iter().filter(|(volume, error)| failed.get(*volume) != Some(*error))
+                {
+                    tracing::warn!(
+                        volume,
+                        error,
+                        "its PersistentVolume or claim could not be brought in line; it is tried again"
+                    );
+                }
+                // What was just done may make the next step possible; what fails as it did before can wait.
+                let again = look.acted || look.failed != failed;
+                failed = look.failed;
+                (seen, rest_until) = (if again { None } else { Some(led) }, Instant::now() + REST_INTERVAL);
+            }
             Err(error) => {
                 tracing::warn!(%error, "the PersistentVolumes of this cluster could not be looked at; it is tried again");
                 seen = None;
@@ -52,12 +64,30 @@ pub async fn follow(replicator: Replicator, kubernetes: Kubernetes, claims_in: V
     }
 }
 
-/// One look. Whether anything was done: then another look may find the next step.
+/// What came of a look.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Something was done: another look may find the next step.
+    pub acted: bool,
+    /// What stands in the way, by volume or PersistentVolume. The others went on.
+    pub failed: BTreeMap<String, String>,
+}
+
+impl Look {
+    fn note(&mut self, of: &str, result: Result<bool, KubernetesError>) {
+        match result {
+            Ok(acted) => self.acted |= acted,
+            Err(error) => drop(self.failed.insert(of.into(), error.to_string())),
+        }
+    }
+}
+
+/// One look.
 pub async fn settle(
     replicator: &Replicator,
     kubernetes: &Kubernetes,
     claims_in: &[String],
-) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<Look, Box<dyn std::error::Error + Send + Sync>> {
     let (place, volumes) = (replicator.place().await?, replicator.list().await?);
     Ok(Round { replicator, kubernetes, site: &place.site, volumes, claims_in }.go().await?)
 }
@@ -80,8 +110,9 @@ struct Subject<'a> {
 }
 
 impl Round<'_> {
-    /// Whether anything was done.
-    async fn go(&self) -> Result<bool, KubernetesError> {
+    /// One bad object stops nobody else's: after a failover there are many volumes, and somebody waits for each.
+    async fn go(&self) -> Result<Look, KubernetesError> {
+        let mut look = Look::default();
         let cluster = self.kubernetes.uid().await?;
         let known: Vec<(&api::VolumeStatus, Identity)> =
             self.volumes.iter().filter_map(|volume| Some((volume, identity::of(volume)?))).collect();
@@ -92,7 +123,7 @@ impl Round<'_> {
             let shown = all.iter().find(|pv| handle(pv) == Some(&volume.id) || pv.name_any() == identity.volume);
             let made_here = identity.cluster == cluster;
             if made_here && !volume.primary_site.is_empty() && volume.primary_site != self.site {
-                self.tell(volume, &identity).await?;
+                look.note(&volume.name, self.tell(volume, &identity).await.map(|()| false));
             }
             subjects.push(Subject { volume: Some(volume), made_here, identity, shown });
         }
@@ -104,11 +135,12 @@ impl Round<'_> {
             }
             subjects.push(Subject { volume: None, made_here: false, identity: as_shown(pv), shown: Some(pv) });
         }
-        let (mut namespaces, mut acted) = (Namespaces::default(), false);
+        let mut namespaces = Namespaces::default();
         for subject in &subjects {
-            acted |= self.settle(subject, &attached, &mut namespaces).await?;
+            let of = subject.volume.map_or(&subject.identity.volume, |volume| &volume.name);
+            look.note(of, self.settle(subject, &attached, &mut namespaces).await);
         }
-        Ok(acted)
+        Ok(look)
     }
 
     async fn is_gone(&self, id: &str) -> bool {

@@ -49,7 +49,9 @@ impl Scene {
         let replicator = Replicator::new(&self.driver.dir.path().join("replicator.sock"));
         let claims_in: Vec<String> = claims_in.iter().map(|namespace| namespace.to_string()).collect();
         for _ in 0..10 {
-            if !settle(&replicator, &self.kubernetes, &claims_in).await.unwrap() {
+            let look = settle(&replicator, &self.kubernetes, &claims_in).await.unwrap();
+            assert!(look.failed.is_empty(), "{:?}", look.failed);
+            if !look.acted {
                 return;
             }
         }
@@ -152,4 +154,52 @@ async fn a_users_claim_keeps_its_volume_and_a_deleted_volume_is_shown_no_more() 
     scene.driver.fake.world().volumes.clear();
     scene.settled(&[]).await;
     assert!(scene.server.paths().is_empty());
+}
+
+/// A failover brings many; the API server refuses what it says of one of them, and its neighbours are shown all the same.
+#[tokio::test]
+async fn one_that_fails_stops_nobody_elses() {
+    let scene = Scene::of_cluster("there").await;
+    for name in ["pvc-0", "pvc-2"] {
+        let id = scene.driver.volume(name).await;
+        let labels = scene.driver.fake.world().find(&scene.id).unwrap().labels;
+        scene.driver.fake.world().change(&id, |volume| {
+            volume.labels.extend(labels);
+            volume.labels.insert("csi.storage.k8s.io/pvc/name".into(), format!("orders-{name}"));
+            volume.labels.insert("csi.storage.k8s.io/pv/name".into(), name.into());
+            volume.primary_site = "east".into();
+        });
+    }
+    scene.led_in("east");
+    // Taken over, and what its claim says can't be read.
+    let moved = scene.driver.volume("pvc-3").await;
+    scene.driver.fake.world().change(&moved, |volume| {
+        for (key, value) in [
+            ("csi.storage.k8s.io/pvc/name", "bad"),
+            ("csi.storage.k8s.io/pvc/namespace", "shop"),
+            ("csi.storage.k8s.io/pv/name", "pvc-3"),
+            ("csi.farshore.io/cluster", "here"),
+        ] {
+            volume.labels.insert(key.into(), value.into());
+        }
+        volume.primary_site = "west".into();
+    });
+    for claim in ["orders", "bad"] {
+        scene
+            .server
+            .put(&format!("/api/v1/namespaces/shop/persistentvolumeclaims/{claim}"), json!({"spec": "no claim"}));
+    }
+    let replicator = Replicator::new(&scene.driver.dir.path().join("replicator.sock"));
+    let mut look = settle(&replicator, &scene.kubernetes, &["*".into()]).await.unwrap();
+    while look.acted {
+        look = settle(&replicator, &scene.kubernetes, &["*".into()]).await.unwrap();
+    }
+    let failed: Vec<&String> = look.failed.keys().collect();
+    assert_eq!(failed, ["pvc-1", "pvc-3"], "{:?}", look.failed);
+    for name in ["pvc-0", "pvc-2"] {
+        assert!(scene.server.get(&format!("/api/v1/persistentvolumes/{name}")).is_some(), "{name}");
+        let claim = format!("/api/v1/namespaces/shop/persistentvolumeclaims/orders-{name}");
+        assert!(scene.server.get(&claim).is_some(), "{name}");
+    }
+    assert!(scene.server.get(PV).is_none());
 }
