@@ -45,6 +45,7 @@ pub const RECOVERY: &[&str] =
 pub const REFUSALS: &[&str] = &[
     "attach-busy",
     "attach-elsewhere",
+    "attach-not-published",
     "attach-other-site",
     "change-none",
     "change-pending",
