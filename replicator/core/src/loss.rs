@@ -101,14 +101,11 @@ fn site_loss(status: &Status, site: &str, exact: bool) -> SiteLoss {
     let lost_at_most = !exact && inside(status.me) && rest.is_some_and(|m| has_told(status, m));
     let lost = loss(status, rest, recovers, exact || lost_at_most);
     let promoted = promotion(status, site, exact);
+    let lost_known = lost.is_some() && (exact || lost_at_most);
     let all_known = exact && lost.is_some() && promoted.is_some();
     SiteLoss {
         site: site.to_string(),
-        lost_unknown_us: if exact && lost.is_some() || lost_at_most {
-            Some(0)
-        } else {
-            rest_unknown(status, rest, recovers)
-        },
+        lost_unknown_us: if lost_known { Some(0) } else { rest_unknown(status, rest, recovers) },
         lost: lost.unwrap_or_default(),
         lost_at_most,
         promoted: promoted.unwrap_or_default(),

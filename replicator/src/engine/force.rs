@@ -95,16 +95,16 @@ impl Node {
             ));
         }
         let peer = self.peer_of(handle, member.id)?;
-        let held = self.holding_at(&peer, handle.id).await?;
-        if let Some(held) = held.filter(|held| held.lineage == status.lineage) {
-            return Err(nothing_to_discard(&peer, held.lineage));
+        let held = self.holding_at(&peer, handle.id).await?.map(|held| held.lineage);
+        if held == Some(status.lineage) {
+            return Err(nothing_to_discard(&peer, status.lineage));
         }
         self.ask_set_aside(&peer, handle.id, status.lineage).await?;
-        let discarded = held.map(|held| api::Discarded {
-            lineage: held.lineage.to_string(),
+        let discarded = held.map(|lineage| api::Discarded {
+            lineage: lineage.to_string(),
             kept_as: match member.kind {
                 MemberKind::Witness => String::new(),
-                _ => name_of(&handle.name(), held.lineage),
+                _ => name_of(&handle.name(), lineage),
             },
         });
         if let Some(gone) = &discarded {
