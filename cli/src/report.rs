@@ -184,7 +184,7 @@ fn members(members: &[MemberView]) -> String {
             if data { m.durable_seq.to_string() } else { NONE.into() },
             if data { m.applied_seq.to_string() } else { NONE.into() },
             if data {
-                amount(m.lag_records, m.lag_bytes, m.lag_ms).unwrap_or_else(|| NONE.into())
+                amount(m.lag_records, Some(m.lag_bytes), Some(m.lag_ms)).unwrap_or_else(|| NONE.into())
             } else {
                 NONE.into()
             },
