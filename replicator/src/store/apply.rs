@@ -112,6 +112,12 @@ pub(super) struct Plan {
     writes: Vec<BlockWrite>,
 }
 
+impl Plan {
+    pub fn extents(&self) -> impl Iterator<Item = u64> {
+        self.puts.iter().map(|(extent, ..)| *extent)
+    }
+}
+
 impl Store {
     /// Applies records in their order. Those at or below the applied seq are skipped, so redo may begin anywhere at or
     /// below it. Returns the seq that is applied now: that of the last record, or of the first `SnapMark` in the
@@ -176,7 +182,7 @@ impl Store {
             plan.writes.sort_unstable_by_key(|write| (write.place, write.block));
             plan
         };
-        let _changing = volume.changing(plan.puts.iter().map(|(extent, ..)| *extent));
+        let _changing = volume.changing(plan.extents());
         self.write_blocks(&plan)?;
         self.publish(volume, plan, |state| {
             state.view.at.seq = last;
@@ -266,35 +272,38 @@ impl Store {
         Ok(())
     }
 
-    /// Plans one extent of a shipment: as it is after `touch`, at `version`, whether or not that exists already.
+    /// Plans extents of a shipment: as they are after their touches, at `version`, whether or not that exists already.
     pub(super) fn place_staged(
         &self,
-        extent: u64,
-        touch: Touch,
+        touches: Touches,
         version: Version,
-        staged: Option<Entry>,
-        base: Option<Entry>,
+        staged: &BTreeMap<u64, Entry>,
+        base: &BTreeMap<u64, Entry>,
     ) -> Result<Plan, StoreError> {
-        let mut plan = Plan::default();
-        let before = staged.or(base).unwrap_or(Entry::EMPTY);
-        let mut after = touch.after(&before);
-        // The source says that these blocks changed, also where they were holes before and are holes now.
-        for (block, word) in touch.blocks.iter().enumerate() {
-            if let Some((_, seq)) = word {
-                after.change[block] = *seq;
+        let (mut plan, mut moves) = (Plan::default(), Vec::new());
+        for (extent, touch) in touches {
+            let staged = staged.get(&extent).copied();
+            let before = staged.or(base.get(&extent).copied()).unwrap_or(Entry::EMPTY);
+            let mut after = touch.after(&before);
+            // The source says that these blocks changed, also where they were holes before and are holes now.
+            for (block, word) in touch.blocks.iter().enumerate() {
+                if let Some((_, seq)) = word {
+                    after.change[block] = *seq;
+                }
             }
+            let in_place = staged.is_some_and(|staged| staged.place.is_some());
+            let writes = writes_of(touch, &before, &after, in_place);
+            if after.data == 0 {
+                after.give_up_place();
+                plan.freed.extend(staged.map(|staged| staged.place).filter(|place| place.is_some()));
+            } else if !in_place {
+                moves.push((plan.puts.len(), plan.writes.len()..plan.writes.len() + writes.len()));
+            }
+            plan.puts.push((extent, version, after, staged.is_none()));
+            plan.writes.extend(writes);
         }
-        let in_place = staged.is_some_and(|staged| staged.place.is_some());
-        plan.writes = writes_of(touch, &before, &after, in_place);
-        if after.data == 0 {
-            after.give_up_place();
-            plan.freed.extend(staged.map(|staged| staged.place).filter(|place| place.is_some()));
-        }
-        plan.puts.push((extent, version, after, staged.is_none()));
-        if after.data != 0 && !in_place {
-            let writes = 0..plan.writes.len();
-            self.give_places(&mut plan, vec![(0, writes)])?;
-        }
+        self.give_places(&mut plan, moves)?;
+        plan.writes.sort_unstable_by_key(|write| (write.place, write.block));
         Ok(plan)
     }
 

@@ -32,11 +32,24 @@ impl Store {
         cursor: Cursor,
         max: usize,
     ) -> Result<ChangedPage, StoreError> {
+        self.changed_within(id, base, upto, cursor, max, u64::MAX)
+    }
+
+    /// The same, with no more than so many bytes of blocks that hold data, but one extent at least.
+    pub fn changed_within(
+        &self,
+        id: VolumeId,
+        base: Option<Seq>,
+        upto: &str,
+        cursor: Cursor,
+        max: usize,
+        max_bytes: u64,
+    ) -> Result<ChangedPage, StoreError> {
         let volume = self.held_volume(id)?;
         self.settle(&volume, upto)?;
         let state = volume.state();
         let pin = pinned(&state, id, upto)?;
-        let max = max.clamp(1, PAGE_EXTENTS_MAX);
+        let max = Most { extents: max.clamp(1, PAGE_EXTENTS_MAX), bytes: max_bytes };
         match comparable(&state, id, base, upto, &pin)? {
             None => self.stored(&volume, &state, &pin, cursor.extent, max),
             Some(base) if self.scans(&volume, base, pin.view.at.seq, cursor)? => {
@@ -59,7 +72,7 @@ impl Store {
         self.settle(&volume, upto)?;
         let state = volume.state();
         let pin = pinned(&state, id, upto)?;
-        let max = max.clamp(1, PAGE_EXTENTS_MAX);
+        let max = Most { extents: max.clamp(1, PAGE_EXTENTS_MAX), bytes: u64::MAX };
         match comparable(&state, id, base, upto, &pin)? {
             None => self.stored(&volume, &state, &pin, from, max),
             Some(base) => self.scan_changed(&volume, &state, &pin, base, from, max),
@@ -126,7 +139,7 @@ impl Store {
         pin: &PinRow,
         base: Seq,
         from: u64,
-        max: usize,
+        mut max: Most,
     ) -> Result<ChangedPage, StoreError> {
         let (found, mut next) = state.newest(&self.index, volume.id, from..=u64::MAX, &pin.view, SCAN_EXTENTS)?;
         let mut extents = Vec::new();
@@ -135,11 +148,12 @@ impl Store {
             if changed == 0 {
                 continue;
             }
-            if extents.len() >= max {
+            let found = ChangedExtent { extent, changed, holes: changed & !entry.data };
+            if !max.takes(&found, extents.len()) {
                 next = Some(extent);
                 break;
             }
-            extents.push(ChangedExtent { extent, changed, holes: changed & !entry.data });
+            extents.push(found);
         }
         let next = next.map(|extent| Cursor { seq: Seq::ZERO, extent });
         Ok(ChangedPage { extents, next, seq: pin.view.at.seq })
@@ -151,14 +165,18 @@ impl Store {
         state: &State,
         pin: &PinRow,
         from: u64,
-        max: usize,
+        mut max: Most,
     ) -> Result<ChangedPage, StoreError> {
-        let (page, next) = self.seen_page(volume, state, &pin.view, from, max)?;
-        let extents = page
-            .into_iter()
-            .filter(|(_, seen)| seen.entry.data != 0)
-            .map(|(extent, seen)| ChangedExtent { extent, changed: seen.entry.data, holes: 0 })
-            .collect();
+        let (page, mut next) = self.seen_page(volume, state, &pin.view, from, max.extents)?;
+        let mut extents = Vec::new();
+        for (extent, seen) in page.into_iter().filter(|(_, seen)| seen.entry.data != 0) {
+            let found = ChangedExtent { extent, changed: seen.entry.data, holes: 0 };
+            if !max.takes(&found, extents.len()) {
+                next = Some(extent);
+                break;
+            }
+            extents.push(found);
+        }
         let next = next.map(|extent| Cursor { seq: Seq::ZERO, extent });
         Ok(ChangedPage { extents, next, seq: pin.view.at.seq })
     }
@@ -171,7 +189,7 @@ impl Store {
         pin: &PinRow,
         base: Seq,
         cursor: Cursor,
-        max: usize,
+        mut max: Most,
     ) -> Result<ChangedPage, StoreError> {
         let upto = pin.view.at.seq;
         let mut out = ChangedPage { extents: Vec::new(), next: None, seq: upto };
@@ -180,7 +198,7 @@ impl Store {
         let mut rows = Vec::new();
         self.index.changes(volume.id, from, upto, |at, image| {
             // Rows that this pin does not see cost a look, too; without this bound a page could take for ever.
-            if rows.len() >= max {
+            if rows.len() >= max.extents {
                 out.next = Some(at);
                 return Ok(false);
             }
@@ -197,12 +215,32 @@ impl Store {
             {
                 let changed = entry.changed_after(base);
                 let holes = changed & !entry.data;
+                let found = ChangedExtent { extent: at.extent, changed, holes };
+                if changed != 0 && !max.takes(&found, out.extents.len()) {
+                    out.next = Some(at);
+                    break;
+                }
                 if changed != 0 {
-                    out.extents.push(ChangedExtent { extent: at.extent, changed, holes });
+                    out.extents.push(found);
                 }
             }
         }
         Ok(out)
+    }
+}
+
+/// What a page may hold.
+struct Most {
+    extents: usize,
+    bytes: u64,
+}
+
+impl Most {
+    /// May this one follow so many that were taken?
+    fn takes(&mut self, found: &ChangedExtent, taken: usize) -> bool {
+        let left = self.bytes.checked_sub(found.data_bytes());
+        self.bytes = left.unwrap_or(0);
+        taken == 0 || taken < self.extents && left.is_some()
     }
 }
 

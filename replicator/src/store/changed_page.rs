@@ -24,6 +24,11 @@ pub struct ChangedPage {
 }
 
 impl ChangedExtent {
+    /// Bytes of those that changed to data.
+    pub fn data_bytes(&self) -> u64 {
+        u64::from((self.changed & !self.holes).count_ones()) * BLOCK_BYTES
+    }
+
     /// The changed blocks as stretches, data and holes apart, in order: offset in the volume, length, is it a hole.
     pub fn runs(&self) -> Vec<(u64, u64, bool)> {
         let kind = |block: usize| {

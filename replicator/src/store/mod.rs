@@ -65,6 +65,8 @@ mod tests_repair;
 #[cfg(test)]
 mod tests_snapshot;
 #[cfg(test)]
+mod tests_stage;
+#[cfg(test)]
 mod tests_store;
 
 pub use catalogue_row::{SnapshotRow, SnapshotState};
