@@ -41,6 +41,17 @@ impl Calls {
         call: &Call,
         patience: Duration,
     ) -> Result<Bytes, OpError> {
+        self.ask(transport, peer, call, patience).await?
+    }
+
+    /// As [`Calls::call`], with what the peer answered apart from why it gave no answer.
+    pub async fn ask(
+        &self,
+        transport: &Transport,
+        peer: &PeerName,
+        call: &Call,
+        patience: Duration,
+    ) -> Result<Result<Bytes, OpError>, OpError> {
         let bulk = matches!(call, Call::ShipPage { .. } | Call::ShipPacked { .. });
         let lane = if bulk { Lane::Bulk } else { Lane::Control };
         let nonce = self.next.fetch_add(1, Ordering::Relaxed);
@@ -67,7 +78,7 @@ impl Calls {
         };
         let result = if sent {
             match tokio::time::timeout(patience, answer).await {
-                Ok(Ok(result)) => result,
+                Ok(Ok(result)) => Ok(result),
                 Ok(Err(_)) => Err(unreachable_peer(peer, "the connection was lost before it answered")),
                 Err(_) => Err(unreachable_peer(peer, &format!("no answer within {} s", patience.as_secs()))),
             }

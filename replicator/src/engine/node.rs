@@ -30,6 +30,7 @@ use super::rpc::{self, Arrival, Call};
 use super::schedules::Schedules;
 use super::scrub::Scrubs;
 use super::ship_counts::ShipCounts;
+use super::ship_room::ShipRoom;
 use super::{checkpointer, kept, readmit, rebirth, receive, recovery, repair, schedules, scrub};
 use crate::config::{Config, JournalEngine};
 use crate::control::OpError;
@@ -84,6 +85,7 @@ pub struct Shared {
     pub ship_counts: ShipCounts,
     /// What shipments from here may send.
     pub ship_meter: Meter,
+    pub ship_room: Arc<ShipRoom>,
     pub repairs: Repairs,
 }
 
@@ -169,6 +171,7 @@ impl Node {
             outgoing,
             ship_counts,
             ship_meter,
+            ship_room: Arc::default(),
             repairs,
         });
         let attachments = Attachments::start(&config, &shared).await?;

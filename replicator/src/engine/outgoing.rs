@@ -3,7 +3,7 @@
 //! The image stays pinned here, and what of it has arrived stays staged at its target, for a while: the same shipment
 //! begun again goes on where all before it has arrived. A pin's name says what it is for, and outlives the daemon.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use farshore_core::durable::LogBase;
@@ -11,15 +11,17 @@ use farshore_core::ids::{Epoch, MemberId, Seq, VolumeId};
 
 use super::clock::random_u128;
 use super::driver::lock;
+use super::ship_attempt::Progress;
+use super::spans::Spans;
 
-/// How long both sides wait for each other. After that the space is worth more than what was sent.
-pub const RESUMED_WITHIN: Duration = Duration::from_secs(3600);
-/// Attempts in a row that brought nothing: perhaps what is kept is the reason.
+/// How long both sides keep what they have for each other, however short of space they are.
+pub const KEPT_AT_LEAST: Duration = Duration::from_secs(3600);
+/// Attempts in a row that were refused and brought nothing: perhaps what is kept is the reason.
 const FRUITLESS_MAX: u32 = 3;
 const PIN_PREFIX: &str = "ship-";
 
 /// One image for one member.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Shipment {
     pub volume: VolumeId,
     pub to: MemberId,
@@ -28,12 +30,32 @@ pub struct Shipment {
     pub base: Seq,
     /// Of an attempt before: the image's last record, and its epoch.
     pub image: Option<(LogBase, Epoch)>,
+    /// What of it the target has compared.
+    pub(super) proven: Spans,
     pub fruitless: u32,
+    pub(super) progress: Arc<Progress>,
+}
+
+/// Two of the same member and image are the same, wherever they are.
+impl PartialEq for Shipment {
+    fn eq(&self, other: &Shipment) -> bool {
+        let of = |s: &Shipment| (s.volume, s.to, s.ship, s.base, s.image, s.fruitless);
+        of(self) == of(other)
+    }
 }
 
 impl Shipment {
     fn new(volume: VolumeId, to: MemberId, base: Seq) -> Shipment {
-        Shipment { volume, to, ship: random_u128(), base, image: None, fruitless: 0 }
+        Shipment {
+            volume,
+            to,
+            ship: random_u128(),
+            base,
+            image: None,
+            proven: Spans::default(),
+            fruitless: 0,
+            progress: Arc::default(),
+        }
     }
 
     pub fn pin(&self) -> String {
@@ -45,10 +67,11 @@ impl Shipment {
         self.fruitless = FRUITLESS_MAX;
     }
 
-    /// An attempt has ended without the last page; did it bring any?
-    pub fn cut_short(&mut self, fruitless: bool) {
+    /// An attempt has ended without the last page. Did it bring any; if not, was it refused? One that the link ended says
+    /// nothing of what is kept.
+    pub fn cut_short(&mut self, brought_some: bool, refused: bool) {
         if self.fruitless < FRUITLESS_MAX {
-            self.fruitless = if fruitless { self.fruitless + 1 } else { 0 };
+            self.fruitless = if brought_some { 0 } else { self.fruitless + u32::from(refused) };
         }
     }
 
@@ -63,6 +86,19 @@ impl Shipment {
 #[derive(Default)]
 pub struct Outgoing {
     cut: Mutex<Vec<(Shipment, Instant)>>,
+    under_way: Mutex<Vec<(VolumeId, MemberId, Arc<Progress>)>>,
+}
+
+/// A shipment that is under way, until this is dropped.
+pub(super) struct UnderWay<'o> {
+    outgoing: &'o Outgoing,
+    progress: Arc<Progress>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        lock(&self.outgoing.under_way).retain(|(.., progress)| !Arc::ptr_eq(progress, &self.progress));
+    }
 }
 
 impl Outgoing {
@@ -90,17 +126,44 @@ impl Outgoing {
         None
     }
 
+    pub(super) fn under_way(&self, shipment: &Shipment) -> UnderWay<'_> {
+        let progress = shipment.progress.clone();
+        lock(&self.under_way).push((shipment.volume, shipment.to, progress.clone()));
+        UnderWay { outgoing: self, progress }
+    }
+
+    /// How far a member's shipment is, also between two attempts: shipped, and to ship, in bytes.
+    pub fn progress(&self, volume: VolumeId, to: MemberId) -> Option<(u64, u64)> {
+        let under_way = lock(&self.under_way).iter().find(|(v, m, _)| (*v, *m) == (volume, to)).map(|f| f.2.read());
+        under_way.or_else(|| {
+            let cut = lock(&self.cut);
+            cut.iter().find(|(s, _)| (s.volume, s.to) == (volume, to)).map(|(s, _)| s.progress.read())
+        })
+    }
+
     /// After a restart, by a pin's name. False: that pin is of no shipment that could go on.
     pub fn found(&self, volume: VolumeId, pin: &str) -> bool {
         Shipment::of_pin(volume, pin).is_some_and(|shipment| self.keep(shipment).is_none())
     }
 
-    /// Those that nobody came back for, or may.
-    pub fn expired(&self, is_member: impl Fn(VolumeId, MemberId) -> bool) -> Vec<Shipment> {
+    /// Those that nobody has come back for in a long time.
+    pub fn old(&self) -> Vec<(VolumeId, MemberId)> {
+        self.kept_for(KEPT_AT_LEAST)
+    }
+
+    fn kept_for(&self, time: Duration) -> Vec<(VolumeId, MemberId)> {
+        let cut = lock(&self.cut);
+        cut.iter().filter(|(_, since)| since.elapsed() > time).map(|(s, _)| (s.volume, s.to)).collect()
+    }
+
+    /// Those that nobody may come back for, or that are not wanted any more.
+    pub fn expired(
+        &self,
+        unwanted: &[(VolumeId, MemberId)],
+        is_member: impl Fn(VolumeId, MemberId) -> bool,
+    ) -> Vec<Shipment> {
         let mut cut = lock(&self.cut);
-        let is_over = |(shipment, since): &(Shipment, Instant)| {
-            since.elapsed() > RESUMED_WITHIN || !is_member(shipment.volume, shipment.to)
-        };
+        let is_over = |(s, _): &(Shipment, Instant)| unwanted.contains(&(s.volume, s.to)) || !is_member(s.volume, s.to);
         let (over, rest) = std::mem::take(&mut *cut).into_iter().partition::<Vec<_>, _>(is_over);
         *cut = rest;
         over.into_iter().map(|(shipment, _)| shipment).collect()
@@ -145,9 +208,49 @@ mod tests {
         let outgoing = Outgoing::default();
         let shipments = [1, 2].map(|to| outgoing.begin(VOLUME, MemberId(to), Seq(5)).0);
         assert!(shipments.iter().all(|shipment| outgoing.keep(shipment.clone()).is_none()));
-        assert_eq!(outgoing.expired(|_, _| true), []);
-        assert_eq!(outgoing.expired(|_, to| to == MemberId(1)), shipments[1..]);
+        assert_eq!(outgoing.expired(&[], |_, _| true), []);
+        assert_eq!(outgoing.expired(&[], |_, to| to == MemberId(1)), shipments[1..]);
         assert_eq!(outgoing.begin(VOLUME, MemberId(1), Seq(5)).0, shipments[0], "the other goes on");
+    }
+
+    #[test]
+    fn one_that_nobody_came_back_for_is_kept_until_it_is_unwanted() {
+        let outgoing = Outgoing::default();
+        let (shipment, _) = outgoing.begin(VOLUME, MemberId(1), Seq(5));
+        outgoing.keep(shipment.clone());
+        assert_eq!((outgoing.old(), outgoing.kept_for(Duration::ZERO)), (vec![], vec![(VOLUME, MemberId(1))]));
+        assert_eq!(outgoing.expired(&[(VOLUME, MemberId(2))], |_, _| true), []);
+        assert_eq!(outgoing.expired(&[(VOLUME, MemberId(1))], |_, _| true), [shipment]);
+    }
+
+    #[test]
+    fn a_link_that_breaks_is_no_reason_to_begin_anew() {
+        let (mut shipment, _) = Outgoing::default().begin(VOLUME, MemberId(1), Seq(5));
+        (0..100).for_each(|_| shipment.cut_short(false, false));
+        assert_eq!(shipment.fruitless, 0);
+        (1..FRUITLESS_MAX).for_each(|_| shipment.cut_short(false, true));
+        shipment.cut_short(false, false);
+        assert_eq!(shipment.fruitless, FRUITLESS_MAX - 1, "neither for nor against it");
+        shipment.cut_short(true, false);
+        assert_eq!(shipment.fruitless, 0);
+        (0..FRUITLESS_MAX).for_each(|_| shipment.cut_short(false, true));
+        shipment.cut_short(true, false);
+        assert_eq!(shipment.fruitless, FRUITLESS_MAX, "given up is given up");
+    }
+
+    #[test]
+    fn how_far_one_is_can_be_told_while_it_is_under_way_and_between_attempts() {
+        let outgoing = Outgoing::default();
+        assert_eq!(outgoing.progress(VOLUME, MemberId(1)), None);
+        let (shipment, _) = outgoing.begin(VOLUME, MemberId(1), Seq(5));
+        let under_way = outgoing.under_way(&shipment);
+        shipment.progress.done(7);
+        assert_eq!(outgoing.progress(VOLUME, MemberId(1)), Some((7, 0)));
+        assert_eq!(outgoing.progress(VOLUME, MemberId(2)), None);
+        drop(under_way);
+        assert_eq!(outgoing.progress(VOLUME, MemberId(1)), None, "it is over");
+        outgoing.keep(shipment);
+        assert_eq!(outgoing.progress(VOLUME, MemberId(1)), Some((7, 0)), "it was cut short");
     }
 
     #[test]

@@ -21,9 +21,10 @@ use super::applier::Applier;
 use super::driver::{VolumeHandle, lock};
 use super::inbox::Inbox;
 use super::node::{Node, Shared};
-use super::receive_packed::{self, Spans};
+use super::receive_packed;
 use super::rpc::{Call, ShippedRun, ShippedSnapshot};
 use super::ship::{PAGE_EXTENTS, blocking};
+use super::spans::Spans;
 use crate::control::OpError;
 use crate::store::{Cursor, SnapshotRow, SnapshotState, StageData, StoreError};
 
@@ -31,8 +32,8 @@ use crate::store::{Cursor, SnapshotRow, SnapshotState, StageData, StoreError};
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// The same for one that an earlier life of the daemon has begun.
 const LEFT_BEHIND_MAX: Duration = Duration::from_secs(4);
-/// One that nothing waits for is kept so long.
-const RESUMED_WITHIN: Duration = super::outgoing::RESUMED_WITHIN;
+/// One that nothing waits for is kept so long; then, as long as nobody lacks its space.
+const KEPT_AT_LEAST: Duration = super::outgoing::KEPT_AT_LEAST;
 /// Where the cursor of a shipment stands when all of it is there.
 const WHOLE: Cursor = Cursor { seq: Seq(u64::MAX), extent: u64::MAX };
 
@@ -47,6 +48,8 @@ pub struct Incoming {
     pub(super) spans: Spans,
     /// The last page found no room; with the store's words.
     pub(super) no_room: Option<String>,
+    /// It was found to differ from its source, and is dropped.
+    pub(super) spoilt: bool,
     /// Held by each page while it is staged.
     pub(super) staging: Arc<RwLock<()>>,
 }
@@ -78,7 +81,7 @@ impl Placed {
 impl Incoming {
     fn new(volume: VolumeId, ship: u128, of: Option<(LogBase, LineageId, History)>) -> Incoming {
         let (placed, spans, staging) = (Placed::default(), Spans::default(), Arc::default());
-        Incoming { volume, ship, of, heard: Instant::now(), placed, spans, no_room: None, staging }
+        Incoming { volume, ship, of, heard: Instant::now(), placed, spans, no_room: None, spoilt: false, staging }
     }
 }
 
@@ -133,7 +136,7 @@ pub async fn receive(shared: Arc<Shared>, handle: Arc<VolumeHandle>, call: Call)
             let mut incoming = lock(&shared.incoming);
             if let Some(before) = incoming.iter_mut().find(|i| i.volume == volume && i.ship == ship) {
                 (begun.staging, begun.no_room) = (before.staging.clone(), before.no_room.take());
-                if known {
+                if known && !before.spoilt {
                     begun.spans = std::mem::take(&mut before.spans);
                 }
             }
@@ -207,7 +210,7 @@ fn placed(shared: &Shared, volume: VolumeId, ship: u128, number: u64, after: Cur
 
 /// Something is being received.
 pub fn is_under_way(shared: &Shared) -> bool {
-    lock(&shared.incoming).iter().any(|i| i.of.is_some() && i.heard.elapsed() < IDLE_MAX)
+    lock(&shared.incoming).iter().any(|i| i.of.is_some() && !i.spoilt && i.heard.elapsed() < IDLE_MAX)
 }
 
 fn staging_of(incoming: &Incoming) -> Arc<RwLock<()>> {
@@ -218,6 +221,7 @@ fn staging_of(incoming: &Incoming) -> Arc<RwLock<()>> {
 pub(super) fn heard(shared: &Shared, volume: VolumeId, ship: u128) -> Result<Arc<RwLock<()>>, OpError> {
     let mut incoming = lock(&shared.incoming);
     match incoming.iter_mut().find(|i| i.volume == volume && i.ship == ship && i.of.is_some()) {
+        Some(found) if found.spoilt => Err(receive_packed::spoilt()),
         Some(found) => {
             found.heard = Instant::now();
             Ok(staging_of(found))
@@ -250,10 +254,12 @@ pub fn expire(node: &Node) {
     let shared = &node.shared;
     let silent: Vec<(VolumeId, u128, Duration, bool)> =
         lock(&shared.incoming).iter().map(|i| (i.volume, i.ship, i.heard.elapsed(), i.of.is_some())).collect();
+    let short = node.is_short_of_space();
     for (volume, ship, silent, begun) in silent {
         let waited_for = node.volume(volume).is_none_or(|handle| handle.applier.stopped().is_some());
         let patience = match waited_for {
-            false => RESUMED_WITHIN,
+            false if short => KEPT_AT_LEAST,
+            false => Duration::MAX,
             true if begun => IDLE_MAX,
             true => LEFT_BEHIND_MAX,
         };

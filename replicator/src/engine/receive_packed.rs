@@ -4,18 +4,17 @@
 //! A block that is the same as before is staged like any other, from what was there: the image says of it that it
 //! changed, for whoever is fed from here later and has something else.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use farshore_core::ids::{BLOCK_BYTES, VolumeId};
 
-use super::answers::{self, Arrived};
+use super::answers;
 use super::driver::lock;
 use super::node::Shared;
 use super::packing::{self, Digest};
 use super::receive::heard;
-use super::rpc::{Call, PackedPage, RunKind};
+use super::rpc::{Call, PackedPage, PackedRun, RunKind};
 use super::ship::blocking;
 use super::ship_counts::add;
 use crate::control::{OpError, OpKind};
@@ -23,45 +22,8 @@ use crate::store::{Cursor, READ_BYTES_MAX, StageData, StoreError};
 
 const NO_ROOM: &str = "a shipment waits for room here; what was shown before it stays";
 const MAKE_ROOM: &str = "free space on this node, or replace the member; the shipment goes on by itself";
-/// Pages beyond a gap that are remembered; what is beyond that would be sent again.
-const BEYOND_MAX: usize = 1024;
 /// Bytes that one proof may speak of.
 const PROOF_BYTES_MAX: u64 = READ_BYTES_MAX as u64;
-
-/// What of a listing is here. Two parts are joined only where one begins exactly where the other ends: a listing that is
-/// made in another order has other places, and none of them between these.
-#[derive(Debug, Default)]
-pub(super) struct Spans {
-    upto: Cursor,
-    beyond: BTreeMap<Cursor, Cursor>,
-}
-
-impl From<Cursor> for Spans {
-    fn from(upto: Cursor) -> Spans {
-        Spans { upto, beyond: BTreeMap::new() }
-    }
-}
-
-impl Spans {
-    /// This part is here. How far all is, if that is news.
-    pub fn add(&mut self, (from, after): (Cursor, Cursor)) -> Option<Cursor> {
-        if after <= self.upto || from >= after || self.beyond.len() >= BEYOND_MAX && from != self.upto {
-            return None;
-        }
-        self.beyond.insert(from, after);
-        let mut reached = None;
-        while let Some(after) = self.beyond.remove(&self.upto) {
-            self.upto = after;
-            reached = Some(after);
-        }
-        reached
-    }
-
-    pub fn arrived(&self) -> Arrived {
-        let beyond = self.beyond.iter().map(|(from, after)| (*from, *after));
-        Arrived { upto: self.upto, beyond: beyond.collect() }
-    }
-}
 
 /// The target's side of one call.
 pub(super) async fn receive(shared: Arc<Shared>, call: Call) -> Result<Bytes, OpError> {
@@ -121,7 +83,7 @@ fn stage(shared: &Shared, volume: VolumeId, ship: u128, page: PackedPage) -> Res
     let runs = packing::unpack(ship, page).map_err(invalid)?;
     #[cfg(test)]
     let runs = super::shipment_tests::spoilt(volume, runs);
-    let staged = runs.into_iter().try_for_each(|(run, data)| {
+    let with_data = |(run, data): (PackedRun, Bytes)| {
         let data = match run.kind {
             RunKind::Data => StageData::Data(data),
             RunKind::Zeroes => StageData::Hole { len: run.length },
@@ -129,8 +91,10 @@ fn stage(shared: &Shared, volume: VolumeId, ship: u128, page: PackedPage) -> Res
                 StageData::Data(shared.store.stage_read_below(volume, ship, run.offset, run.length as usize)?)
             }
         };
-        shared.store.stage_write(volume, ship, run.offset, data)
-    });
+        Ok((run.offset, data))
+    };
+    let ranges: Result<Vec<_>, StoreError> = runs.into_iter().map(with_data).collect();
+    let staged = ranges.and_then(|ranges| shared.store.stage_ranges(volume, ship, &ranges));
     staged.map_err(|error| match error {
         StoreError::Full { .. } => OpError::new(OpKind::Exhausted, NO_ROOM, MAKE_ROOM).because(error),
         other => {
@@ -195,14 +159,13 @@ fn prove(
 
 /// Nothing of it is ever shown.
 async fn mismatch(shared: &Arc<Shared>, volume: VolumeId, ship: u128) -> OpError {
-    let was_here = {
+    let news = {
         let mut incoming = lock(&shared.incoming);
-        let before = incoming.len();
-        incoming.retain(|i| i.volume != volume || i.ship != ship);
-        incoming.len() < before
+        let found = incoming.iter_mut().find(|i| i.volume == volume && i.ship == ship);
+        found.is_some_and(|found| !std::mem::replace(&mut found.spoilt, true))
     };
     // Several of its pages may be found to differ; it is one image.
-    if was_here {
+    if news {
         add(&shared.ship_counts.mismatches, 1);
         tracing::error!(%volume, "an image that was received is not as at its source; it is dropped, and comes anew");
         let store = shared.clone();
@@ -210,44 +173,10 @@ async fn mismatch(shared: &Arc<Shared>, volume: VolumeId, ship: u128) -> OpError
             tracing::warn!(%volume, %error, "the image could not be dropped yet");
         }
     }
-    OpError::conflict("the image that was received is not as at its source", "it is shipped anew")
+    spoilt()
 }
 
-#[cfg(test)]
-mod tests {
-    use farshore_core::ids::Seq;
-
-    use super::*;
-
-    fn at(extent: u64) -> Cursor {
-        Cursor { seq: Seq(1), extent }
-    }
-
-    fn span(from: u64, after: u64) -> (Cursor, Cursor) {
-        (at(from), at(after))
-    }
-
-    #[test]
-    fn what_is_beyond_a_gap_is_remembered_and_joined() {
-        let mut spans = Spans::from(at(10));
-        assert_eq!(spans.add(span(20, 30)), None);
-        assert_eq!(spans.add(span(40, 50)), None);
-        assert_eq!(spans.add(span(20, 30)), None, "once more");
-        assert_eq!(spans.arrived(), Arrived { upto: at(10), beyond: vec![span(20, 30), span(40, 50)] });
-        assert_eq!(spans.add(span(10, 20)), Some(at(30)));
-        assert_eq!(spans.add(span(5, 10)), None, "late");
-        assert_eq!(spans.add(span(30, 40)), Some(at(50)));
-        assert_eq!(spans.arrived(), Arrived { upto: at(50), beyond: vec![] });
-    }
-
-    /// A source that began again may list in the order of extents what it listed in the order of seqs before.
-    #[test]
-    fn parts_of_another_order_are_not_joined() {
-        let mut spans = Spans::default();
-        let scan = |extent| Cursor { seq: Seq::ZERO, extent };
-        let end = Cursor { seq: Seq(u64::MAX), extent: u64::MAX - 1 };
-        assert_eq!(spans.add((scan(900), end)), None);
-        assert_eq!(spans.add((Cursor::default(), at(7))), Some(at(7)), "that is beyond 900 of the other order");
-        assert_eq!(spans.arrived().upto, at(7));
-    }
+/// What the source of an image hears that was found to differ, whatever it says of it: it begins another one.
+pub(super) fn spoilt() -> OpError {
+    OpError::conflict("the image that was received is not as at its source", "it is shipped anew")
 }

@@ -9,8 +9,8 @@
 //! After a fork the target has set its image aside (see diverged). Then what is sent is what either side changed since
 //! the histories parted, and the rest comes from the image that was set aside.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use farshore_core::api::Event;
@@ -19,18 +19,22 @@ use farshore_core::durable::LogBase;
 use farshore_core::history::History;
 use farshore_core::ids::{LineageId, MemberId, Seq, VolumeId};
 use farshore_core::mark::Creation;
+use tokio::task::JoinSet;
 
 use super::answers::{self, Arrived};
+use super::driver::lock;
 use super::inbox::Inbox;
 use super::node::{Node, Shared};
 use super::outgoing::Shipment;
 use super::repair::Copies;
 use super::rpc::{Call, ShippedSnapshot};
+use super::ship_attempt::{Attempt, Progress};
 use super::ship_counts::add;
-use super::ship_listing::{Basis, Listing};
+use super::ship_listing::{Basis, Image, Listing};
 use super::ship_pages::{Pages, Way};
-use crate::control::{OpError, OpKind};
-use crate::store::{Cursor, SnapshotRow, StoreError};
+use super::spans::Spans;
+use crate::control::{OpError, OpKind, states};
+use crate::store::{ChangedExtent, Cursor, SnapshotRow, StoreError};
 use crate::transport::PeerName;
 
 /// Extents listed at a time.
@@ -40,6 +44,8 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(200);
 const FULL_PAUSE: Duration = Duration::from_secs(5);
 /// The version of the protocol since which pages are packed.
 const PACKED_SINCE: u16 = 2;
+/// Listed at a time for counting alone.
+const COUNTED_EXTENTS: usize = 512;
 /// Each may have its 32 KiB of labels.
 const SNAPSHOTS_PER_CALL: usize = 32;
 /// Patience with one page: others are before it on the link, and the target writes it before it answers.
@@ -65,9 +71,11 @@ pub fn send(
             None => over.extend(shared.outgoing.keep(shipment)),
             Some(peer) => {
                 let started = Instant::now();
-                let (sent, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-                let shipped = ship_pinned(&shared, &copies, &peer, &mut shipment, base, of, (&sent, &answered)).await;
-                let sent_bytes = sent.load(Ordering::Relaxed);
+                let attempt = Attempt::new(&shared, &peer, &shipment.progress);
+                let under_way = shared.outgoing.under_way(&shipment);
+                let shipped = ship_pinned(&shared, &copies, &attempt, &mut shipment, base, of).await;
+                drop(under_way);
+                let sent_bytes = attempt.sent_bytes.load(Ordering::Relaxed);
                 let ms = started.elapsed().as_millis() as u64;
                 match shipped {
                     Ok(()) => {
@@ -79,7 +87,7 @@ pub fn send(
                         if error.kind == OpKind::Exhausted {
                             pause = FULL_PAUSE;
                         } else {
-                            shipment.cut_short(answered.load(Ordering::Relaxed) == 0);
+                            shipment.cut_short(!attempt.brought_nothing(), attempt.was_fruitless());
                         }
                         over.extend(shared.outgoing.keep(shipment));
                     }
@@ -104,15 +112,34 @@ async fn unpin(shared: &Arc<Shared>, over: Vec<Shipment>) {
     let _ = unpinned.await;
 }
 
-/// Gives up what no target came back for, or will: it is a member no more.
+/// Gives up what no target will come back for, since it is a member no more or has come up by other means; and what none
+/// came back for in a long time, where space is short.
 pub async fn expire(node: &Node) {
     let (shared, catalog) = (&node.shared, &node.catalog);
-    let over = shared.outgoing.expired(|volume, to| {
+    let old = shared.outgoing.old();
+    let mut unwanted = Vec::new();
+    if !old.is_empty() {
+        let short = node.is_short_of_space();
+        for (volume, to) in old {
+            if short || !lacks_an_image(node, volume, to).await {
+                unwanted.push((volume, to));
+            }
+        }
+    }
+    let over = shared.outgoing.expired(&unwanted, |volume, to| {
         catalog.get(volume).is_none_or(|handle| handle.config.borrow().members.iter().any(|member| member.id == to))
     });
     if !over.is_empty() {
         unpin(shared, over).await;
     }
+}
+
+/// As far as is known here: who does not lead the volume ships nothing.
+async fn lacks_an_image(node: &Node, volume: VolumeId, to: MemberId) -> bool {
+    let Some(handle) = node.catalog.get(volume) else { return false };
+    let Some(status) = handle.status().await.filter(|status| status.role == "primary") else { return false };
+    let followed = [states::member::REPLICATING, states::member::RESTING];
+    status.members.iter().any(|member| member.id == to && !followed.contains(&member.state))
 }
 
 pub(super) async fn blocking<T: Send + 'static>(
@@ -126,13 +153,12 @@ pub(super) async fn blocking<T: Send + 'static>(
 async fn ship_pinned(
     shared: &Arc<Shared>,
     copies: &Copies,
-    peer: &PeerName,
+    attempt: &Arc<Attempt>,
     shipment: &mut Shipment,
     applied: Seq,
     (lineage, mut history): (LineageId, History),
-    (sent_bytes, answered): (&Arc<AtomicU64>, &Arc<AtomicU64>),
 ) -> Result<(), OpError> {
-    let (volume, ship, pin) = (copies.volume, shipment.ship, shipment.pin());
+    let (volume, ship, pin, peer) = (copies.volume, shipment.ship, shipment.pin(), &attempt.peer);
     let (store, name) = (shared.clone(), pin.clone());
     // An attempt before has pinned it, and it stays where it is.
     let seq = blocking(move || store.store.pin(volume, &name)).await?;
@@ -142,7 +168,7 @@ async fn ship_pinned(
             format!("the image that was begun is at {seq}, the target at {applied} already"),
         ));
     }
-    let image = image_at(shared, shipment, seq, &history)?;
+    let last = image_at(shared, shipment, seq, &history)?;
     history.truncate(seq);
     let (store, name) = (shared.clone(), pin.clone());
     let known = (shipment.base > Seq::ZERO).then_some(shipment.base);
@@ -155,13 +181,14 @@ async fn ship_pinned(
     let mut base = probe.await?;
     let mut basis = None;
     if base.is_none() {
-        basis = basis_of(shared, volume, peer, &pin, seq, &history).await?;
+        basis = basis_of(shared, volume, attempt, &pin, seq, &history).await?;
         base = basis.as_ref().map(|basis| basis.since);
     }
     let packs = version_of(shared, peer) >= PACKED_SINCE;
     let (since, builds_on) = (base.unwrap_or(Seq::ZERO), basis.as_ref().map(|basis| basis.name.clone()));
-    let begin = Call::ShipBegin { volume, ship, lineage, base: since, image, history, basis: builds_on, packed: packs };
-    let answer = shared.calls.call(&shared.transport, peer, &begin, PAGE_PATIENCE).await?;
+    let begin =
+        Call::ShipBegin { volume, ship, lineage, base: since, image: last, history, basis: builds_on, packed: packs };
+    let answer = attempt.call(&begin).await?;
     let places = !packs && !answer.is_empty();
     let arrived = match packs {
         true => answers::decode_arrived(answer).map_err(undecodable)?,
@@ -181,48 +208,82 @@ async fn ship_pinned(
         let (at, beyond) = (arrived.upto, arrived.beyond.len());
         tracing::info!(%volume, %peer, extent = at.extent, after = %at.seq, beyond, "resync: the shipment goes on");
     }
-    ship_snapshots(shared, peer, volume, ship, seq).await?;
-    let offers = shipment.base > Seq::ZERO || basis.is_some();
-    let mut pages = Pages::new(Way {
+    ship_snapshots(shared, attempt, volume, ship, seq).await?;
+    let image = Image { shared: shared.clone(), copies: copies.clone(), pin };
+    let proven = Arc::new(Mutex::new(std::mem::take(&mut shipment.proven).within(&arrived)));
+    let pages = Pages::new(Way {
         shared: shared.clone(),
         volume,
-        peer: peer.clone(),
+        image: image.clone(),
+        attempt: attempt.clone(),
         ship,
         packs,
-        offers,
+        offers: shipment.base > Seq::ZERO || basis.is_some(),
         places,
-        sent_bytes: sent_bytes.clone(),
-        answered: answered.clone(),
+        proven: proven.clone(),
         turn: tokio::sync::Mutex::default(),
     });
-    let mut listing = Listing::new(shared, copies, &pin, base, basis.clone(), arrived);
-    while let Some(page) = listing.next().await? {
+    let (known, counting) = (arrived.upto, attempt.progress.clone());
+    counting.begin();
+    // Ends with this attempt.
+    let mut counters = JoinSet::new();
+    counters.spawn(count(image.clone(), base, known, counting));
+    let listing = |known| Listing::new(attempt, &image, base, basis.clone(), known);
+    let done = all_of(pages, listing, arrived, &proven).await;
+    drop(counters);
+    shipment.proven = std::mem::take(&mut *lock(&proven));
+    if done.as_ref().is_err_and(|error| error.kind == OpKind::Conflict) {
+        shipment.give_up();
+    }
+    done?;
+    let end = Call::ShipEnd { volume, ship };
+    attempt.call(&end).await.map(drop)
+}
+
+/// Sends what has not arrived, and then has compared what is not proven yet: what earlier attempts sent, as far as they
+/// did not come to that, and what has no place.
+async fn all_of(
+    mut pages: Pages,
+    listing: impl Fn(Arrived) -> Listing,
+    arrived: Arrived,
+    proven: &Mutex<Spans>,
+) -> Result<(), OpError> {
+    let mut all = listing(arrived);
+    while let Some(page) = all.next().await? {
         pages.send(page).await?;
     }
     pages.all_answered().await?;
-    if packs {
-        let proven = prove(pages, Listing::new(shared, copies, &pin, base, basis, Arrived::default())).await;
-        if proven.as_ref().is_err_and(|error| error.kind == OpKind::Conflict) {
-            shipment.give_up();
-        }
-        proven?;
+    if !pages.are_packed() {
+        return Ok(());
     }
-    let end = Call::ShipEnd { volume, ship };
-    shared.calls.call(&shared.transport, peer, &end, PAGE_PATIENCE).await.map(drop)
+    let known = lock(proven).arrived();
+    let mut rest = listing(known);
+    while let Some(page) = rest.next().await? {
+        pages.prove(page).await?;
+    }
+    pages.all_answered().await
+}
+
+/// For who watches: how much there is to ship from here on. What arrived beyond a gap is counted once more.
+async fn count(image: Image, base: Option<Seq>, from: Cursor, progress: Arc<Progress>) {
+    let mut next = (from.seq < Seq(u64::MAX)).then_some(from);
+    while let Some(at) = next {
+        let image = image.clone();
+        let page = blocking(move || {
+            image.shared.store.changed_since(image.copies.volume, base, &image.pin, at, COUNTED_EXTENTS)
+        });
+        // Then it remains unknown.
+        let Ok(page) = page.await else { return };
+        progress.to_do(page.extents.iter().map(ChangedExtent::data_bytes).sum());
+        next = page.next;
+    }
+    progress.all_counted();
 }
 
 /// One that begins now is shorter than what is left of this one.
 fn outgrown(shipment: &mut Shipment, reason: String) -> OpError {
     shipment.give_up();
     OpError::unavailable(reason, "a new one is begun")
-}
-
-/// Has the target compare all of the difference, what came in earlier attempts too, with what is here.
-async fn prove(mut pages: Pages, mut listing: Listing) -> Result<(), OpError> {
-    while let Some(page) = listing.next().await? {
-        pages.prove(page).await?;
-    }
-    pages.all_answered().await
 }
 
 /// The protocol version agreed with a peer; 0 while it is not connected.
@@ -236,12 +297,12 @@ fn version_of(shared: &Shared, peer: &PeerName) -> u16 {
 async fn basis_of(
     shared: &Arc<Shared>,
     volume: VolumeId,
-    peer: &PeerName,
+    attempt: &Attempt,
     pin: &str,
     seq: Seq,
     history: &History,
 ) -> Result<Option<Basis>, OpError> {
-    let answer = shared.calls.call(&shared.transport, peer, &Call::ShipBasis { volume }, PAGE_PATIENCE).await?;
+    let answer = attempt.call(&Call::ShipBasis { volume }).await?;
     let Some((basis, theirs, end)) = answers::decode_basis(answer).map_err(undecodable)? else { return Ok(None) };
     let parted = history.common_point(seq, &theirs, end);
     if parted == Seq::ZERO {
@@ -256,8 +317,8 @@ async fn basis_of(
         return Ok(None);
     }
     let probe = Call::ShipBasisChanges { volume, basis: basis.clone(), since: parted, cursor: Cursor::default() };
-    match shared.calls.call(&shared.transport, peer, &probe, PAGE_PATIENCE).await {
-        Ok(_) => Ok(Some(Basis { name: basis, since: parted, peer: peer.clone() })),
+    match attempt.call(&probe).await {
+        Ok(_) => Ok(Some(Basis { name: basis, since: parted })),
         Err(error) if error.kind == OpKind::FailedPrecondition => Ok(None),
         Err(error) => Err(error),
     }
@@ -301,7 +362,7 @@ fn base_at(shared: &Arc<Shared>, volume: VolumeId, seq: Seq, history: &History) 
 /// it was pinned may be missing: the log, which goes on after the image, deletes them anyway.
 async fn ship_snapshots(
     shared: &Arc<Shared>,
-    peer: &PeerName,
+    attempt: &Attempt,
     volume: VolumeId,
     ship: u128,
     image: Seq,
@@ -315,7 +376,7 @@ async fn ship_snapshots(
     for rows in portions {
         let snapshots = rows.iter().map(shipped_snapshot).collect();
         let call = Call::ShipSnapshots { volume, ship, snapshots };
-        shared.calls.call(&shared.transport, peer, &call, PAGE_PATIENCE).await?;
+        attempt.call(&call).await?;
     }
     Ok(())
 }

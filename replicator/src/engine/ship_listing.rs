@@ -4,28 +4,43 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use farshore_core::ids::{BLOCK_BYTES, Seq, VolumeId};
+use farshore_core::ids::Seq;
 
 use super::answers::{self, Arrived};
 use super::node::Shared;
 use super::packing::CHUNK_BYTES;
 use super::repair::{self, Copies};
 use super::rpc::{Call, ShippedRun};
-use super::ship::{PAGE_EXTENTS, PAGE_PATIENCE, blocking, undecodable};
+use super::ship::{PAGE_EXTENTS, blocking, undecodable};
+use super::ship_attempt::Attempt;
 use crate::control::OpError;
 use crate::store::{ChangedExtent, Cursor, EXTENT_BYTES, StoreError};
-use crate::transport::PeerName;
 
 /// So many carry no more than a chunk, whatever changed in them.
 const CHUNK_EXTENTS: usize = (CHUNK_BYTES / EXTENT_BYTES) as usize;
 /// Behind all that a listing gives.
 const END: Cursor = Cursor { seq: Seq(u64::MAX), extent: u64::MAX - 1 };
 
-/// A part of the difference, with its bytes: at most a chunk.
+/// A part of the difference: at most a chunk.
 pub(super) struct Page {
     /// Where its listing began and where it goes on; none: of what the target's copy changed.
     pub span: Option<(Cursor, Cursor)>,
-    pub runs: Vec<ShippedRun>,
+    extents: Vec<ChangedExtent>,
+}
+
+impl Page {
+    /// Of blocks that hold data, at most.
+    pub fn data_bytes(&self) -> u64 {
+        self.extents.iter().map(ChangedExtent::data_bytes).sum()
+    }
+}
+
+/// The image that is shipped.
+#[derive(Clone)]
+pub(super) struct Image {
+    pub shared: Arc<Shared>,
+    pub copies: Copies,
+    pub pin: String,
 }
 
 /// A copy that was set aside at the target, and the seq up to which its history is ours.
@@ -33,84 +48,73 @@ pub(super) struct Page {
 pub(super) struct Basis {
     pub name: String,
     pub since: Seq,
-    pub peer: PeerName,
 }
 
 pub(super) struct Listing {
-    shared: Arc<Shared>,
-    copies: Copies,
-    pin: String,
+    attempt: Arc<Attempt>,
+    image: Image,
     base: Option<Seq>,
     theirs: Option<(Basis, Cursor)>,
     waiting: VecDeque<Vec<ChangedExtent>>,
     /// Where the next page begins: behind the last one that was given.
     from: Cursor,
     at: Option<Cursor>,
-    arrived: BTreeMap<Cursor, Cursor>,
+    known: BTreeMap<Cursor, Cursor>,
 }
 
 impl Listing {
-    /// Without what has arrived already.
+    /// Without what is known already: to have arrived, or to be as it should.
     pub fn new(
-        shared: &Arc<Shared>,
-        copies: &Copies,
-        pin: &str,
+        attempt: &Arc<Attempt>,
+        image: &Image,
         base: Option<Seq>,
         basis: Option<Basis>,
-        arrived: Arrived,
+        known: Arrived,
     ) -> Listing {
         Listing {
-            shared: shared.clone(),
-            copies: copies.clone(),
-            pin: pin.to_owned(),
+            attempt: attempt.clone(),
+            image: image.clone(),
             base,
             theirs: basis.map(|basis| (basis, Cursor::default())),
             waiting: VecDeque::new(),
-            from: arrived.upto,
-            at: (arrived.upto < END).then_some(arrived.upto),
-            arrived: arrived.beyond.into_iter().collect(),
+            from: known.upto,
+            at: (known.upto < END).then_some(known.upto),
+            known: known.beyond.into_iter().collect(),
         }
     }
 
     pub async fn next(&mut self) -> Result<Option<Page>, OpError> {
         while self.theirs.is_some() || !self.waiting.is_empty() {
-            let Some(extents) = self.waiting.pop_front() else {
-                self.ask_theirs().await?;
-                continue;
-            };
-            let runs = self.as_here(extents).await?;
-            if !runs.is_empty() {
-                return Ok(Some(Page { span: None, runs }));
+            match self.waiting.pop_front() {
+                Some(extents) if extents.iter().any(|extent| extent.changed != 0) => {
+                    return Ok(Some(Page { span: None, extents }));
+                }
+                Some(_) => {}
+                None => self.ask_theirs().await?,
             }
         }
         while let Some(at) = self.at {
-            if let Some(after) = self.arrived.remove(&self.from) {
+            if let Some(after) = self.known.remove(&self.from) {
                 (self.from, self.at) = (after, (after < END).then_some(after));
                 continue;
             }
-            let (runs, next) = self.changed(at).await?;
+            let (extents, next) = self.changed(at).await?;
             self.at = next;
-            if !runs.is_empty() {
+            if !extents.is_empty() {
                 let (from, after) = (self.from, next.unwrap_or(END));
                 self.from = after;
-                return Ok(Some(Page { span: Some((from, after)), runs }));
+                return Ok(Some(Page { span: Some((from, after)), extents }));
             }
         }
         Ok(None)
     }
 
-    async fn changed(&self, at: Cursor) -> Result<(Vec<ShippedRun>, Option<Cursor>), OpError> {
-        let (volume, pin, base) = (self.copies.volume, self.pin.clone(), self.base);
-        on_whole(&self.shared, &self.copies, &self.pin, move |shared| {
-            let mut page = shared.store.changed_since(volume, base, &pin, at, PAGE_EXTENTS)?;
-            if page.extents.iter().map(data_bytes).sum::<u64>() > CHUNK_BYTES {
-                page = shared.store.changed_since(volume, base, &pin, at, CHUNK_EXTENTS)?;
-            }
-            let mut runs = Vec::new();
-            for extent in &page.extents {
-                read_runs(shared, &pin, volume, extent, &mut runs)?;
-            }
-            Ok((runs, page.next))
+    async fn changed(&self, at: Cursor) -> Result<(Vec<ChangedExtent>, Option<Cursor>), OpError> {
+        let (image, base) = (self.image.clone(), self.base);
+        blocking(move || {
+            let (volume, store) = (image.copies.volume, &image.shared.store);
+            let page = store.changed_within(volume, base, &image.pin, at, PAGE_EXTENTS, CHUNK_BYTES)?;
+            Ok((page.extents, page.next))
         })
         .await
     }
@@ -118,46 +122,49 @@ impl Listing {
     /// The next page of what the target's own copy changed.
     async fn ask_theirs(&mut self) -> Result<(), OpError> {
         let Some((basis, at)) = self.theirs.take() else { return Ok(()) };
-        let (volume, name, since) = (self.copies.volume, basis.name.clone(), basis.since);
+        let (volume, name, since) = (self.image.copies.volume, basis.name.clone(), basis.since);
         let ask = Call::ShipBasisChanges { volume, basis: name, since, cursor: at };
-        let answer = self.shared.calls.call(&self.shared.transport, &basis.peer, &ask, PAGE_PATIENCE).await?;
-        let page = answers::decode_changes(answer).map_err(undecodable)?;
+        let answer = self.attempt.call(&ask).await?;
+        let mut page = answers::decode_changes(answer).map_err(undecodable)?;
+        // Holes there may be data here.
+        page.extents.iter_mut().for_each(|extent| extent.holes = 0);
         self.waiting.extend(page.extents.chunks(CHUNK_EXTENTS).map(<[ChangedExtent]>::to_vec));
         self.theirs = page.next.map(|next| (basis, next));
         Ok(())
     }
+}
 
-    /// What it changed, as it is here.
-    async fn as_here(&self, extents: Vec<ChangedExtent>) -> Result<Vec<ShippedRun>, OpError> {
-        let (volume, pin) = (self.copies.volume, self.pin.clone());
+impl Image {
+    /// The bytes of a page, neighbours together.
+    pub async fn read(&self, page: Page) -> Result<Vec<ShippedRun>, OpError> {
+        let (volume, pin, theirs) = (self.copies.volume, self.pin.clone(), page.span.is_none());
+        let mut extents = page.extents;
+        extents.sort_unstable_by_key(|extent| extent.extent);
         on_whole(&self.shared, &self.copies, &self.pin, move |shared| {
-            let mut runs = Vec::new();
-            for theirs in &extents {
-                let here = shared.store.extent_at(volume, &pin, theirs.extent)?;
-                read_runs(shared, &pin, volume, &ChangedExtent { changed: theirs.changed, ..here }, &mut runs)?;
+            let mut stretches: Vec<(u64, u64, bool)> = Vec::new();
+            for extent in &extents {
+                let here = match theirs {
+                    true => shared.store.extent_at(volume, &pin, extent.extent)?,
+                    false => *extent,
+                };
+                for (offset, length, hole) in (ChangedExtent { changed: extent.changed, ..here }).runs() {
+                    match stretches.last_mut() {
+                        Some((at, len, kind)) if *at + *len == offset && *kind == hole => *len += length,
+                        _ => stretches.push((offset, length, hole)),
+                    }
+                }
             }
-            Ok(runs)
+            let read = |(offset, length, hole): (u64, u64, bool)| {
+                let data = match hole {
+                    true => None,
+                    false => Some(shared.store.read_at(volume, &pin, offset, length as usize)?),
+                };
+                Ok(ShippedRun { offset, length, data })
+            };
+            stretches.into_iter().map(read).collect()
         })
         .await
     }
-}
-
-fn data_bytes(extent: &ChangedExtent) -> u64 {
-    u64::from((extent.changed & !extent.holes).count_ones()) * BLOCK_BYTES
-}
-
-fn read_runs(
-    shared: &Shared,
-    pin: &str,
-    volume: VolumeId,
-    extent: &ChangedExtent,
-    runs: &mut Vec<ShippedRun>,
-) -> Result<(), StoreError> {
-    for (offset, length, hole) in extent.runs() {
-        let data = if hole { None } else { Some(shared.store.read_at(volume, pin, offset, length as usize)?) };
-        runs.push(ShippedRun { offset, length, data });
-    }
-    Ok(())
 }
 
 /// Work on a pinned image. What it finds damaged is repaired from other members, and then it is done again.

@@ -51,8 +51,9 @@ impl Node {
                 ),
             ));
         }
-        let (space, percent) = (self.shared.store.space(), self.config.store.snapshots_free_percent);
-        if u128::from(space.free_bytes) * 100 < u128::from(space.capacity_bytes) * u128::from(percent) {
+        let percent = self.config.store.snapshots_free_percent;
+        if self.has_less_free_than(percent) {
+            let space = self.shared.store.space();
             return Err(OpError::new(
                 OpKind::Exhausted,
                 format!(
@@ -65,6 +66,16 @@ impl Node {
             ));
         }
         Ok(())
+    }
+
+    fn has_less_free_than(&self, percent: u8) -> bool {
+        let space = self.shared.store.space();
+        u128::from(space.free_bytes) * 100 < u128::from(space.capacity_bytes) * u128::from(percent)
+    }
+
+    /// Less is free than is kept for writes, or next to nothing.
+    pub(super) fn is_short_of_space(&self) -> bool {
+        self.has_less_free_than(self.config.store.snapshots_free_percent.max(1))
     }
 
     pub(super) async fn limit_snapshots(
