@@ -165,7 +165,13 @@ fn members(members: &[MemberView]) -> String {
         Table::new(&["MEMBER", "KIND", "SYNC SET", "STATE", ">DURABLE", ">APPLIED", "LAG", "RTT"]).indented("  ");
     for m in members {
         let here = if m.here { " *" } else { "" };
-        let progress = if m.progress < 1.0 { format!(" {:.0} %", m.progress * 100.0) } else { String::new() };
+        let progress = match (m.progress < 1.0, m.to_ship_bytes) {
+            (false, _) => String::new(),
+            (true, 0) => format!(" {:.0} %", m.progress * 100.0),
+            (true, all) => {
+                format!(" {:.0} % ({} of {})", m.progress * 100.0, bytes(m.shipped_bytes), bytes(all))
+            }
+        };
         let silent = if m.connected || m.silent_ms == 0 {
             String::new()
         } else {

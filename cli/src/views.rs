@@ -137,6 +137,9 @@ pub struct MemberView {
     pub lag_bytes: u64,
     pub lag_ms: u64,
     pub progress: f64,
+    /// Of an image that is shipped to it; 0 to ship while that is being counted.
+    pub shipped_bytes: u64,
+    pub to_ship_bytes: u64,
     pub rtt_us: u64,
     pub silent_ms: u64,
     /// Of an observer in the place of a member that is lost: that one's site.
@@ -435,6 +438,8 @@ impl From<api::MemberStatus> for MemberView {
             lag_bytes: m.lag_bytes,
             lag_ms: m.lag_ms,
             progress: m.progress,
+            shipped_bytes: m.shipped_bytes,
+            to_ship_bytes: m.to_ship_bytes,
             rtt_us: m.rtt_us,
             silent_ms: m.silent_ms,
             stands_in_for: m.stands_in_for,

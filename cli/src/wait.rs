@@ -1,14 +1,16 @@
 //! Waiting for a member to be in the sync set, or for a scrub's end, with a bar where somebody watches.
 
 use std::io::IsTerminal;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use farshore_proto::v1 as api;
 use farshore_replicator::control::states::member;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::client::{Replicator, present};
 use crate::failure::{Exit, Failure};
+use crate::table::bytes;
 use crate::values::Place;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -56,7 +58,7 @@ pub async fn until_in_sync(
             ));
         }
         bar.set_position((slowest.progress.clamp(0.0, 1.0) * 1_000.0) as u64);
-        bar.set_message(format!("{}/{} {}", slowest.site, slowest.node, slowest.state));
+        bar.set_message(format!("{}/{} {}{}", slowest.site, slowest.node, slowest.state, shipped(slowest)));
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
@@ -93,13 +95,40 @@ fn in_sync(m: &api::MemberStatus) -> bool {
     }
 }
 
-fn bar(volume: &str) -> ProgressBar {
-    let bar = ProgressBar::new(1_000).with_prefix(volume.to_string());
-    if !std::io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
+/// How much of an image that is shipped to it is there: to follow its state.
+fn shipped(m: &api::MemberStatus) -> String {
+    match (m.shipped_bytes, m.to_ship_bytes) {
+        (0, 0) => String::new(),
+        (done, 0) => format!(", {} shipped", bytes(done)),
+        (done, all) => format!(", {} of {} shipped", bytes(done), bytes(all)),
     }
+}
+
+/// Of several volumes at a time each has a line.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(|| {
+    let watched = std::io::stderr().is_terminal();
+    MultiProgress::with_draw_target(if watched { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() })
+});
+
+fn bar(volume: &str) -> ProgressBar {
+    let bar = BARS.add(ProgressBar::new(1_000).with_prefix(volume.to_string()));
     if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:32}] {percent:>3} % {msg} ({elapsed})") {
         bar.set_style(style.progress_chars("=> "));
     }
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shipped_is_told_as_far_as_it_is_known() {
+        let member = |shipped_bytes, to_ship_bytes| {
+            shipped(&api::MemberStatus { shipped_bytes, to_ship_bytes, ..api::MemberStatus::default() })
+        };
+        assert_eq!(member(0, 0), "");
+        assert_eq!(member(3 << 20, 0), ", 3 MiB shipped");
+        assert_eq!(member(3 << 20, 1 << 30), ", 3 MiB of 1 GiB shipped");
+    }
 }

@@ -7,6 +7,7 @@ use farshore_tests::cluster::{Cluster, Ledger, Options, Site, member, until};
 use farshore_wan::Conditions;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde_json::Value;
 
 const SITES: [&str; 3] = ["east", "west", "north"];
 const BLOCK: u64 = 4096;
@@ -125,6 +126,16 @@ fn a_shipment_outlives_the_daemons_at_both_ends() {
     let resumed = || east.metric("farshore_resync_resumed_total") as u64;
     // Its target is killed, long after the first checkpoint that has what was received: one is made every two seconds.
     assert!(receives(&cluster, 24 * CHUNK), "the link is slow");
+    let image = PIECES as u64 * BLOCK;
+    let shipped = |volume: &Value| {
+        let west = member(volume, "west");
+        (west["shipped_bytes"].as_u64().unwrap_or(0), west["to_ship_bytes"].as_u64().unwrap_or(0))
+    };
+    let told = east.wait_volume("pg", "how much is to be shipped to be known", |v| shipped(v).1 > 0);
+    let (done, all) = shipped(&told);
+    assert!(all == image && (24 * CHUNK..image).contains(&done), "{done} of {all} bytes, of {image}");
+    let progress = member(&told, "west")["progress"].as_f64().expect("a number");
+    assert!((progress - done as f64 / all as f64).abs() < 1e-6, "{progress}: {done} of {all}");
     west.kill();
     west.start();
     until("the target to go on", PATIENCE, || if resumed() > 0 { Ok(()) } else { Err("it began anew") });

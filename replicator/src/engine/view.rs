@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farshore_core::api::{MemberStatus, Status};
-use farshore_core::ids::{MemberId, Seq};
+use farshore_core::ids::{MemberId, Seq, VolumeId};
 use farshore_core::loss::{self, SiteLoss};
 use farshore_core::register::{Configuration, Durability, MemberKind, OnQuorumLoss};
 use farshore_proto::v1 as api;
@@ -126,6 +126,7 @@ impl Node {
             let Ok(peer) = PeerName::new(&member.site, &member.node) else { continue };
             member.connected = self.is_connected(&peer);
             member.here = peer == self.shared.me;
+            self.show_shipment(handle.id, member);
             if let Some(link) = self.shared.transport.status().into_iter().find(|s| s.name == peer) {
                 member.rtt_us = link.rtt_us.unwrap_or(0);
             }
@@ -195,6 +196,19 @@ impl Node {
             attached.device = Some(device);
         }
         Ok(view)
+    }
+
+    /// How far its image is, if one is being shipped from here, also while the link is down.
+    fn show_shipment(&self, volume: VolumeId, member: &mut api::MemberStatus) {
+        let shipped = [states::member::RESYNCING, states::member::FULL_COPY, states::member::UNREACHABLE];
+        let to = u16::try_from(member.id).map(MemberId);
+        if let Ok(to) = to
+            && shipped.contains(&member.state.as_str())
+            && let Some((done, all)) = self.shared.outgoing.progress(volume, to)
+        {
+            (member.shipped_bytes, member.to_ship_bytes) = (done, all);
+            member.progress = if all > 0 { done as f64 / all as f64 } else { 0.0 };
+        }
     }
 
     pub(super) fn describe(&self) -> api::InfoResponse {
