@@ -12,7 +12,7 @@ pub struct DistanceFigures {
     pub ship_ratio: f64,
     /// Bytes on the link ÷ bytes shipped, of a volume whose data can be compressed to a half.
     pub ship_packed_ratio: f64,
-    /// p50 of writes beside a shipment ÷ p50 without, over the link below.
+    /// p50 of writes beside a shipment ÷ p50 without, over the link below; the shipment's rate meanwhile is in `shipping`.
     pub foreground_slowdown: f64,
     /// Bytes shipped to a member that was away ÷ bytes of the distinct 4 KiB blocks written meanwhile, before compression.
     pub resync_ratio: f64,
@@ -37,6 +37,8 @@ pub struct Shipping {
     /// 300 writes of 4 KiB a second that wait for every remote.
     pub foreground_alone_p50_us: f64,
     pub foreground_beside_p50_us: f64,
+    /// What the shipment sent meanwhile: bulk yields to the foreground, and this says how far.
+    pub bulk_beside_mbit_s: f64,
 }
 
 /// One site away while the others went on.

@@ -33,12 +33,13 @@ pub fn measure(dir: &Path, scale: Scale, mut tell: impl FnMut(String)) -> Result
     let (shipping, slowdown) = (shipped.figures, shipped.slowdown());
     tell(format!(
         "shipped {:.0} MiB/s (the disk alone takes {:.0}), {:.2} × where data halves, {:.0} % of a link of {:.0} Mbit/s; \
-         writes beside it {slowdown:.2} ×",
+         writes beside it {slowdown:.2} ×, and it at {:.0} Mbit/s",
         shipped.mib_s,
         shipping.disk_mib_s,
         shipped.packed_ratio,
         shipping.link_share * 100.0,
         shipping.link_mbit_s,
+        shipping.bulk_beside_mbit_s,
     ));
     let outage = outage::measure(dir, scale.outage)?;
     let resync_ratio = outage.shipped_bytes as f64 / outage.distinct_bytes.max(1) as f64;

@@ -33,7 +33,7 @@ pub fn text(figures: &DistanceFigures) -> String {
          takes {disk} MiB/s from one client (three replicators and two copies share it); {ratio} × its bytes, and of data that halves {packed} × \
          its bytes on the link. Over \
          {rtt} ms and {link} Mbit/s: {share} % of the link; 300 writes of 4 KiB a second that wait for every remote take \
-         {alone} ms alone and {beside} ms beside another one, p50.\n\nA site away for {away} s while the others wrote \
+         {alone} ms alone and {beside} ms beside another one that goes on at {bulk} Mbit/s, p50.\n\nA site away for {away} s while the others wrote \
          {rate} MiB/s, {written} MiB to {distinct} MiB of distinct blocks, more than the journal holds: {shipped} MiB were \
          shipped, and it was in sync {resync} s after its start.\n\n{moves}\nFailover: from the end of the primary's site \
          until the verb's answer; a lease of 1 s has to run out. Measured in {took} s.\n",
@@ -48,6 +48,7 @@ pub fn text(figures: &DistanceFigures) -> String {
         share = number(shipping.link_share * 100.0),
         alone = number(shipping.foreground_alone_p50_us / 1e3),
         beside = number(shipping.foreground_beside_p50_us / 1e3),
+        bulk = number(shipping.bulk_beside_mbit_s),
         away = number(outage.seconds),
         rate = number(outage.written_mib_s),
         written = outage.written_bytes >> 20,

@@ -1,7 +1,7 @@
 //! A whole volume for a new member: as fast as disk and processors take it, then over a long link with company.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use farshore_wan::Conditions;
 
@@ -69,7 +69,9 @@ pub fn measure(dir: &Path, scale: Scale) -> Result<Shipped, String> {
     let foreground_alone_p50_us = foreground()?;
     let far = whole(&Shipment::begin(&stage, "far")?)?;
     let company = Shipment::begin(&stage, "company")?;
+    let (began, before) = (Instant::now(), packed_bytes(&stage)?);
     let foreground_beside_p50_us = foreground()?;
+    let bulk_beside_mbit_s = (packed_bytes(&stage)? - before) * 8.0 / 1e6 / began.elapsed().as_secs_f64();
     if company.done() {
         return Err(
             "the shipment ended before the writes beside it were measured; do: report this, with the log".into()
@@ -85,6 +87,7 @@ pub fn measure(dir: &Path, scale: Scale) -> Result<Shipped, String> {
         link_share: far * 8.0 / LINK_BITS_PER_SECOND as f64,
         foreground_alone_p50_us,
         foreground_beside_p50_us,
+        bulk_beside_mbit_s,
     };
     Ok(Shipped { mib_s: bytes_per_second / f64::from(1 << 20), ratio, packed_ratio, figures })
 }
