@@ -43,7 +43,7 @@ pub struct Args {
     /// How many volumes may be published on one node; 0: as many as its journal carries
     #[arg(long, default_value_t = 0)]
     pub max_volumes_per_node: u32,
-    /// Where the node remembers which volumes it is making a filesystem on
+    /// Nothing is kept there any more: a volume's own label says that a filesystem is being made on it
     #[arg(long, default_value = "/var/lib/farshore/csi")]
     pub state_dir: PathBuf,
     /// Asks Kubernetes, as the pod's ServiceAccount: volumes remember whose claim they are, and one that a failover brought

@@ -21,6 +21,8 @@ pub const LABEL_SOURCE: &str = "csi.farshore.io/source";
 /// Present, and `any`: its pods may run on every node of the site, whether or not that one holds a copy.
 pub const LABEL_PLACEMENT: &str = "csi.farshore.io/placement";
 pub const PLACEMENT_ANY: &str = "any";
+/// While the first filesystem is being made: its kind. Until it is taken away nobody but mkfs has had the device.
+pub const LABEL_FORMATTING: &str = "csi.farshore.io/formatting";
 /// What the provisioner says of the PVC and the PV, kept as labels under the same keys.
 pub const KUBERNETES_PREFIX: &str = "csi.storage.k8s.io/";
 /// What a claim in another cluster needs to be the same: the cluster that made the volume (the uid of its kube-system), the

@@ -144,6 +144,12 @@ impl Replicator {
         present(self.volumes().set(request).await.map_err(of_replicator)?.into_inner().volume)
     }
 
+    /// Known in every site. `None` takes it away.
+    pub async fn label(&self, id: &str, key: &str, value: Option<&str>) -> Result<(), Status> {
+        let labels = [(key.to_string(), value.unwrap_or_default().to_string())].into();
+        self.set(api::SetVolumeRequest { volume: id.into(), labels, ..Default::default() }).await.map(drop)
+    }
+
     /// This site becomes the volume's primary site, without a device.
     pub async fn promote(&self, id: &str) -> Result<(), Status> {
         let request = api::PromoteRequest { volume: id.into(), ..Default::default() };

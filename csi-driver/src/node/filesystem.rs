@@ -1,11 +1,12 @@
 //! The filesystem on a device: finding out what is there, making one, checking it, growing it.
 //!
 //! A filesystem is made only on a device that holds nothing: no signature, no byte in the samples that are read, no
-//! extent in the replicator's store. While one is being made a file says so, with the session in which it was begun: what
-//! is half-made is made anew in that session, and in no other.
+//! extent in the replicator's store. While one is being made a label of the volume says so, in every site: what is half-made is
+//! made anew, wherever the volume is staged next. mkfs writes the signature last, or marks it as unfinished: what has a whole
+//! one is never made anew.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use tonic::Status;
@@ -19,6 +20,8 @@ const TAIL_BYTES: u64 = 1 << 20;
 /// In between, so many samples of so many bytes.
 const SAMPLES: u64 = 64;
 const SAMPLE_BYTES: u64 = 64 << 10;
+/// In an xfs superblock.
+const XFS_IN_PROGRESS_AT: u64 = 126;
 /// fsck's exit codes are bits: this is "errors corrected".
 const FSCK_CORRECTED: i32 = 1;
 /// blkid's exit code for "nothing found".
@@ -79,79 +82,83 @@ fn is_blank(device: &Path) -> std::io::Result<bool> {
     Ok(true)
 }
 
-/// The notes of filesystems that are being made.
-#[derive(Debug, Clone)]
-pub struct Unfinished {
-    folder: PathBuf,
-}
-
-impl Unfinished {
-    pub fn new(state_dir: &Path) -> Unfinished {
-        Unfinished { folder: state_dir.join("formatting") }
-    }
-
-    fn begun(&self, volume: &str, session: &str) -> bool {
-        std::fs::read_to_string(self.folder.join(volume)).is_ok_and(|text| text == session)
-    }
-
-    fn begin(&self, volume: &str, session: &str) -> std::io::Result<()> {
-        std::fs::create_dir_all(&self.folder)?;
-        let mut file = File::create(self.folder.join(volume))?;
-        file.write_all(session.as_bytes())?;
-        file.sync_all()?;
-        File::open(&self.folder)?.sync_all()
-    }
-
-    pub fn end(&self, volume: &str) -> std::io::Result<()> {
-        match std::fs::remove_file(self.folder.join(volume)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// A device that shall carry a filesystem.
 pub struct Wish<'a> {
     pub device: &'a str,
     pub volume: &'a str,
-    pub session: &'a str,
     pub filesystem: &'a str,
     /// Another filesystem than this is refused.
     pub exactly: bool,
     pub read_only: bool,
     /// The replicator's store holds something of it.
     pub allocated: bool,
+    /// One was begun on it when it was blank, and nobody else has had it since.
+    pub begun: bool,
 }
 
-/// Sees to it that the device carries a filesystem, whole and checked; returns which.
-pub async fn ensure(wish: &Wish<'_>, notes: &Unfinished) -> Result<String, Status> {
-    let half_made = notes.begun(wish.volume, wish.session);
-    let there = if half_made { Found::Nothing } else { probe(wish.device).await? };
-    let kind = match there {
+/// What is to be done with a device.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Judged {
+    Carries(String),
+    /// Nothing is on it.
+    Blank,
+    /// What is on it was left by a mkfs that did not end.
+    HalfMade,
+}
+
+/// Looks at the device, and refuses what no filesystem can be had from.
+pub async fn judge(wish: &Wish<'_>) -> Result<Judged, Status> {
+    match probe(wish.device).await? {
+        Found::Filesystem(kind) if wish.begun && kind == "xfs" && is_unfinished_xfs(wish.device)? => {}
         Found::Filesystem(kind) if wish.exactly && kind != wish.filesystem => {
             return Err(Status::failed_precondition(format!(
                 "volume {} holds a filesystem of type {kind}, and {} was asked for: ask for {kind}",
                 wish.volume, wish.filesystem
             )));
         }
-        Found::Filesystem(kind) => kind,
+        Found::Filesystem(kind) => return Ok(Judged::Carries(kind)),
         Found::Other(what) => return Err(occupied(wish, &format!("holds something else ({what})"))),
-        Found::Nothing if wish.read_only => {
-            return Err(Status::failed_precondition(format!(
-                "volume {} holds no filesystem, and read-only none can be made: publish it for writing first",
-                wish.volume
-            )));
-        }
-        Found::Nothing => {
-            make(wish, notes, half_made).await?;
-            return Ok(wish.filesystem.to_string());
-        }
-    };
-    if !wish.read_only && kind.starts_with("ext") {
-        check(wish.device).await?;
-        grow_unmounted(wish.device).await?;
+        Found::Nothing => {}
     }
-    Ok(kind)
+    if wish.read_only {
+        return Err(Status::failed_precondition(format!(
+            "volume {} holds no filesystem, and read-only none can be made: publish it for writing first",
+            wish.volume
+        )));
+    }
+    if wish.begun {
+        return Ok(Judged::HalfMade);
+    }
+    let path = PathBuf::from(wish.device);
+    let blank = tokio::task::spawn_blocking(move || is_blank(&path)).await;
+    let blank = blank.map_err(|error| Status::internal(format!("reading {} broke off: {error}", wish.device)))?;
+    let blank = blank.map_err(|error| unreadable(wish.device, &error))?;
+    match blank && !wish.allocated {
+        true => Ok(Judged::Blank),
+        false => Err(occupied(wish, "holds data of a kind that is not known")),
+    }
+}
+
+fn unreadable(device: &str, error: &std::io::Error) -> Status {
+    Status::unavailable(format!("{device} can't be read: {error}"))
+}
+
+/// mkfs.xfs writes the superblock first, and says in it that it is not done (`sb_inprogress`).
+fn is_unfinished_xfs(device: &str) -> Result<bool, Status> {
+    use std::os::unix::fs::FileExt as _;
+    let mut in_progress = [0];
+    let read = File::open(device).and_then(|file| file.read_exact_at(&mut in_progress, XFS_IN_PROGRESS_AT));
+    read.map_err(|error| unreadable(device, &error))?;
+    Ok(in_progress != [0])
+}
+
+/// Before it is mounted for writing: the filesystem is whole, and as large as the device.
+pub async fn prepare(kind: &str, device: &str) -> Result<(), Status> {
+    if kind.starts_with("ext") {
+        check(device).await?;
+        grow_unmounted(device).await?;
+    }
+    Ok(())
 }
 
 /// Beside what its class says.
@@ -182,36 +189,26 @@ pub fn unreplayed(kind: &str, why: &Status) -> Status {
 }
 
 fn occupied(wish: &Wish<'_>, how: &str) -> Status {
+    let volume = wish.volume;
     Status::failed_precondition(format!(
-        "volume {} {how}, so no filesystem is made on it: if nothing of it is wanted, clear it with `blkdiscard` while it \
-         is published as a block volume, else use it as one",
-        wish.volume
+        "volume {volume} {how}, so no filesystem is made on it: if nothing of it is wanted, make the claim anew; or, with no pod \
+         using it, clear it on a node: farshore volume attach {volume}, blkdiscard on the device that this answers, farshore \
+         volume detach {volume}"
     ))
 }
 
-async fn make(wish: &Wish<'_>, notes: &Unfinished, half_made: bool) -> Result<(), Status> {
-    if !half_made {
-        let path = PathBuf::from(wish.device);
-        let blank = tokio::task::spawn_blocking(move || is_blank(&path)).await;
-        let blank = blank.map_err(|error| Status::internal(format!("reading {} broke off: {error}", wish.device)))?;
-        let blank = blank.map_err(|error| Status::unavailable(format!("{} can't be read: {error}", wish.device)))?;
-        if !blank || wish.allocated {
-            return Err(occupied(wish, "holds data of a kind that is not known"));
-        }
-    }
-    let noted = |error: std::io::Error| Status::internal(format!("the note of what is being made: {error}"));
-    notes.begin(wish.volume, wish.session).map_err(noted)?;
+/// On what was judged to be blank or half-made.
+pub async fn make(wish: &Wish<'_>, judged: &Judged) -> Result<(), Status> {
     // Nothing is discarded first: what is blank has nothing to give back. The last word of each is its own "by force".
     let arguments: &[&str] = match wish.filesystem {
         "ext4" => &["-q", "-m", "0", "-E", "nodiscard", "-F"],
         "xfs" => &["-q", "-K", "-f"],
         _ => &["-q", "-K", "-f"],
     };
-    let kept = if half_made { arguments.len() } else { arguments.len() - 1 };
+    let kept = if *judged == Judged::HalfMade { arguments.len() } else { arguments.len() - 1 };
     let arguments: Vec<&str> = arguments[..kept].iter().copied().chain([wish.device]).collect();
     let about = format!("making a filesystem on volume {}", wish.volume);
-    succeed(&format!("mkfs.{}", wish.filesystem), &arguments, &about).await?;
-    notes.end(wish.volume).map_err(noted)
+    succeed(&format!("mkfs.{}", wish.filesystem), &arguments, &about).await.map(drop)
 }
 
 /// Only ext has to be checked before it is mounted; the others see to it themselves.
@@ -305,45 +302,63 @@ mod tests {
     }
 
     /// On a plain file, which mkfs takes as well.
-    async fn on_file(
-        size: u64,
-        prepare: impl FnOnce(&Path),
-        session: &str,
-        notes: &Unfinished,
-    ) -> Result<String, Status> {
+    async fn on_file(filesystem: &str, begun: bool, prepare: impl FnOnce(&Path)) -> Result<Judged, Status> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("device");
-        File::create(&path).unwrap().set_len(size).unwrap();
+        File::create(&path).unwrap().set_len(512 << 20).unwrap();
         prepare(&path);
         let wish = Wish {
             device: path.to_str().unwrap(),
             volume: "v",
-            session,
-            filesystem: "ext4",
+            filesystem,
             exactly: true,
             read_only: false,
             allocated: false,
+            begun,
         };
-        ensure(&wish, notes).await
+        let judged = judge(&wish).await?;
+        if !matches!(judged, Judged::Carries(_)) {
+            make(&wish, &judged).await?;
+            assert_eq!(judge(&wish).await?, Judged::Carries(filesystem.into()), "what is whole is not made anew");
+        }
+        Ok(judged)
     }
 
     #[tokio::test]
     async fn nothing_is_made_on_what_holds_something() {
-        let state = tempfile::tempdir().unwrap();
-        let notes = Unfinished::new(state.path());
-        let size = 16 << 20;
-        assert_eq!(on_file(size, |_| {}, "s", &notes).await.unwrap(), "ext4");
-        let data = |path: &Path| {
-            std::fs::write(path, [vec![0; 1 << 20], b"a database of sorts".to_vec(), vec![0; 15 << 20]].concat())
-                .unwrap()
+        use std::os::unix::fs::FileExt as _;
+        let write = |path: &Path, at: u64, bytes: &[u8]| {
+            File::options().write(true).open(path).unwrap().write_all_at(bytes, at).unwrap();
         };
-        let refused = on_file(size, data, "s", &notes).await.unwrap_err();
-        assert!(refused.message().contains("no filesystem is made"), "{refused}");
-        // Another session's half-made filesystem is somebody's data by now; this session's own is made anew.
-        notes.begin("v", "other").unwrap();
-        assert!(on_file(size, data, "s", &notes).await.is_err());
-        notes.begin("v", "s").unwrap();
-        assert_eq!(on_file(size, data, "s", &notes).await.unwrap(), "ext4");
-        assert!(!notes.begun("v", "s"));
+        let data = |path: &Path| write(path, 1 << 20, b"a database of sorts");
+        for kind in ["ext4", "xfs", "btrfs"] {
+            assert_eq!(on_file(kind, false, |_| {}).await.unwrap(), Judged::Blank);
+            let refused = on_file(kind, false, data).await.unwrap_err();
+            assert!(refused.message().contains("no filesystem is made"), "{refused}");
+            // What a mkfs that was interrupted has left is no data.
+            assert_eq!(on_file(kind, true, data).await.unwrap(), Judged::HalfMade);
+            let table = |path: &Path| {
+                write(path, 450, &[0x83, 0, 0, 0, 1, 0, 0, 0, 0, 16, 0, 0]);
+                write(path, 510, &[0x55, 0xaa]);
+            };
+            assert!(on_file(kind, true, table).await.unwrap_err().message().contains("something else"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unfinished_xfs_is_told_from_a_whole_one() {
+        let made = |in_progress: u8| {
+            move |path: &Path| {
+                use std::os::unix::fs::FileExt as _;
+                let done = std::process::Command::new("mkfs.xfs").args(["-q", "-K"]).arg(path).status().unwrap();
+                assert!(done.success());
+                let file = File::options().write(true).open(path).unwrap();
+                file.write_all_at(&[in_progress], XFS_IN_PROGRESS_AT).unwrap();
+            }
+        };
+        assert_eq!(on_file("xfs", true, made(0)).await.unwrap(), Judged::Carries("xfs".into()));
+        assert_eq!(on_file("xfs", true, made(1)).await.unwrap(), Judged::HalfMade);
+        assert_eq!(on_file("xfs", false, made(1)).await.unwrap(), Judged::Carries("xfs".into()));
+        assert!(on_file("ext4", true, made(0)).await.unwrap_err().message().contains("ask for xfs"));
     }
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use farshore_proto::v1 as api;
 use tonic::Status;
 
-use super::filesystem::Unfinished;
 use crate::args::Args;
 use crate::busy::Busy;
 use crate::places::NodeId;
@@ -15,16 +14,14 @@ use crate::replicator::Replicator;
 pub struct Machine {
     pub(super) replicator: Replicator,
     pub(super) busy: Busy,
-    pub(super) notes: Unfinished,
     pub(super) max_volumes: u32,
     named: Option<NodeId>,
 }
 
 impl Machine {
     pub fn new(replicator: Replicator, args: &Args) -> Machine {
-        let notes = Unfinished::new(&args.state_dir);
         let (named, max_volumes) = (args.node_id.clone(), args.max_volumes_per_node);
-        Machine { replicator, busy: Busy::default(), notes, max_volumes, named }
+        Machine { replicator, busy: Busy::default(), max_volumes, named }
     }
 
     /// The one name that orchestrator and replicators know this machine by.

@@ -6,12 +6,12 @@ use farshore_proto::csi;
 use farshore_proto::v1 as api;
 use tonic::Status;
 
-use super::filesystem::{self, Wish};
+use super::filesystem::{self, Judged, Wish};
 use super::machine::{Machine, attached_at};
 use super::mounts;
 use super::program::succeed;
 use crate::capability::{self, Access, Usage};
-use crate::names::{READ_ONLY, SESSION};
+use crate::names::{LABEL_FORMATTING, READ_ONLY, SESSION};
 use crate::places::NodeId;
 use crate::refusal::{given, missing, no_volume};
 use crate::replicator::is_id;
@@ -84,17 +84,24 @@ impl Machine {
             published: true,
             ..Default::default()
         };
-        let device = self.replicator.attach(request).await?.device.unwrap_or_default().path;
+        let attached = self.replicator.attach(request).await?;
+        let device = attached.device.unwrap_or_default().path;
         if device.is_empty() {
             return Err(Status::failed_precondition(
                 "the replicator made no block device: load fuse and loop on this node (modprobe fuse loop)",
             ));
         }
         let about = format!("setting {device} up");
+        // As its primary says, now that it is attached here.
+        let begun = attached.volume.is_some_and(|volume| volume.labels.contains_key(LABEL_FORMATTING));
         match &stage.usage.access {
             // It takes no writes by itself; the kernel's own mark would stay for whatever device has the number next.
             Access::Block if known.read_only => Ok(()),
             Access::Block => {
+                if begun {
+                    // From here on it may hold anything.
+                    self.replicator.label(&stage.volume, LABEL_FORMATTING, None).await?;
+                }
                 let hold = if stage.read_only { "--setro" } else { "--setrw" };
                 succeed("blockdev", &[hold, &device], &about).await.map(drop)
             }
@@ -108,20 +115,45 @@ impl Machine {
                 }
                 let wish = Wish {
                     device: &device,
-                    volume: &stage.volume,
-                    session: &stage.session,
+                    volume: &known.name,
                     filesystem,
                     exactly: *named,
                     read_only: stage.read_only,
                     allocated: known.allocated_bytes > 0,
+                    begun,
                 };
-                let kind = filesystem::ensure(&wish, &self.notes).await?;
+                let kind = self.filesystem(&stage.volume, &wish).await?;
                 let mut options: Vec<&str> = flags.iter().map(String::as_str).collect();
                 options.extend(filesystem::options(&kind, stage.read_only));
                 let mounted = self.mount(&stage, &device, &kind, &options.join(",")).await;
                 mounted.map_err(|why| if known.read_only { filesystem::unreplayed(&kind, &why) } else { why })
             }
         }
+    }
+
+    /// Sees to it that the device carries a filesystem, whole and checked; returns which.
+    async fn filesystem(&self, id: &str, wish: &Wish<'_>) -> Result<String, Status> {
+        let judged = filesystem::judge(wish).await?;
+        if judged == Judged::Blank {
+            self.replicator.label(id, LABEL_FORMATTING, Some(wish.filesystem)).await?;
+        }
+        let kind = match &judged {
+            Judged::Carries(kind) => {
+                if !wish.read_only {
+                    filesystem::prepare(kind, wish.device).await?;
+                }
+                kind.clone()
+            }
+            Judged::Blank | Judged::HalfMade => {
+                filesystem::make(wish, &judged).await?;
+                wish.filesystem.to_string()
+            }
+        };
+        // Before anybody can write to it.
+        if wish.begun || judged == Judged::Blank {
+            self.replicator.label(id, LABEL_FORMATTING, None).await?;
+        }
+        Ok(kind)
     }
 
     /// Whether this very device is mounted there already. What else may be there was left behind by an earlier device.

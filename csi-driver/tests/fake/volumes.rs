@@ -192,6 +192,8 @@ impl Volumes for Fake {
             }
             policy.iops = request.iops.unwrap_or(policy.iops);
             policy.bytes_per_second = request.bytes_per_second.unwrap_or(policy.bytes_per_second);
+            v.labels.extend(request.labels);
+            v.labels.retain(|_, value| !value.is_empty());
         });
         reply(api::SetVolumeResponse { volume: Some(volume) })
     }

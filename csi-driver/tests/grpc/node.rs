@@ -14,6 +14,8 @@ use tonic::{Code, Status};
 use crate::driver::{Driver, MIB, mounted, parameters, raw};
 use crate::fake::Fake;
 
+const FORMATTING: &str = "csi.farshore.io/formatting";
+
 /// A driver whose replicator makes loop devices; whatever it left mounted goes with it.
 struct Bench {
     driver: Driver,
@@ -241,6 +243,61 @@ async fn nothing_is_formatted_that_holds_anything() {
     bench.driver.fake.world().change(&id, |v| v.allocated_bytes = 0);
     bench.stage(&id, &context, &pod).await.unwrap();
     bench.unstage(&id).await.unwrap();
+    bench.unpublish(&id).await.unwrap();
+}
+
+/// Its node died while the first filesystem was being made: the next one makes it anew, and nothing that is whole.
+#[tokio::test]
+async fn a_filesystem_that_was_begun_is_made_wherever_the_volume_is_staged_next() {
+    let test = "a_filesystem_that_was_begun_is_made_wherever_the_volume_is_staged_next";
+    let Some(bench) = Bench::set_up(test).await else { return };
+    let id = bench.volume("v", 16 * MIB).await;
+    let (pod, device) = (mounted("ext4", Mode::SingleNodeWriter), raw(Mode::SingleNodeWriter));
+    let begun = |is: bool| {
+        bench.driver.fake.world().change(&id, |v| {
+            v.allocated_bytes = 4096;
+            if is {
+                v.labels.insert(FORMATTING.into(), "ext4".into());
+            }
+        });
+    };
+    let marked = || bench.driver.fake.world().find(&id).unwrap().labels.contains_key(FORMATTING);
+    let litter = |at: u64| {
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(bench.backing(&id)).unwrap();
+        file.set_len(16 << 20).unwrap();
+        file.write_all_at(b"half an inode table", at).unwrap();
+    };
+    litter(1 << 20);
+    begun(true);
+    let context = bench.publish(&id, false).await;
+    bench.stage(&id, &context, &pod).await.unwrap();
+    assert!(!marked(), "a pod may write to it from here on");
+    bench.show(&id, "pod", &pod, false).await.unwrap();
+    fs::write(bench.file("pod/data"), b"kept").unwrap();
+    bench.hide(&id, "pod").await.unwrap();
+    bench.unstage(&id).await.unwrap();
+    bench.unpublish(&id).await.unwrap();
+    // Its word that the mark is gone was lost: what is whole stays.
+    begun(true);
+    let context = bench.publish(&id, false).await;
+    bench.stage(&id, &context, &pod).await.unwrap();
+    assert!(!marked());
+    bench.show(&id, "pod", &pod, false).await.unwrap();
+    assert_eq!(fs::read(bench.file("pod/data")).unwrap(), b"kept");
+    bench.hide(&id, "pod").await.unwrap();
+    bench.unstage(&id).await.unwrap();
+    bench.unpublish(&id).await.unwrap();
+    // Whoever has the device itself may put anything there.
+    fs::remove_file(bench.backing(&id)).unwrap();
+    litter(1 << 20);
+    begun(true);
+    let context = bench.publish(&id, false).await;
+    bench.stage(&id, &context, &device).await.unwrap();
+    assert!(!marked());
+    bench.unstage(&id).await.unwrap();
+    let status = bench.stage(&id, &context, &pod).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    assert!(status.message().contains("farshore volume attach v, blkdiscard"), "{status}");
     bench.unpublish(&id).await.unwrap();
 }
 

@@ -364,7 +364,9 @@ pub fn set(request: api::SetVolumeRequest) -> Result<api::SetVolumeRequest, OpEr
     let mode = Asked::from(&request).check()?;
     let after = request.fallback_after_ms.or(request.promote_observer_after_ms);
     let distance = mode != api::Mode::Unspecified || after.is_some();
-    let more = distance || request.iops.is_some() || request.bytes_per_second.is_some();
+    labels(&request.labels)?;
+    validate_snapshots::own_labels(request.labels.keys())?;
+    let more = distance || request.iops.is_some() || request.bytes_per_second.is_some() || !request.labels.is_empty();
     if !named && !more && durability == api::Durability::Unspecified && loss == api::QuorumLoss::Unspecified {
         return Err(OpError::invalid(
             "nothing was named to be changed",

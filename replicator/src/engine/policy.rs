@@ -17,6 +17,8 @@ use super::roles::refused;
 use crate::control::OpError;
 
 /// The class that is in force from the next attach on; in the register, so that every site knows.
+/// The driver's: a filesystem is being made on a volume that was blank, and nothing else has been put there.
+pub(super) const FORMATTING_LABEL: &str = "csi.farshore.io/formatting";
 pub(super) const NEXT_CLASS_LABEL: &str = "farshore.durability-next";
 const NEXT_FLUSH: &str = "flush";
 
@@ -148,6 +150,12 @@ impl Node {
             api::Durability::Flush => self.set_class_flush(handle, &status.config).await?,
         }
         self.set_io_limits(handle, &status.config, asked).await?;
+        for (key, value) in &asked.labels {
+            let value = (!value.is_empty()).then(|| value.clone());
+            if status.config.volume.labels.get(key) != value.as_ref() {
+                self.change(handle, Change::Label { key: key.clone(), value }).await?;
+            }
+        }
         let on_quorum_loss = match asked.on_quorum_loss() {
             api::QuorumLoss::Unspecified => return Ok(()),
             api::QuorumLoss::Freeze => OnQuorumLoss::Freeze,
@@ -157,6 +165,16 @@ impl Node {
             self.change(handle, Change::QuorumLoss { on_quorum_loss }).await?;
         }
         Ok(())
+    }
+
+    /// Whoever opens the volume by hand, or fills it, may put anything there: what the driver was making is not made anew over
+    /// it.
+    pub(super) async fn end_formatting(&self, handle: &VolumeHandle) -> Result<(), OpError> {
+        let made = handle.config.borrow().volume.labels.contains_key(FORMATTING_LABEL);
+        match made {
+            true => self.change(handle, Change::Label { key: FORMATTING_LABEL.into(), value: None }).await,
+            false => Ok(()),
+        }
     }
 
     /// Every member sees them, so they hold wherever the volume is attached next, and at once where it is.

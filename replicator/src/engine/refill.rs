@@ -171,7 +171,10 @@ impl Node {
         let open = device.wait_for(|state| matches!(state, DeviceState::Open { .. }));
         let opened = tokio::time::timeout(OPEN_PATIENCE, open).await.is_ok();
         let result = match opened {
-            true => work.await,
+            true => match self.end_formatting(handle).await {
+                Ok(()) => work.await,
+                Err(error) => Err(error),
+            },
             false => Err(OpError::unavailable(
                 format!("volume {} does not open", handle.name()),
                 "see `farshore status` for what it waits for, then run it again",

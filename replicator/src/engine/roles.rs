@@ -196,6 +196,9 @@ impl Node {
             // Asked now that the epoch is ours: nothing is in the register or the order that we don't know.
             self.refuse_fenced(handle).await?;
             self.refuse_unfinished(handle).await?;
+            if !request.published && !request.publish_only {
+                self.end_formatting(handle).await?;
+            }
             match request.publish_only {
                 true => Ok(api::DeviceStatus { kind: api::DeviceKind::None.into(), ..Default::default() }),
                 false => self.attachments.open(self, handle, session, (kind, request.read_only)).await,

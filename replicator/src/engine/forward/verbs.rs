@@ -40,6 +40,9 @@ pub(in crate::engine) struct ServeStep {
     /// It is named already, or this is refused.
     #[prost(bool, tag = "3")]
     pub published: bool,
+    /// Nobody has published it, or is publishing it.
+    #[prost(bool, tag = "4")]
+    pub by_hand: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -102,8 +105,8 @@ impl Node {
             None => SessionId(random_u128()),
         };
         let servers = self.servers_of(&known)?;
-        let published = request.published;
-        let step = ServeStep { volume: known.id.clone(), session: session_text(session), published };
+        let (published, by_hand) = (request.published, !request.published && !request.publish_only);
+        let step = ServeStep { volume: known.id.clone(), session: session_text(session), published, by_hand };
         let (answer, servers) = self.served_by_one(&known.name, servers, &step).await?;
         if request.publish_only {
             return Ok((session, api::DeviceStatus { kind: api::DeviceKind::None.into(), ..Default::default() }));
@@ -214,7 +217,13 @@ impl Node {
         }
         let session = place.session;
         self.patiently(handle, attaching(session, step.published)).await?;
-        match self.begin_to_serve(handle, place).await {
+        let begun = async {
+            if step.by_hand {
+                self.end_formatting(handle).await?;
+            }
+            self.begin_to_serve(handle, place).await
+        };
+        match begun.await {
             Ok(()) => Ok(describe(handle)),
             // Only whoever published a session ends it.
             Err(error) if step.published => Err(error),
@@ -294,7 +303,7 @@ impl Node {
     /// The node of a device that nobody serves: another copy may, once it has fenced the member that did.
     pub(super) async fn ask_another_copy(&self, device: &ForwardedDevice) {
         let (volume, session) = (device.volume.to_string(), session_text(device.session));
-        let step = ServeStep { volume, session, published: true };
+        let step = ServeStep { volume, session, published: true, by_hand: false };
         // The first one is who served last.
         for peer in device.servers().into_iter().skip(1).filter(|peer| self.is_connected(peer)) {
             match self.forward::<ServeAnswer>(&peer, "take-device", &step).await {
