@@ -98,7 +98,9 @@ mod tests {
     fn what_earlier_attempts_shipped_is_shipped() {
         let progress = Progress::default();
         progress.begin();
-        [30, 70].map(|bytes| progress.to_do(bytes));
+        for bytes in [30, 70] {
+            progress.to_do(bytes);
+        }
         progress.done(10);
         assert_eq!(progress.read(), (10, 0), "not counted yet");
         progress.all_counted();

@@ -115,7 +115,9 @@ mod tests {
     #[test]
     fn what_the_target_lost_counts_no_more() {
         let mut proven = Spans::from(at(30));
-        [span(40, 50), span(60, 70), span(80, 90)].map(|span| proven.add(span));
+        for span in [span(40, 50), span(60, 70), span(80, 90)] {
+            proven.add(span);
+        }
         let arrived = Arrived { upto: at(55), beyond: vec![span(60, 75), span(82, 90)] };
         let left = proven.clone().within(&arrived).arrived();
         assert_eq!(left, Arrived { upto: at(30), beyond: vec![span(40, 50), span(60, 70)] });
