@@ -77,7 +77,7 @@ impl World {
         }
         let alone = is_only_copy(own, donor, &site);
         let reached: Vec<Testimony> =
-            statuses.iter().filter(|s| self.answers(donor, s.me)).filter_map(testimony).collect();
+            statuses.iter().filter(|s| s.me == donor || self.answers(donor, s.me)).filter_map(testimony).collect();
         let promoted = narrowed(&site, &reached).filter(|_| alone);
         let told = testimony(own).map(|own| forced_among(&own, &reached));
         for (records, unknown, _) in [promoted, told].into_iter().flatten() {
