@@ -133,7 +133,7 @@ fn a_shipment_outlives_the_daemons_at_both_ends() {
     };
     let told = east.wait_volume("pg", "how much is to be shipped to be known", |v| shipped(v).1 > 0);
     let (done, all) = shipped(&told);
-    assert!(all == image && (24 * CHUNK..image).contains(&done), "{done} of {all} bytes, of {image}");
+    assert!(all == image && (1..image).contains(&done), "{done} of {all} bytes, of {image}");
     let progress = member(&told, "west")["progress"].as_f64().expect("a number");
     assert!((progress - done as f64 / all as f64).abs() < 1e-6, "{progress}: {done} of {all}");
     west.kill();
