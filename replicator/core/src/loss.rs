@@ -141,7 +141,11 @@ fn figure(status: &Status, last: Seq, lacks: Option<&MemberStatus>) -> Option<Fi
     match lacks {
         _ if records == 0 => Some(nothing),
         _ if broken(Sabotage::SilenceTakenForAll) && lacks.is_none_or(|m| !m.lag_known) => Some(nothing),
-        Some(m) if m.lag_known => Some(Figure { records, bytes: m.lag_bytes, us: m.lag_us, sized: true, last }),
+        Some(m) if m.lag_known => {
+            // What an earlier epoch wrote may have come here late, and be older than it looks.
+            let sized = status.history.epoch_of(last.next()) == Some(status.epoch);
+            Some(Figure { records, bytes: m.lag_bytes, us: m.lag_us, sized, last })
+        }
         _ => None,
     }
 }

@@ -240,6 +240,10 @@ impl Most {
     fn takes(&mut self, found: &ChangedExtent, taken: usize) -> bool {
         let left = self.bytes.checked_sub(found.data_bytes());
         self.bytes = left.unwrap_or(0);
+        if left.is_none() {
+            // Nothing follows one that is too large by itself, not even holes.
+            self.extents = 1;
+        }
         taken == 0 || taken < self.extents && left.is_some()
     }
 }

@@ -219,8 +219,10 @@ impl World {
             let incarnation = state.incarnation;
             let shown = self.oracle.branches.get(lineage.uuid)?.requests(node.disk.now.base.seq);
             let mut held: BTreeSet<u64> = shown.into_keys().collect();
-            let tail = self.tail_of(node, false).into_iter().filter_map(|(_, _, request)| request);
-            held.extend(tail);
+            let requests = |ahead| self.tail_of(node, ahead).into_iter().filter_map(|(_, _, request)| request);
+            // What a newer epoch has told it to cut is gone from its log, though a slow disk still has it.
+            let stays: BTreeSet<u64> = requests(true).collect();
+            held.extend(requests(false).filter(|request| stays.contains(request)));
             self.holds(&state, incarnation, lineage).then_some((*id, incarnation, held))
         });
         Claim { lineage: lineage.uuid, asked_at: self.now, held: held.collect() }

@@ -189,7 +189,7 @@ fn judge(said: &Said, oracle: &Oracle, forked: Lineage) -> Verdict {
         );
         return wrong("statement", text);
     }
-    if said.exact && (bytes > figure.bytes || us > figure.us + figure.us / DRIFT_DIVISOR) {
+    if said.exact && figure.sized && (bytes > figure.bytes || us > figure.us + figure.us / DRIFT_DIVISOR) {
         let text = format!("{} said {figure:?} would be given up; {bytes} bytes of {us} µs were", said.by);
         return wrong("statement", text);
     }
