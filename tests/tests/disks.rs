@@ -182,9 +182,10 @@ fn rot_in_a_journal_is_repaired_from_a_peer_or_the_copy_is_given_up() {
     writers.wait_for(600);
     for (round, victim) in [west, east].into_iter().enumerate() {
         writers.wait_for(200);
+        let journal = victim.data_dir().join("journal");
+        wait_for_a_middle(&journal);
         victim.kill();
         // In the middle of what was written last.
-        let journal = victim.data_dir().join("journal");
         farshore(&["inspect", "journal", text(&journal)]).expect("a crash alone is no damage");
         let segment = newest_segment(&journal);
         let middle = written_bytes(&segment) * 3 / 4;
@@ -321,6 +322,17 @@ fn newest_segment(journal: &Path) -> PathBuf {
     let files = std::fs::read_dir(journal).expect("a journal").map(|f| f.expect("an entry").path());
     let segments = files.filter(|f| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("segment-")));
     segments.max_by_key(|f| f.metadata().and_then(|m| m.modified()).expect("a time")).expect("a journal has segments")
+}
+
+/// Where a segment has just begun, what is damaged in it may be all there is, and pass for a torn end. Somebody writes.
+fn wait_for_a_middle(journal: &Path) {
+    const MIDST: std::ops::Range<u64> = 1 << 20..15 << 20;
+    eventually("a segment that is neither just begun nor nearly full", || {
+        match written_bytes(&newest_segment(journal)) {
+            written if MIDST.contains(&written) => Ok(()),
+            written => Err(written),
+        }
+    });
 }
 
 /// Up to the last byte that is not zero.
