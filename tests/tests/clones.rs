@@ -174,6 +174,13 @@ impl Mount {
         run("mount", options, &[device, &at]);
         Mount { at }
     }
+
+    /// Its own name, again and again, on the disk when this returns.
+    fn write(&self, name: &str) {
+        let file = self.at.join(name);
+        std::fs::write(&file, name.repeat(5000)).expect("a file can be written");
+        std::fs::File::open(&file).and_then(|file| file.sync_all()).expect("and synced");
+    }
 }
 
 impl Drop for Mount {
@@ -199,14 +206,9 @@ fn beside_its_source(test: &str, size: &str, make: &[&str], check: &[&str], besi
     let source = on_loop("pg");
     run(make[0], &make[1..], &[&source]);
     let mounted = Mount::of(&source, cluster.dir().join("source"), &[]);
-    let write = |name: &str| {
-        let file = mounted.at.join(name);
-        std::fs::write(&file, name.repeat(5000)).expect("a file can be written");
-        std::fs::File::open(&file).and_then(|file| file.sync_all()).expect("and synced");
-    };
-    write("before");
+    mounted.write("before");
     east.run(&["snapshot", "create", "pg", "--name", "s"]);
-    write("after");
+    mounted.write("after");
     east.run(&["snapshot", "clone", "pg@s", "copy"]);
     let copy = on_loop("copy");
     // Its journal is replayed by mounting it, with what lets it be mounted beside a file system of the same id.
@@ -267,25 +269,20 @@ fn a_groups_members_are_clean_cloned_and_restored() {
         run("mkfs.ext4", &["-q", "-F"], &[&at]);
         Mount::of(&at, cluster.dir().join(volume), &[])
     });
-    let write = |mount: &Mount, name: &str| {
-        let file = mount.at.join(name);
-        std::fs::write(&file, name.repeat(5000)).expect("a file can be written");
-        std::fs::File::open(&file).and_then(|file| file.sync_all()).expect("and synced");
-    };
     for (mount, volume) in mounts.iter().zip(volumes) {
-        write(mount, volume);
+        mount.write(volume);
     }
     // Both are written to while the cut is made.
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for mount in &mounts {
-            let (write, stop) = (&write, &stop);
+            let stop = &stop;
             scope.spawn(move || {
                 for round in 0.. {
                     if stop.load(std::sync::atomic::Ordering::SeqCst) {
                         return;
                     }
-                    write(mount, &format!("busy-{}", round % 20));
+                    mount.write(&format!("busy-{}", round % 20));
                 }
             });
         }
@@ -293,7 +290,7 @@ fn a_groups_members_are_clean_cloned_and_restored() {
         stop.store(true, std::sync::atomic::Ordering::SeqCst);
     });
     for mount in &mounts {
-        write(mount, "after");
+        mount.write("after");
     }
     for volume in volumes {
         let (snapshot, copy) = (format!("{volume}@g"), format!("copy-of-{volume}"));
