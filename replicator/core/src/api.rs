@@ -294,7 +294,8 @@ pub enum Effect {
     Trim {
         checkpoint: Seq,
     },
-    /// Read from the store, lay `hits` over it, and bring it back as [`Event::ReadDone`].
+    /// Read from the store, lay `hits` over it, and bring it back as [`Event::ReadDone`]. Where
+    /// [`crate::volume::Volume::read_from`] says so, from the store of one of those.
     Read {
         id: RequestId,
         offset: u64,
@@ -338,6 +339,16 @@ pub enum Effect {
         rule: &'static str,
         text: String,
     },
+}
+
+/// Where a holder without a copy has its reads answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadFrom {
+    /// Only a copy whose store shows all of this may answer, by its own word: less is not what was acknowledged. More does
+    /// no harm.
+    pub applied: Seq,
+    /// Members of the sync set, the nearest first.
+    pub members: Vec<MemberId>,
 }
 
 /// What every part of the core writes its effects to.

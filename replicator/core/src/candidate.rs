@@ -9,8 +9,9 @@
 use std::collections::BTreeMap;
 
 use crate::api::{CommandId, Effect, Effects, Promotion, Refusal};
+use crate::history::History;
 use crate::ids::{Epoch, MemberId, Seq, SessionId, Tick};
-use crate::limits::{APPEND_BYTES_MAX, LINGER_US, PROMOTE_TIMEOUT_US, RETRY_US};
+use crate::limits::{APPEND_BYTES_MAX, LINGER_US, MEMORY_BYTES_MAX, PROMOTE_TIMEOUT_US, RETRY_US};
 use crate::message::{Body, Message, Report};
 use crate::record::Record;
 use crate::register::{Attachment, Configuration, Durability, MemberKind, SyncMember};
@@ -107,6 +108,39 @@ fn below_floor(config: &Configuration, donor: MemberId) -> Refusal {
         format!("{} holds a longer log, but its journal begins above our end", config.site_of(donor)),
         format!("promote {} instead", config.site_of(donor)),
     )
+}
+
+/// A node without a copy goes on behind the donor's log. What is known to be acknowledged is with a data quorum, whoever of
+/// it is needed; what may be with the donor alone is fetched, with the record that the first of ours must name.
+fn begin_in_memory(replica: &mut Replica, donor: &Report, acked: Seq) {
+    if broken(Sabotage::MemoryDonor) {
+        return replica.begin_behind(Seq::ZERO, None, History::default());
+    }
+    let base = donor.base;
+    let begin = if base.seq >= donor.durable { donor.durable } else { acked.max(base.seq).min(donor.durable.prev()) };
+    let hash = (begin == base.seq).then_some(base.hash);
+    replica.begin_behind(begin, hash, donor.history.clone());
+}
+
+/// Of what completes here nothing may depend on a copy here.
+pub fn refuse_diskless(config: &Configuration, me: MemberId) -> Option<Refusal> {
+    let site = config.site_of(me);
+    if config.volume.durability == Durability::Flush {
+        return Some(Refusal::new(
+            "diskless-flush",
+            format!("in class flush a write completes on a copy beside the device, and this node of {site} has none"),
+            "attach or promote the volume on a node with a copy, or choose class write",
+        ));
+    }
+    let terms = &config.current;
+    let local = (config.volume.rule.local || terms.rule.local) && terms.sync.iter().all(|s| s.site != site);
+    local.then(|| {
+        Refusal::new(
+            "diskless-local",
+            format!("the policy wants a copy in the primary's site, and {site} has none in the sync set"),
+            format!("attach or promote the volume on a node with a copy, or add one in {site}"),
+        )
+    })
 }
 
 /// What came of a step.
@@ -214,7 +248,10 @@ impl Candidate {
         if self.missing(replica).is_empty() {
             let highest = self.answers().values().map(|(r, _)| r.promised.n.max(r.config.version.epoch.n)).max();
             let n = highest.unwrap_or(0).max(replica.d.promised.n).saturating_add(1);
-            let epoch = Epoch { n, writer: if broken(Sabotage::EpochByNumber) { 0 } else { self.writer } };
+            let mut epoch = Epoch { n, writer: if broken(Sabotage::EpochByNumber) { 0 } else { self.writer } };
+            if broken(Sabotage::MemoryResumed) && replica.is_diskless() && replica.d.promised > Epoch::ZERO {
+                epoch = replica.d.promised;
+            }
             let config = self.newest(replica).clone();
             self.phase = Phase::Preparing { epoch, promises: Answers::new(), enough_at: None };
             self.retry_at = now.plus(RETRY_US);
@@ -328,10 +365,15 @@ impl Candidate {
         let config = self.newest(replica);
         let me = replica.me();
         let site = config.site_of(me);
+        let diskless = config.is_diskless(me);
+        if diskless && let Some(refusal) = refuse_diskless(config, me) {
+            return Some(refusal);
+        }
         // One that is being taken out and is not out yet may be the only one that has everything.
-        if config.member(me).is_none_or(|m| m.kind == MemberKind::Witness)
-            || !config.all_terms().any(|t| t.in_sync(me, replica.d.incarnation))
-            || !replica.whole()
+        if !diskless
+            && (config.member(me).is_none_or(|m| m.kind == MemberKind::Witness)
+                || !config.all_terms().any(|t| t.in_sync(me, replica.d.incarnation))
+                || !replica.whole())
         {
             return Some(Refusal::new(
                 "promote-not-in-sync",
@@ -483,6 +525,18 @@ impl Candidate {
         };
         let report = &promises[&donor].0;
         let goal = report.durable;
+        // By the newest register: our own disk may not have heard of it.
+        if config.is_diskless(me) {
+            let acked = acked_by(&promises, goal);
+            let goal = if broken(Sabotage::MemoryDonor) { Seq::ZERO } else { goal };
+            begin_in_memory(replica, report, acked.min(goal));
+            fx.push(Effect::Edge {
+                rule: "promote-donor",
+                text: format!("epoch {epoch}: donor {} with a log up to {goal}", config.site_of(donor)),
+            });
+            self.phase = Phase::Fetching { epoch, promises, donor, goal };
+            return Ok(());
+        }
         let common = replica.history().common_point(replica.end(), &report.history, goal);
         if common < replica.applied.max(replica.acked) {
             return Err(Refusal::new(
@@ -557,6 +611,13 @@ impl Candidate {
         if let Err(reason) = replica.adopt(records, *goal, now) {
             fx.push(Effect::Edge { rule: "record-refused", text: format!("from donor {from}: {reason}") });
             return Verdict::Waiting;
+        }
+        if replica.memory().is_some_and(|m| m.bytes() > MEMORY_BYTES_MAX) {
+            return Verdict::Lost(Refusal::new(
+                "diskless-tail",
+                format!("more than {} MiB of the log may be with one copy only", MEMORY_BYTES_MAX >> 20),
+                "attach the volume on a node with a copy",
+            ));
         }
         if replica.end() > before && replica.end() < *goal {
             self.retry_at = now.plus(RETRY_US);

@@ -85,6 +85,10 @@ pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Resu
         }
         Change::Remove { member } => {
             require(config, *member)?;
+            if config.is_diskless(*member) {
+                // Nobody needs its answer.
+                next.members.retain(|m| m.id != *member);
+            }
             for leaving in next.members.iter_mut().filter(|m| m.id == *member) {
                 leaving.kind = MemberKind::Leaving;
             }
@@ -157,6 +161,7 @@ pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Resu
             return Err(Refusal::new("change-none", "no change is on its way", "nothing is left to do"));
         }
     }
+    check_diskless(&next)?;
     check_satisfiable(&next.current)?;
     keep_earlier(under, &mut next);
     if next.earlier.is_empty() {
@@ -311,6 +316,20 @@ fn keep_earlier(under: &[Terms], next: &mut Configuration) {
     next.earlier = under.iter().filter(kept).cloned().collect();
 }
 
+/// A node without a copy has nothing that could count.
+fn check_diskless(next: &Configuration) -> Result<(), Refusal> {
+    let terms = &next.current;
+    let counted = terms.votes.iter().map(|v| v.member).chain(terms.sync.iter().map(|s| s.member));
+    let Some(member) = counted.into_iter().find(|id| next.is_diskless(*id)).and_then(|id| next.member(id)) else {
+        return Ok(());
+    };
+    Err(Refusal::new(
+        "diskless-counts",
+        format!("{}/{} has no copy: it can have no vote and no place in the sync set", member.site, member.node),
+        "give it no votes, or remove it and add it anew with a copy",
+    ))
+}
+
 fn require(config: &Configuration, member: MemberId) -> Result<(), Refusal> {
     if config.member(member).is_some() {
         return Ok(());
@@ -320,7 +339,7 @@ fn require(config: &Configuration, member: MemberId) -> Result<(), Refusal> {
 
 /// Could the members of these terms, all present, acknowledge a write and change the register?
 pub fn check_satisfiable(terms: &Terms) -> Result<(), Refusal> {
-    if !terms.data_quorum(|_| true) {
+    if terms.sync.is_empty() || !terms.data_quorum(|_| true) {
         return Err(Refusal::new(
             "quorum-impossible",
             format!(

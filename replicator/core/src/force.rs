@@ -58,6 +58,9 @@ impl Force {
         if let Some(stranger) = named.iter().find(|id| config.member(**id).is_none()) {
             return Err(unknown_member(*stranger));
         }
+        if let Some(refusal) = refuse_diskless(config, &named) {
+            return Err(refusal);
+        }
         let holds = config.member(replica.me()).is_some_and(|m| kind_in_fork(config, m) == MemberKind::Data);
         if !named.contains(&replica.me()) || !holds {
             return Err(Refusal::new(
@@ -211,6 +214,13 @@ fn unknown_member(stranger: MemberId) -> Refusal {
     Refusal::new("force-unknown-member", text, "name members that `farshore volume show` lists")
 }
 
+/// What a node without a copy held was in its memory: there is nothing to go on from.
+fn refuse_diskless(config: &Configuration, named: &[MemberId]) -> Option<Refusal> {
+    let member = named.iter().find_map(|id| config.member(*id).filter(|m| m.kind == MemberKind::Diskless))?;
+    let text = format!("{}/{} has no copy: nothing of the volume is there to be kept", member.site, member.node);
+    Some(Refusal::new("force-no-copy", text, "name members that hold a copy, and witnesses"))
+}
+
 /// The epoch's number and the configuration of the new lineage, or why it can't be.
 fn plan(
     answers: &BTreeMap<MemberId, Report>,
@@ -221,6 +231,9 @@ fn plan(
     let newest = answers.values().map(|r| &r.config).max_by_key(|c| c.version).unwrap_or(&replica.d.config);
     if let Some(stranger) = named.iter().find(|id| newest.member(**id).is_none()) {
         return Err(unknown_member(*stranger));
+    }
+    if let Some(refusal) = refuse_diskless(newest, named) {
+        return Err(refusal);
     }
     let mut config = newest.clone();
     for member in config.members.iter_mut().filter(|m| named.contains(&m.id)) {

@@ -10,6 +10,8 @@ mod change;
 pub mod codec;
 mod contact;
 #[cfg(test)]
+mod diskless_tests;
+#[cfg(test)]
 mod distance_tests;
 pub mod durable;
 #[cfg(test)]

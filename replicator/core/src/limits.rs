@@ -23,6 +23,9 @@ pub const SHARE_RESERVE_BYTES: u64 = JOURNAL_PORTION_BYTES + (64 << 10);
 pub const SHARE_BYTES_MIN: u64 = 2 << 20;
 /// Bytes appended and not applied to the primary's store (they are in memory); beyond it the device waits.
 pub const UNAPPLIED_BYTES_MAX: u64 = 64 << 20;
+/// What a node without a copy holds of a log in memory when it begins an epoch: all that the last holder may have had
+/// un-acked, and what members had not heard of yet.
+pub const MEMORY_BYTES_MAX: usize = 2 * UNACKED_BYTES_MAX as usize + SHARE_RESERVE_BYTES as usize;
 /// Requests that wait for room; a device never has more in flight.
 pub const WAITING_REQUESTS_MAX: usize = 4096;
 /// Hashes and sizes of recent records kept in memory, for truncation and for exact lag.
@@ -34,6 +37,8 @@ pub const TAIL_SAMPLES_MAX: usize = 1024;
 pub const COMMANDS_MAX: usize = 64;
 /// How often the holder of an epoch speaks to each member when it has nothing to send.
 pub const HEARTBEAT_US: u64 = 500_000;
+/// The same while a holder without a copy waits for others to apply its first record: only their answers tell it.
+pub const HEARTBEAT_OPENING_US: u64 = 20_000;
 /// A peer whose appended position stands still this long, with records on their way, is sent them again.
 pub const RESEND_AFTER_US: u64 = 1_000_000;
 /// Each time nothing arrives, the next is waited for twice as long, so often at most.
@@ -92,4 +97,5 @@ const _: () = assert!(CATCH_UP_LAG_BYTES <= GROW_LAG_BYTES_MAX);
 const _: () = assert!(CATCH_UP_RESEND_DOUBLINGS <= RESEND_DOUBLINGS_MAX);
 const _: () = assert!(PEER_INFLIGHT_BYTES_MAX as u64 + (APPEND_BYTES_MAX as u64) < UNDURABLE_BYTES_MAX);
 const _: () = assert!(UNACKED_BYTES_MAX <= UNAPPLIED_BYTES_MAX);
+const _: () = assert!(UNACKED_BYTES_MAX as usize + PEER_INFLIGHT_BYTES_MAX <= MEMORY_BYTES_MAX);
 const _: () = assert!(SHARE_RESERVE_BYTES + RECORD_PAYLOAD_MAX as u64 + BLOCK_BYTES <= SHARE_BYTES_MIN);

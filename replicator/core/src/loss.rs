@@ -73,9 +73,11 @@ pub fn forced(status: &Status, donor: MemberId) -> Option<Figure> {
     figure(status, held(status, member), Some(member))
 }
 
-/// The member of these that has most of the log. A witness has none of it.
+/// The member of these that has most of the log. A witness has none of it, nor has a node without a copy.
 fn best(status: &Status, of: impl Fn(MemberId) -> bool) -> Option<&MemberStatus> {
-    let copy = |id: MemberId| status.config.member(id).is_some_and(|m| m.kind != MemberKind::Witness);
+    let copy = |id: MemberId| {
+        status.config.member(id).is_some_and(|m| !matches!(m.kind, MemberKind::Witness | MemberKind::Diskless))
+    };
     status.members.iter().filter(|m| copy(m.id) && of(m.id)).max_by_key(|m| m.durable)
 }
 

@@ -128,6 +128,7 @@ pub enum Body {
     },
     /// The sender has persisted the lineage that it speaks in.
     ForkOk,
+    /// Records from your journal: for a candidate, or for a member that a holder without a copy has to feed.
     Fetch {
         epoch: Epoch,
         from: Seq,
@@ -138,6 +139,17 @@ pub enum Body {
         from: Seq,
         floor: Seq,
         records: Vec<Record>,
+    },
+    /// The holder of `epoch` has no copy: send that member everything changed since `base`, as of what you have applied.
+    Ship {
+        epoch: Epoch,
+        member: MemberId,
+        base: Seq,
+    },
+    /// That has ended, well or not.
+    Shipped {
+        epoch: Epoch,
+        member: MemberId,
     },
 }
 
@@ -164,6 +176,8 @@ impl Body {
             Body::Release { .. } => "release",
             Body::Fetch { .. } => "fetch",
             Body::Fetched { .. } => "fetched",
+            Body::Ship { .. } => "ship",
+            Body::Shipped { .. } => "shipped",
             Body::Fork { .. } => "fork",
             Body::ForkOk => "fork-ok",
         }
@@ -276,6 +290,17 @@ impl Message {
                 }
             }
             Body::ForkOk => w.u8(17),
+            Body::Ship { epoch, member, base } => {
+                w.u8(18);
+                w.epoch(*epoch);
+                w.u16(member.0);
+                w.seq(*base);
+            }
+            Body::Shipped { epoch, member } => {
+                w.u8(19);
+                w.epoch(*epoch);
+                w.u16(member.0);
+            }
             Body::Fetched { epoch, from, floor, records: list } => {
                 w.u8(15);
                 w.epoch(*epoch);
@@ -353,6 +378,8 @@ impl Message {
                 log: if r.is_empty() { None } else { Some((get_history(&mut r)?, r.seq()?)) },
             },
             17 => Body::ForkOk,
+            18 => Body::Ship { epoch: r.epoch()?, member: r.member()?, base: r.seq()? },
+            19 => Body::Shipped { epoch: r.epoch()?, member: r.member()? },
             other => return Err(r.unknown(other.into())),
         };
         r.end()?;

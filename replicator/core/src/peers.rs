@@ -1,13 +1,13 @@
 //! What the holder of an epoch knows of each member, and feeding it records from where it stands.
 //!
 //! ```text
-//!  silent ──Elect/ElectOk──► live ◄──────► reading (from our journal)
+//!  silent ──Elect/ElectOk──► live ◄──────► reading (from our journal, or where we have none from a member's)
 //!    ▲                         │ behind our journal's floor
 //!    └────── link lost ────────┼──► shipping (resync) ──shipped──► silent
 //!                              └──► resting ──its time──► shipping        (on a schedule)
 //! ```
 
-use crate::ids::{Incarnation, Seq, Tick};
+use crate::ids::{Incarnation, MemberId, Seq, Tick};
 use crate::limits::{CATCH_UP_RESEND_DOUBLINGS, RESEND_AFTER_US, RESEND_DOUBLINGS_MAX};
 use crate::register::ConfigVersion;
 
@@ -41,6 +41,8 @@ pub struct Peer {
     pub served: Option<Tick>,
     /// What its schedule's last shipment began with, until it says where it stands.
     pub ship_base: Option<Seq>,
+    /// Who was last asked for what this one lacks, and when, by a holder without a copy.
+    pub asked: Option<(MemberId, Tick)>,
     /// When `appended` last moved, or records were first sent after it had caught up.
     pub moved: Tick,
     /// How often it was sent records again since `appended` last moved.
@@ -69,6 +71,7 @@ impl Peer {
             heard: None,
             served: None,
             ship_base: None,
+            asked: None,
             moved: now,
             resent: 0,
             catching_up: false,

@@ -36,6 +36,8 @@ pub enum MemberKind {
     Observer = 3,
     /// Being removed: asked only because an earlier value of the register still needs its answer.
     Leaving = 4,
+    /// Has neither copy nor vote and counts for nothing; it may be attached, and hold an epoch for that.
+    Diskless = 5,
 }
 
 /// Where a member lives. Its vote and its place in the sync set are in [`Terms`], apart from this.
@@ -192,6 +194,11 @@ impl Configuration {
         self.member(id).map_or("", |m| m.site.as_str())
     }
 
+    /// A member without a copy: what it holds of the log is in its memory, and nobody's.
+    pub fn is_diskless(&self, id: MemberId) -> bool {
+        self.member(id).is_some_and(|m| m.kind == MemberKind::Diskless)
+    }
+
     /// The incarnation whose vote counts for `id` now, if it has one.
     pub fn vote_of(&self, id: MemberId) -> Option<&Vote> {
         self.current.votes.iter().find(|v| v.member == id)
@@ -261,7 +268,9 @@ impl Configuration {
             && self.volume.fallback_after_us.is_none()
             && self.volume.promote_observer_after_us.is_none()
             && self.stand_ins.is_empty();
-        w.u16(if first { 1 } else { CONFIG_FORMAT });
+        let diskless = self.members.iter().any(|m| m.kind == MemberKind::Diskless);
+        let format = if diskless { CONFIG_FORMAT } else { 2 - u16::from(first) };
+        w.u16(format);
         w.epoch(self.version.epoch);
         w.u64(self.version.k);
         put_descriptor(&mut w, &self.volume);
@@ -277,7 +286,7 @@ impl Configuration {
             w.u16(a.member.0);
             w.u128(a.session.0);
         });
-        if !first {
+        if format >= 2 {
             put_mode(&mut w, self.volume.mode);
             w.option(self.volume.fallback_after_us, |w, us| w.u64(us));
             w.option(self.volume.promote_observer_after_us, |w, us| w.u64(us));
@@ -320,8 +329,8 @@ impl Configuration {
     }
 }
 
-/// 2: with mode and fallback, and who stands in for whom.
-const CONFIG_FORMAT: u16 = 2;
+/// 2: with mode and fallback, and who stands in for whom. 3: with members that have no copy.
+const CONFIG_FORMAT: u16 = 3;
 
 fn put_mode(w: &mut Writer, mode: Mode) {
     match mode {
@@ -353,6 +362,7 @@ fn get_kind(r: &mut Reader) -> Result<MemberKind, DecodeError> {
         2 => Ok(MemberKind::Witness),
         3 => Ok(MemberKind::Observer),
         4 => Ok(MemberKind::Leaving),
+        5 => Ok(MemberKind::Diskless),
         other => Err(r.unknown(other.into())),
     }
 }

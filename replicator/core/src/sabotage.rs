@@ -204,6 +204,18 @@ pub enum Sabotage {
     /// A forced promotion is told to keep what another copy of the donor's site holds.
     SitesBestForced,
 
+    // A holder without a copy.
+    /// What it has in memory counts as a copy.
+    MemoryCounted,
+    /// What it has in memory completes.
+    MemoryCompletes,
+    /// Restarted, it goes on in the epoch that it promised last.
+    MemoryResumed,
+    /// It begins an epoch with the log that it has itself: none, after a restart.
+    MemoryDonor,
+    /// Whatever store is asked answers its reads, however little that shows.
+    ReadAnywhere,
+
     // Attaching and handing over.
     /// A volume is attached in another site than the one that was promoted.
     AttachAnywhere,

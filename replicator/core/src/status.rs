@@ -86,6 +86,7 @@ impl Volume {
                 let role = match kind {
                     Some(MemberKind::Witness) => "witness",
                     Some(MemberKind::Observer) => "observer",
+                    Some(MemberKind::Diskless) => "diskless",
                     _ => "secondary",
                 };
                 let state = if !replica.whole() {
@@ -129,7 +130,11 @@ impl Volume {
             status.durable = replica.durable;
             status.applied = replica.applied;
             status.heard_us_ago = Some(0);
-            status.state = if kind == MemberKind::Witness { "voting" } else { "replicating" };
+            status.state = match kind {
+                MemberKind::Witness => "voting",
+                MemberKind::Diskless => "diskless",
+                _ => "replicating",
+            };
         } else if let Some(peer) = self.primary().and_then(|p| p.peers.get(&id)) {
             status.durable = peer.durable;
             status.applied = peer.applied;
@@ -140,6 +145,7 @@ impl Volume {
                 _ if is_unknown(voted, peer.incarnation) => "not-readmitted",
                 Feed::Shipping => "resyncing",
                 _ if kind == MemberKind::Witness => "voting",
+                _ if kind == MemberKind::Diskless => "diskless",
                 _ if peer.heard.is_none_or(|at| now.since(at) > config.volume.lease_us) => "unreachable",
                 _ if peer.feed != Feed::Resting && completed.since(peer.durable) > CATCHING_UP_RECORDS => "catching-up",
                 Feed::Resting => "resting",
@@ -147,7 +153,8 @@ impl Volume {
             };
         }
         status.lag_known = status.heard_us_ago.is_some();
-        if kind != MemberKind::Witness && status.state != "unknown" && status.durable < completed {
+        let copy = !matches!(kind, MemberKind::Witness | MemberKind::Diskless);
+        if copy && status.state != "unknown" && status.durable < completed {
             let tail = replica.tail();
             status.lag_records = completed.since(status.durable);
             // What is appended and not completed is no lag.

@@ -8,11 +8,15 @@
 //! ```
 //! Messages to ourselves never leave: they are fed back in before `handle` returns.
 
-use crate::api::{Answer, Change, Command, CommandId, Effect, Effects, Event, IoFault, Outcome, Promotion, Refusal};
+use std::collections::BTreeMap;
+
+use crate::api::{
+    Answer, Change, Command, CommandId, Effect, Effects, Event, IoFault, Outcome, Promotion, ReadFrom, Refusal,
+};
 use crate::candidate::{Candidate, Verdict};
 use crate::contact::Word;
 use crate::force::{Force, Step};
-use crate::ids::{Epoch, MemberId, SessionId, Tick, VolumeId};
+use crate::ids::{Epoch, MemberId, Seq, SessionId, Tick, VolumeId};
 use crate::limits::APPEND_BYTES_MAX;
 use crate::message::{Body, Message};
 use crate::primary::{Next, Primary};
@@ -36,12 +40,15 @@ pub struct Volume {
     pub(crate) role: Role,
     /// Why the last role ended, for status.
     pub(crate) last_end: Option<String>,
+    /// To whom this node ships for a holder without a copy: in which epoch, and whose.
+    ships: BTreeMap<MemberId, (Epoch, MemberId)>,
 }
 
 impl Volume {
     /// Comes back from what is on disk, as a follower that owes a full lease.
     pub fn recover(volume: VolumeId, recovered: Recovered, now: Tick, fx: &mut Effects) -> Volume {
-        Volume { replica: Replica::recover(volume, recovered, now, fx), role: Role::Follower, last_end: None }
+        let replica = Replica::recover(volume, recovered, now, fx);
+        Volume { replica, role: Role::Follower, last_end: None, ships: BTreeMap::new() }
     }
 
     pub fn id(&self) -> VolumeId {
@@ -80,6 +87,11 @@ impl Volume {
     /// Until when this node may serve reads as primary.
     pub fn lease_until(&self) -> Option<Tick> {
         self.primary().and_then(Primary::lease_until)
+    }
+
+    /// Whose store [`Effect::Read`] is answered from, where this node has none.
+    pub fn read_from(&self, now: Tick) -> Option<ReadFrom> {
+        self.primary().filter(|_| self.replica.is_diskless()).map(|p| p.read_from(&self.replica, now))
     }
 
     pub fn handle(&mut self, now: Tick, event: Event, fx: &mut Effects) {
@@ -188,6 +200,7 @@ impl Volume {
         }
         self.last_end = Some(reason);
         self.role = Role::Follower;
+        self.replica.forget_log();
     }
 
     fn judge(&mut self, verdict: Verdict, now: Tick, fx: &mut Effects) {
@@ -213,6 +226,7 @@ impl Volume {
                 fx.push(Effect::Answer { id, result: Err(refusal) });
             }
             self.role = Role::Follower;
+            self.replica.forget_log();
         }
     }
 
@@ -261,8 +275,11 @@ impl Volume {
             Event::Waiting { from: None } => {}
             Event::JournalShare { bytes } => self.replica.journal_share = bytes,
             Event::Shipped { to } => {
+                if let Some((epoch, holder)) = self.ships.remove(&to) {
+                    self.send(holder, Body::Shipped { epoch, member: to }, fx);
+                }
                 if let Role::Primary(primary) = &mut self.role {
-                    primary.on_shipped(to, &self.replica, fx);
+                    primary.on_shipped(self.replica.me(), to, &self.replica, fx);
                 }
             }
             Event::Io(request) => match &mut self.role {
@@ -355,12 +372,19 @@ impl Volume {
             }
             Body::Release { epoch } => self.replica.on_release(epoch, now),
             Body::Fetch { epoch, from: seq, max_bytes } => {
-                if epoch == self.replica.d.promised && self.replica.failed.is_none() {
+                let reads = !self.replica.is_diskless() && self.replica.failed.is_none();
+                if epoch == self.replica.d.promised && reads {
                     let max_bytes = (max_bytes as usize).min(APPEND_BYTES_MAX);
                     fx.push(Effect::ReadLog { to: from, from: seq, max_bytes });
                 }
             }
-            Body::Fork { .. } => {}
+            Body::Ship { epoch, member, base } => self.ship_for(from, epoch, member, base, fx),
+            Body::Shipped { epoch, member } if epoch == held => {
+                if let Role::Primary(primary) = &mut self.role {
+                    primary.on_shipped(from, member, &self.replica, fx);
+                }
+            }
+            Body::Shipped { .. } | Body::Fork { .. } => {}
             Body::ForkOk => {
                 if let Role::Force(force) = &mut self.role {
                     let step = force.on_fork_ok(from, &self.replica, fx);
@@ -382,12 +406,16 @@ impl Volume {
                     self.judge(verdict, now, fx);
                 }
             }
-            Body::Fetched { epoch, floor, records, .. } => {
-                if let Role::Candidate(candidate) = &mut self.role {
+            Body::Fetched { epoch, from: seq, floor, records } => match &mut self.role {
+                Role::Candidate(candidate) => {
                     let verdict = candidate.on_fetched(from, epoch, (floor, records), &mut self.replica, now, fx);
                     self.judge(verdict, now, fx);
                 }
-            }
+                Role::Primary(primary) if epoch == held => {
+                    primary.on_fetched(from, (seq, floor), records, &self.replica, now, fx);
+                }
+                _ => {}
+            },
             Body::Reject { asked, promised } if asked == held => match &mut self.role {
                 Role::Follower | Role::Force(_) => {}
                 Role::Candidate(candidate) => {
@@ -430,6 +458,19 @@ impl Volume {
             }
             // Answers to an epoch that we do not hold any more.
             Body::ConfigOk { .. } | Body::ElectOk { .. } | Body::Ack { .. } => {}
+        }
+    }
+
+    /// The holder of the epoch that we follow has no copy to ship from. Asked again while that goes on, it is not begun anew.
+    fn ship_for(&mut self, holder: MemberId, epoch: Epoch, to: MemberId, base: Seq, fx: &mut Effects) {
+        let replica = &self.replica;
+        let follows = replica.leader() == Some((epoch, holder)) && epoch == replica.d.promised;
+        if !follows || !replica.whole() || replica.failed.is_some() || replica.applied <= base {
+            return;
+        }
+        if self.ships.insert(to, (epoch, holder)).is_none() {
+            let (lineage, history) = (replica.d.lineage, replica.history().clone());
+            fx.push(Effect::Ship { to, base, lineage, history });
         }
     }
 

@@ -51,7 +51,7 @@ impl Cluster {
         Cluster::in_sites(kinds, &sites, rule)
     }
 
-    fn in_sites(kinds: &[MemberKind], sites: &[String], rule: DataRule) -> Cluster {
+    pub(super) fn in_sites(kinds: &[MemberKind], sites: &[String], rule: DataRule) -> Cluster {
         Cluster::of_class(Durability::Write, kinds, sites, rule)
     }
 
@@ -64,7 +64,7 @@ impl Cluster {
         };
         let members: Vec<Member> = kinds.iter().enumerate().map(member).collect();
         let incarnation = |m: &Member| Incarnation(u128::from(m.id.0) + 1);
-        let voters = members.iter().filter(|m| m.kind != MemberKind::Observer);
+        let voters = members.iter().filter(|m| !matches!(m.kind, MemberKind::Observer | MemberKind::Diskless));
         let votes = voters.map(|m| Vote { member: m.id, incarnation: incarnation(m), votes: 1 }).collect();
         let sync = members.iter().filter(|m| m.kind == MemberKind::Data).map(|m| SyncMember {
             member: m.id,

@@ -352,7 +352,8 @@ fn lay_out_like(request: &mut api::CreateVolumeRequest, like: &Configuration) {
         Some(_) => 0,
         None => like.vote_of(id).or(like.stood_in_for(id).map(|s| &s.lost)).map_or(0, |vote| vote.votes.into()),
     };
-    let mut members: Vec<&Member> = like.members.iter().filter(|m| m.kind != MemberKind::Leaving).collect();
+    let mut members: Vec<&Member> =
+        like.members.iter().filter(|m| !matches!(m.kind, MemberKind::Leaving | MemberKind::Diskless)).collect();
     members.sort_by_key(|m| (m.kind != MemberKind::Data || m.site != like.current.primary_site, m.id));
     let spec = |m: &&Member| api::MemberSpec {
         site: m.site.clone(),
@@ -360,7 +361,7 @@ fn lay_out_like(request: &mut api::CreateVolumeRequest, like: &Configuration) {
         kind: match m.kind {
             MemberKind::Witness => api::MemberKind::Witness,
             MemberKind::Observer => api::MemberKind::Observer,
-            MemberKind::Data | MemberKind::Leaving => api::MemberKind::Data,
+            MemberKind::Data | MemberKind::Leaving | MemberKind::Diskless => api::MemberKind::Data,
         }
         .into(),
         votes: votes(m.id),

@@ -411,6 +411,8 @@ fn member_view(status: &Status, id: MemberId) -> Option<api::MemberStatus> {
         MemberKind::Data | MemberKind::Leaving => api::MemberKind::Data,
         MemberKind::Witness => api::MemberKind::Witness,
         MemberKind::Observer => api::MemberKind::Observer,
+        // The API has no word for it yet, and no verb that makes one.
+        MemberKind::Diskless => api::MemberKind::Unspecified,
     };
     let progress = if found.lag_records == 0 { 1.0 } else { found.durable.0 as f64 / status.acked.0.max(1) as f64 };
     Some(api::MemberStatus {

@@ -76,7 +76,7 @@ pub enum RecoveryError {
 fn holds_data(durable: &Durable) -> bool {
     durable.config.member(durable.me).is_some_and(|m| match m.kind {
         MemberKind::Data | MemberKind::Observer => true,
-        MemberKind::Witness => false,
+        MemberKind::Witness | MemberKind::Diskless => false,
         MemberKind::Leaving => durable.config.all_terms().any(|t| t.sync.iter().any(|s| s.member == durable.me)),
     })
 }

@@ -3,7 +3,7 @@
 use super::holder::{Device, Handover};
 use super::{Next, Primary};
 use crate::api::{Answer, Change, CommandId, Effect, Effects, Refusal};
-use crate::candidate::{is_published, not_published};
+use crate::candidate::{is_published, not_published, refuse_diskless};
 use crate::change;
 use crate::ids::{MemberId, SessionId, Tick};
 use crate::limits::{COMMANDS_MAX, HANDOVER_TIMEOUT_US};
@@ -60,6 +60,12 @@ impl Primary {
         if self.pending.is_some() || !self.opened {
             let refusal =
                 Refusal::new("change-pending", "the volume is still opening or changing", "try again shortly");
+            fx.push(Effect::Answer { id: command, result: Err(refusal) });
+            return;
+        }
+        if replica.is_diskless()
+            && let Some(refusal) = refuse_diskless(&self.config, me)
+        {
             fx.push(Effect::Answer { id: command, result: Err(refusal) });
             return;
         }

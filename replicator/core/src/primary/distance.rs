@@ -256,8 +256,7 @@ impl Primary {
                 peer.ship_base = Some(base);
                 let text = format!("{id} is shipped what changed since {base}, by its schedule");
                 fx.push(Effect::Edge { rule: "schedule-ship", text });
-                let (lineage, history) = (replica.d.lineage, replica.history().clone());
-                fx.push(Effect::Ship { to: id, base, lineage, history });
+                self.ship(id, base, replica, now, fx);
             }
         }
     }

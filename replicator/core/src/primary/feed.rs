@@ -22,6 +22,7 @@ impl Primary {
 
     /// Speaks to every member: asks the silent, repeats what was not stored, renews leases.
     pub(super) fn heartbeat(&mut self, replica: &mut Replica, now: Tick, fx: &mut Effects) {
+        self.ask_again(replica, now, fx);
         self.heartbeat_at = now.plus(HEARTBEAT_US.min(self.config.volume.lease_us / 4));
         let members: Vec<MemberId> = self.config.members.iter().map(|m| m.id).collect();
         self.peers.retain(|id, _| members.contains(id));
@@ -169,13 +170,24 @@ impl Primary {
             peer.feed = Feed::Shipping;
             let base = peer.applied;
             let text = format!(
-                "{to} needs records from {from}, our journal begins at {floor}: shipping what changed since {base}"
+                "{to} needs records from {from}, the journal begins at {floor}: shipping what changed since {base}"
             );
             fx.push(Effect::Edge { rule: "resync-begin", text });
-            let (lineage, history) = (replica.d.lineage, replica.history().clone());
-            fx.push(Effect::Ship { to, base, lineage, history });
+            self.ship(to, base, replica, now, fx);
             return;
         }
+        self.hand_on(to, records, replica, now, fx);
+    }
+
+    /// What was read for a member that is behind goes to it.
+    pub(super) fn hand_on(
+        &mut self,
+        to: MemberId,
+        records: Vec<Record>,
+        replica: &Replica,
+        now: Tick,
+        fx: &mut Effects,
+    ) {
         let Some(last) = records.last().map(|r| r.seq) else { return };
         let bytes = records.iter().map(Record::encoded_len).sum();
         let far = self.is_far_behind(last, replica);
@@ -188,8 +200,10 @@ impl Primary {
         fx.push(if far { Effect::CatchUp(message) } else { Effect::Send(message) });
     }
 
-    pub fn on_shipped(&mut self, to: MemberId, replica: &Replica, fx: &mut Effects) {
-        if let Some(peer) = self.peers.get_mut(&to).filter(|p| p.feed == Feed::Shipping) {
+    /// Shipping has ended: by our own word, or by that of who was asked for it.
+    pub fn on_shipped(&mut self, by: MemberId, to: MemberId, replica: &Replica, fx: &mut Effects) {
+        let asked = |p: &Peer| !replica.is_diskless() || p.asked.is_some_and(|(source, _)| source == by);
+        if let Some(peer) = self.peers.get_mut(&to).filter(|p| p.feed == Feed::Shipping && asked(p)) {
             peer.lost();
             self.elect(replica, to, fx);
         }
@@ -237,13 +251,13 @@ impl Primary {
                     self.append_to(replica, to, batch.to_vec(), now, fx);
                 }
             }
-            self.feed_from_journal(to, replica, fx);
+            self.feed_behind(to, replica, now, fx);
         }
         self.try_release(replica, fx)
     }
 
     /// A live peer that is behind gets the next stretch from our journal, one read at a time.
-    pub(super) fn feed_from_journal(&mut self, to: MemberId, replica: &Replica, fx: &mut Effects) {
+    pub(super) fn feed_behind(&mut self, to: MemberId, replica: &Replica, now: Tick, fx: &mut Effects) {
         let Some(peer) = self.peers.get(&to) else { return };
         let from = peer.next;
         let (under_way_max, max_bytes) = if self.is_far_behind(Seq(from.0.saturating_sub(1)), replica) {
@@ -252,7 +266,11 @@ impl Primary {
             (PEER_INFLIGHT_BYTES_MAX, APPEND_BYTES_MAX)
         };
         let room = under_way_max.saturating_sub(peer.sent_bytes());
-        if from <= replica.durable
+        if replica.is_diskless() {
+            if from <= replica.end() && room >= max_bytes {
+                self.feed_without_journal(to, (from, max_bytes), replica, now, fx);
+            }
+        } else if from <= replica.durable
             && room >= max_bytes
             && let Some(peer) = self.peers.get_mut(&to)
         {

@@ -189,7 +189,25 @@ impl Primary {
         let witness = broken(Sabotage::WitnessCounted).then(|| self.position_with_a_witness()).flatten();
         let durable = |m: &SyncMember| self.counted(m.member, m.incarnation).map(|p| p.durable);
         let behind = broken(Sabotage::ObserverCounted).then(|| self.position_behind()).flatten();
+        if let Some(memory) = self.in_memory().filter(|_| broken(Sabotage::MemoryCounted)) {
+            return self.position_with(memory, terms);
+        }
         terms.quorum_value(|m| durable(m).max(witness).max(behind)).unwrap_or(Seq::ZERO)
+    }
+
+    /// Who works without a copy, and how much of its memory it has sent: for the suite's mistakes only.
+    fn in_memory(&self) -> Option<(&Member, Seq)> {
+        let here = self.config.attached.filter(|a| self.config.is_diskless(a.member))?;
+        Some((self.config.member(here.member)?, self.peers.values().map(|p| p.next.prev()).max()?))
+    }
+
+    /// Where a data quorum would stand that has a memory among it: one of those mistakes.
+    fn position_with(&self, (here, sent): (&Member, Seq), terms: &Terms) -> Seq {
+        let mut terms = terms.clone();
+        let (member, site) = (here.id, here.site.clone());
+        terms.sync.push(SyncMember { member, incarnation: Incarnation::default(), site });
+        let durable = |m: &SyncMember| self.counted(m.member, m.incarnation).map(|p| p.durable);
+        terms.quorum_value(|m| if m.member == member { Some(sent) } else { durable(m) }).unwrap_or(Seq::ZERO)
     }
 
     /// Where a copy would stand that a witness stood in for: the suite's mistake, made nowhere else.
@@ -230,6 +248,9 @@ impl Primary {
     pub(super) fn reached(&self, now: Tick) -> Reached {
         let lease_valid = self.lease_until().is_some_and(|until| now < until) || broken(Sabotage::LeaseOutlived);
         let completed = match self.class() {
+            Durability::Write if broken(Sabotage::MemoryCompletes) => {
+                self.in_memory().map_or(self.acked, |(_, sent)| sent.max(self.acked))
+            }
             Durability::Write if broken(Sabotage::CompletedByOne) => self.local_durable().max(self.acked),
             Durability::Write => self.acked,
             Durability::Flush if lease_valid => self.local_durable().max(self.acked),
@@ -265,6 +286,9 @@ impl Primary {
             self.acked = position;
         }
         let acked = self.acked.max(self.acked_before);
+        if replica.is_diskless() {
+            self.follow_stores(acked, replica, now);
+        }
         replica.lead(self.epoch, acked, self.followed_until(), now, fx);
         self.try_open(replica, now, fx);
         if self.opened {

@@ -6,7 +6,7 @@
 //!  open ──handover: everything acked and on the target──► released (follower)
 //! ```
 //! Not here: device requests (pipeline), what one member is sent (peers), register values (change). `distance` decides, by the mode, who
-//! leaves the sync set and comes back, `watch` how far one member has been, and `places` who stands in for one that is lost.
+//! leaves the sync set and comes back, `watch` how far one member has been, and `places` who stands in for one that is lost. `relay`: who is asked for what a holder without a copy does not have.
 
 mod commands;
 mod distance;
@@ -15,6 +15,7 @@ mod holder;
 mod marks;
 mod places;
 mod register;
+mod relay;
 mod watch;
 
 pub use holder::{Next, Primary};

@@ -14,6 +14,8 @@ use crate::register::ConfigVersion;
 use crate::sabotage::{Sabotage, broken};
 use crate::tail::Tail;
 
+use super::memory::Memory;
+
 /// What recovery found: the durable blob, and where the readable log ends.
 #[derive(Debug, Clone)]
 pub struct Recovered {
@@ -68,6 +70,8 @@ pub struct Replica {
     pub d: Durable,
     pub(super) tail: Tail,
     pub(super) history: History,
+    /// On a node without a copy: the records that others would have in their journals.
+    pub(super) memory: Option<Memory>,
     pub durable: Seq,
     pub applied: Seq,
     pub(super) applying: Option<Seq>,
@@ -130,6 +134,7 @@ impl Replica {
             volume,
             tail: Tail::starting_at(last.seq, Some(last.hash)),
             history,
+            memory: None,
             durable: last.seq,
             applied,
             applying: None,
@@ -158,6 +163,7 @@ impl Replica {
             holed_under: d.promised,
             d,
         };
+        replica.learn_kind();
         if let Some(lost) = lost_upto.filter(|_| !broken(Sabotage::CorruptAsAbsent)) {
             replica.d.holed = replica.d.holed.max(Some(lost));
             replica.batch.push(JournalOp::Truncate { after: last.seq });

@@ -13,8 +13,10 @@ const PORTION_OPS: usize = 32;
 
 impl Replica {
     pub(super) fn persist_meta(&mut self) {
-        self.d.history = self.history.clone();
-        self.d.acked = self.acked;
+        if !self.is_diskless() {
+            self.d.history = self.history.clone();
+            self.d.acked = self.acked;
+        }
         let blob = self.d.encode();
         // Only the newest of a batch matters, but its place after the records before it does.
         self.batch.push(JournalOp::Meta(blob));
@@ -215,6 +217,9 @@ impl Replica {
     /// has begun, which takes room. So what the store has not got for good is remembered as acked, but for a little: what
     /// it has applied since its checkpoint is gone with a crash.
     fn remember_acked(&mut self) {
+        if self.is_diskless() {
+            return;
+        }
         let known = self.d.acked.max(self.d.base.seq);
         let forgettable = self.tail.bytes_after(known).saturating_sub(self.tail.bytes_after(self.acked));
         if self.acked > known && forgettable >= JOURNAL_PORTION_BYTES {

@@ -177,6 +177,9 @@ impl Replica {
         if self.d.installing.is_some() {
             return;
         }
+        if self.is_diskless() {
+            return fx.push(Effect::DropImage);
+        }
         let late = base.seq <= self.end().max(self.applied) && !broken(Sabotage::LateShipmentInstalled);
         // Or when we have gone on in another lineage, which may not have all that the image shows.
         let foreign = lineage != self.d.lineage && !broken(Sabotage::ForeignShipmentInstalled);

@@ -97,6 +97,9 @@ impl Replica {
         let bytes = record.encoded_len() as u64;
         self.tail.push(record.hash(), record.payload.len() as u64, now);
         self.history.note(record.epoch, record.seq);
+        if let Some(memory) = &mut self.memory {
+            return memory.push(record);
+        }
         self.undurable_bytes += bytes;
         self.batch.push(JournalOp::Record(record));
     }

@@ -47,6 +47,9 @@ impl Replica {
     /// will be. A full journal takes them only when it has let go of others, which takes word of what is acked: so a
     /// promise that waited for them might wait for itself.
     pub(super) fn drop_undurable(&mut self, fx: &mut Effects) {
+        if self.is_diskless() {
+            return self.forget_log();
+        }
         let to = self.durable.max(self.applied);
         if to < self.end() {
             // What is in the batch is before the cut.
@@ -83,6 +86,7 @@ impl Replica {
         if version > self.d.config.version {
             self.raise(epoch, fx);
             self.d.config = config;
+            self.learn_kind();
             self.persist_meta();
             fx.push(Effect::Configured(Box::new(self.d.config.clone())));
         } else if epoch > self.d.promised {
@@ -135,6 +139,9 @@ impl Replica {
 
     /// Cuts the log above `to`. Never at or below what was applied (I13).
     pub fn truncate(&mut self, to: Seq) {
+        if self.is_diskless() {
+            return self.forget_log();
+        }
         assert!(to >= self.applied || asserts_off(), "I13: truncation to {to} below applied {}", self.applied);
         let attached = self.d.config.attached.is_some_and(|a| a.member == self.me());
         if attached && to < self.durable && self.d.config.volume.durability == Durability::Flush {

@@ -16,7 +16,7 @@ use farshore_core::journal::superblock::Superblock;
 use farshore_core::mark::Mark;
 use farshore_core::message::{Body, Message};
 use farshore_core::record::{Kind, Record, RecordHash};
-use farshore_core::register::{Configuration, Mode, StandIn};
+use farshore_core::register::{Configuration, Member, MemberKind, Mode, StandIn};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -108,6 +108,10 @@ fn the_configuration_and_the_durable_blob() {
     let lost = stood_in.current.votes[0].clone();
     stood_in.stand_ins = vec![StandIn { member: MemberId(3), lost }];
     places.push(("stand-in", stood_in));
+    let mut diskless = samples::configuration();
+    let (site, node) = ("east".to_string(), "n2".to_string());
+    diskless.members.push(Member { id: MemberId(4), site, node, kind: MemberKind::Diskless });
+    hold("v3/configuration.txt", &[("diskless", diskless)], |config| config.encode().to_vec(), decode);
     hold("v2/configuration.txt", &places, |config| config.encode().to_vec(), decode);
 
     let full = samples::durable();

@@ -156,6 +156,8 @@ pub fn messages() -> Vec<Message> {
         Body::ForkOk,
         Body::Fetch { epoch, from: Seq(1), max_bytes: 4096 },
         Body::Fetched { epoch, from: Seq(10), floor: Seq(1), records },
+        Body::Ship { epoch, member: MemberId(3), base: Seq(7) },
+        Body::Shipped { epoch, member: MemberId(3) },
         Body::Fork { lineage: LINEAGE, epoch, config, log: Some((history(), Seq(11))) },
     ];
     let message = |body| Message { volume: VOLUME, lineage: LINEAGE, from: MemberId(1), to: MemberId(2), body };
