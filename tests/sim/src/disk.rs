@@ -106,7 +106,7 @@ pub struct Crashed {
 pub struct Disk {
     pub journal: Journal,
     shape: Shape,
-    /// A witness has no store.
+    /// A witness has no store, nor has a node without a copy.
     stores: bool,
     pub now: Image,
     safe: Image,
@@ -142,7 +142,10 @@ impl Disk {
         Disk {
             journal,
             shape,
-            stores: durable.config.member(durable.me).is_none_or(|m| m.kind != MemberKind::Witness),
+            stores: durable
+                .config
+                .member(durable.me)
+                .is_none_or(|m| !matches!(m.kind, MemberKind::Witness | MemberKind::Diskless)),
             now: Image::empty(),
             safe: Image::empty(),
             staged: BTreeMap::new(),

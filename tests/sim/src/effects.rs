@@ -243,6 +243,7 @@ impl World {
         let verdict = self.oracle.words.said(&message);
         self.check(verdict);
         self.speaks_in_its_lineage(id, &message);
+        self.made_in_memory(id, &message);
         match &message.body {
             Body::PutConfig { .. } => self.register_written_at = self.now,
             Body::Release { .. } => self.oracle.sessions.released(id),
@@ -259,6 +260,20 @@ impl World {
         if let Some(delay) = last {
             self.after(delay, Happening::Deliver { to, letter });
         }
+    }
+
+    /// What a node without a copy makes reaches a journal only with others.
+    fn made_in_memory(&mut self, id: MemberId, message: &Message) {
+        let Body::Append { epoch, records, .. } = &message.body else { return };
+        let Some(node) = self.nodes.get_mut(&id).filter(|n| n.is_diskless()) else { return };
+        for record in records.iter().filter(|r| r.epoch == *epoch) {
+            if matches!(record.kind, Kind::Discard | Kind::WriteZeroes) {
+                node.disk.zeroes.insert(record.seq, record.origin.tag);
+            }
+        }
+        let records = records.iter().filter(|r| r.epoch == *epoch);
+        let verdict = records.map(|r| self.oracle.journalled(id, r, r.hash())).find(Result::is_err).unwrap_or(Ok(()));
+        self.check(verdict);
     }
 
     pub fn complete(&mut self, request: RequestId, outcome: Outcome, epoch: Epoch) {

@@ -47,7 +47,10 @@ impl World {
     /// Some are named and the others are out of sight, mostly; somebody may fall while it happens. Now and then the
     /// others do the same.
     fn force_some(&mut self) {
-        let alive: Vec<MemberId> = self.nodes.values().filter(|n| n.volume.is_some()).map(|n| n.id).collect();
+        // Now and then one without a copy is named, which is refused.
+        let slips = self.layout.has_diskless() && self.side.chance(100);
+        let held = |n: &&Node| n.volume.is_some() && (slips || !n.is_diskless());
+        let alive: Vec<MemberId> = self.nodes.values().filter(held).map(|n| n.id).collect();
         let Some(donor) = self.side.pick(&alive) else { return };
         let mut named = vec![donor];
         for id in alive.iter().filter(|id| **id != donor) {
@@ -173,7 +176,8 @@ impl World {
         let members: Vec<MemberId> = if voters.iter().all(|id| living.contains(id)) && self.side.chance(400) {
             voters
         } else {
-            let follows = |id: &&MemberId| self.nodes.get(id).is_some_and(|n| n.lineage == state.lineage);
+            let here = |id: &MemberId| self.nodes.get(id).is_some_and(|n| n.lineage == state.lineage);
+            let follows = |id: &&MemberId| here(id) && !state.config.is_diskless(**id);
             living.iter().filter(follows).copied().collect()
         };
         let (writer, uuid) = (self.side.u128(), self.side.u128());

@@ -23,7 +23,7 @@ fn choose(world: &mut World, config: &Configuration) -> Option<Vec<MemberId>> {
         .members
         .iter()
         .map(|m| m.id)
-        .filter(|id| world.life(*id).is_some() && !world.buried.contains(id))
+        .filter(|id| world.life(*id).is_some() && !world.buried.contains(id) && !config.is_diskless(*id))
         .collect();
     let holds = |id: &MemberId| {
         let whole = world.nodes.get(id).and_then(|n| n.volume.as_ref()).is_some_and(|v| v.replica().whole());

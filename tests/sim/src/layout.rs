@@ -25,7 +25,7 @@ pub struct Layout {
 }
 
 use Durability::{Flush, Write};
-use MemberKind::{Data, Observer, Witness};
+use MemberKind::{Data, Diskless, Observer, Witness};
 
 const PAIR_WITNESS: &[(&str, MemberKind, u8)] = &[("a", Data, 1), ("b", Data, 1), ("w", Witness, 1)];
 const THREE: &[(&str, MemberKind, u8)] = &[("a", Data, 1), ("b", Data, 1), ("c", Data, 1)];
@@ -45,6 +45,15 @@ const OBSERVED_PAIR: &[(&str, MemberKind, u8)] =
 /// Three copies of one site, and two that are shipped what changed: by the mode, and since it is an observer.
 const SCHEDULED_2: &[(&str, MemberKind, u8)] =
     &[("a", Data, 1), ("a", Data, 1), ("a", Data, 1), ("b", Data, 0), ("o", Observer, 0)];
+/// A node without a copy beside one of three copies, or alone in its site, or one in two sites each.
+const DISKLESS_3: &[(&str, MemberKind, u8)] = &[("a", Data, 1), ("b", Data, 1), ("c", Data, 1), ("a", Diskless, 0)];
+const DISKLESS_AWAY: &[(&str, MemberKind, u8)] = &[("a", Diskless, 0), ("b", Data, 1), ("c", Data, 1), ("d", Data, 1)];
+const DISKLESS_TWO: &[(&str, MemberKind, u8)] =
+    &[("a", Data, 1), ("b", Data, 1), ("c", Data, 1), ("a", Diskless, 0), ("b", Diskless, 0)];
+const DISKLESS_PAIR: &[(&str, MemberKind, u8)] =
+    &[("a", Data, 1), ("b", Data, 1), ("w", Witness, 1), ("a", Diskless, 0)];
+const DISKLESS_SCHEDULED: &[(&str, MemberKind, u8)] =
+    &[("a", Data, 1), ("a", Data, 1), ("a", Data, 1), ("b", Data, 0), ("a", Diskless, 0)];
 const TWO_IN_ONE_SITE: &[(&str, MemberKind, u8)] = &[("a", Data, 1), ("a", Data, 1), ("b", Data, 1), ("c", Data, 1)];
 const NEIGHBOURS_WITNESS: &[(&str, MemberKind, u8)] =
     &[("a", Data, 1), ("a", Data, 1), ("b", Data, 1), ("w", Witness, 1)];
@@ -98,6 +107,13 @@ pub const LAYOUTS: &[Layout] = &[
     stand_in(Mode::Sync, layout("stand-in-3", OBSERVED_3, (2, 1, false), Write, 2)),
     stand_in(Mode::Sync, layout("stand-in-pair", OBSERVED_PAIR, (2, 1, false), Write, 2)),
     stand_in(ADAPTIVE, layout("stand-in-adaptive", OBSERVED_PAIR, (2, 1, false), Write, 1)),
+    layout("diskless-3", DISKLESS_3, (2, 1, false), Write, 3),
+    layout("diskless-away", DISKLESS_AWAY, (2, 1, false), Write, 2),
+    layout("diskless-two", DISKLESS_TWO, (2, 1, true), Write, 2),
+    layout("diskless-all", DISKLESS_3, (3, 2, false), Write, 1),
+    layout("diskless-pair-witness", DISKLESS_PAIR, (2, 1, false), Write, 2),
+    distant(ADAPTIVE, None, layout("diskless-adaptive", DISKLESS_PAIR, (2, 1, false), Write, 1)),
+    distant(SCHEDULED, None, layout("diskless-scheduled", DISKLESS_SCHEDULED, (2, 0, false), Write, 1)),
 ];
 
 /// Only told of in stories.
@@ -128,7 +144,14 @@ pub fn named(name: &str) -> Option<&'static Layout> {
 impl Layout {
     /// Does this member begin as one that is fed and counts for nothing?
     pub fn is_fed_only(&self, id: MemberId) -> bool {
-        self.members.get(usize::from(id.0)).is_some_and(|(_, kind, votes)| *kind != Witness && *votes == 0)
+        self.members
+            .get(usize::from(id.0))
+            .is_some_and(|(_, kind, votes)| matches!(kind, Data | Observer) && *votes == 0)
+    }
+
+    /// Are there nodes without a copy?
+    pub fn has_diskless(&self) -> bool {
+        self.members.iter().any(|(_, kind, _)| *kind == Diskless)
     }
 
     /// Does the sync set change by itself, or who has a vote by the mode?

@@ -48,6 +48,7 @@ impl World {
             self.drama();
         }
         self.promote_observer();
+        self.change_diskless();
         self.fence_somebody();
         self.change_class();
         self.change_mode();
@@ -127,6 +128,44 @@ impl World {
             Some(_) if self.layout.is_fed_only(member) => self.command(id, Command::Change(Change::Remove { member })),
             Some(_) => None,
         };
+    }
+
+    /// Nodes without a copy come and go; now and then one is to have a vote. And one of them works.
+    fn change_diskless(&mut self) {
+        if !self.layout.has_diskless() {
+            return;
+        }
+        if self.side.chance(250) {
+            let diskless: Vec<MemberId> = self.nodes.values().filter(|n| n.is_diskless()).map(|n| n.id).collect();
+            if let Some(id) = self.side.pick(&diskless) {
+                let (writer, session) = (self.side.u128(), SessionId(self.side.u128()));
+                self.command(id, Command::Attach { writer, session });
+            }
+        }
+        if !self.side.chance(80) {
+            return;
+        }
+        let primaries = self.primaries();
+        let Some((id, config)) = self.side.pick(&primaries).and_then(|id| Some((id, self.config_of(id)?))) else {
+            return;
+        };
+        let next = self.nodes.keys().map(|m| m.0 + 1).max().unwrap_or(0);
+        let known = config.members.iter().find(|m| m.kind == MemberKind::Diskless).map(|m| m.id);
+        let change = match (self.side.range(0, 2), known) {
+            (0, Some(member)) => Change::Remove { member },
+            (1, Some(member)) => Change::Readmit { member, incarnation: Incarnation(self.side.u128()) },
+            _ if config.members.len() < MEMBERS_MAX && next <= 9 => {
+                let incarnation = Incarnation(self.side.u128());
+                let Some(teacher) = self.nodes.get(&id).map(|n| n.disk.durable_blob()) else { return };
+                let first = Durable::first(MemberId(next), incarnation, teacher.lineage, config.clone());
+                self.add_disk(Durable { parents: teacher.parents, ..first });
+                let site = self.side.pick(&["a", "b", "x"]).unwrap_or("a").to_string();
+                let member = Member { id: MemberId(next), site, node: format!("n{next}"), kind: MemberKind::Diskless };
+                Change::Add { member, incarnation, votes: u8::from(self.side.chance(100)) }
+            }
+            _ => return,
+        };
+        self.command(id, Command::Change(change));
     }
 
     /// The class, where the device has a cache anyway: it is held to no more than that. And what becomes of it without a
@@ -394,7 +433,8 @@ impl World {
                 let incarnation = node.disk.durable_blob().incarnation;
                 let voted = config.admitted(member) == Some(incarnation);
                 // While the value is joint it may still be taken back.
-                let votes = config.member(member).is_some_and(|m| !config.follows_behind(m));
+                let votes =
+                    config.member(member).is_some_and(|m| !config.follows_behind(m) && m.kind != MemberKind::Diskless);
                 if !votes || (voted && config.earlier.is_empty()) {
                     node.wiped = false;
                 } else if !voted {

@@ -341,9 +341,13 @@ fn equal(world: &World, holder: MemberId) -> bool {
     let Some(node) = world.nodes.get(&holder) else { return false };
     let Some(volume) = &node.volume else { return false };
     let Some(primary) = volume.primary() else { return false };
-    living_data(world, primary.config()).all(|m| {
-        world.nodes.get(&m.id).is_some_and(|other| {
-            other.disk.now.base.seq == volume.replica().end() && other.disk.now.cells == node.disk.now.cells
-        })
-    })
+    let living: Vec<&Node> = living_data(world, primary.config()).filter_map(|m| world.nodes.get(&m.id)).collect();
+    // A holder without a copy shows what the others do.
+    let Some(shown) = living.first().map(|first| if volume.replica().is_diskless() { first } else { &node }) else {
+        return false;
+    };
+    let equal = |other: &&Node| {
+        other.disk.now.base.seq == volume.replica().end() && other.disk.now.cells == shown.disk.now.cells
+    };
+    living.iter().all(equal)
 }

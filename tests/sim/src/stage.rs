@@ -45,6 +45,12 @@ impl World {
         self.initial.members.iter().filter(|m| m.kind == MemberKind::Data).map(|m| m.id).collect()
     }
 
+    /// The first member without a copy.
+    pub fn without_copy(&self) -> MemberId {
+        let members = &self.initial.members;
+        members.iter().find(|m| m.kind == MemberKind::Diskless).map_or(members[0].id, |m| m.id)
+    }
+
     pub fn other_than(&mut self, not: &[MemberId]) -> MemberId {
         let rest: Vec<MemberId> = self.copies().into_iter().filter(|id| !not.contains(id)).collect();
         self.dice.pick(&rest).unwrap_or_else(|| not[0])
@@ -122,6 +128,14 @@ impl World {
     /// Begins with a device that is open somewhere and worked with.
     pub fn begin_work(&mut self) -> MemberId {
         let holder = self.other_than(&[]);
+        self.serve_at(holder, PATIENCE_US);
+        self.lapse(5_000, 80_000);
+        holder
+    }
+
+    /// The same, on a node without a copy.
+    pub fn begin_without_copy(&mut self) -> MemberId {
+        let holder = self.without_copy();
         self.serve_at(holder, PATIENCE_US);
         self.lapse(5_000, 80_000);
         holder

@@ -1,7 +1,7 @@
 //! The stores: applying, checkpoints, reads. Images on their way from one to another are in shipments.
 
 use bytes::BytesMut;
-use farshore_core::api::{Event, RequestId};
+use farshore_core::api::{Event, ReadFrom, RequestId};
 use farshore_core::ids::{BLOCK_BYTES, MemberId, Seq};
 use farshore_core::overlay::{Content, Hit};
 use farshore_core::record::Kind;
@@ -12,6 +12,8 @@ use crate::world::World;
 
 /// Pause before a batch that failed is tried again.
 const APPLY_RETRY_US: u64 = 100_000;
+/// Pause before a read is tried again that no store in reach could answer.
+const READ_RETRY_US: u64 = 5_000;
 
 impl World {
     pub fn apply(&mut self, id: MemberId, upto: Seq) {
@@ -85,7 +87,19 @@ impl World {
         blocks: std::ops::Range<usize>,
         over: Vec<(usize, u64)>,
     ) {
-        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let from = self.nodes.get(&id).and_then(|n| n.volume.as_ref()?.read_from(n.clock_at(self.now)));
+        let reader = match from {
+            None => id,
+            Some(from) => match self.reader_of(id, &from) {
+                Some(reader) => reader,
+                None => {
+                    let Some(life) = self.life(id) else { return };
+                    let what = Happening::StoreRead { node: id, life, id: request, blocks, over };
+                    return self.after(READ_RETRY_US, what);
+                }
+            },
+        };
+        let Some(node) = self.nodes.get_mut(&reader) else { return };
         let mut data = BytesMut::zeroed(blocks.len() * 8);
         for block in blocks.clone() {
             let laid = over.iter().find(|(b, _)| *b == block).map(|(_, stamp)| *stamp);
@@ -100,6 +114,25 @@ impl World {
                 Err("I/O error".to_string())
             }
         };
-        self.feed(id, Event::ReadDone { id: request, result });
+        let done = Event::ReadDone { id: request, result };
+        if reader == id {
+            return self.feed(id, done);
+        }
+        let delay = self.side.skewed(50, 20_000);
+        if let Some(life) = self.life(id) {
+            self.after(delay, Happening::Feed { node: id, life, event: Box::new(done) });
+        }
+    }
+
+    /// Whose store answers a node without one: it is in reach, and shows enough.
+    fn reader_of(&self, id: MemberId, from: &ReadFrom) -> Option<MemberId> {
+        let lineage = self.nodes.get(&id)?.lineage;
+        let shows = |other: &&MemberId| {
+            let reached = !self.network.is_cut(id, **other) && !self.network.is_cut(**other, id);
+            let node = self.nodes.get(other).filter(|n| reached && n.lineage == lineage && n.paused_until <= self.now);
+            let whole = node.and_then(|n| n.volume.as_ref()).is_some_and(|v| v.replica().whole());
+            whole && node.is_some_and(|n| n.disk.now.base.seq >= from.applied)
+        };
+        from.members.iter().find(shows).copied()
     }
 }

@@ -8,7 +8,7 @@ use crate::knobs::Knobs;
 use crate::layout::{self, Layout};
 use crate::network::Weather;
 use crate::pairs::Pair;
-use crate::plots::{changes, cuts, disks, distances, epochs, forces, places, reads};
+use crate::plots::{changes, cuts, diskless, disks, distances, epochs, forces, places, reads};
 use crate::run::{Outcome, finish, finish_both};
 use crate::world::World;
 
@@ -32,6 +32,7 @@ const fn of_two(name: &'static str, layouts: &'static [&'static str], tell: fn(&
     Story { name, layouts, telling: Telling::OfTwo(tell) }
 }
 
+const DISKLESS: &[&str] = &["diskless-3", "diskless-away", "diskless-pair-witness"];
 const COPIES_3: &[&str] = &["majority-3", "nearest-remote-3", "all-remotes-3"];
 
 pub const STORIES: &[Story] = &[
@@ -84,6 +85,12 @@ pub const STORIES: &[Story] = &[
     story("rotten-promise", &["majority-3"], disks::rotten_promise),
     story("tight", &["majority-3"], disks::tight),
     story("bad-sync", &["majority-3"], disks::bad_sync),
+    story("memory-lost", DISKLESS, diskless::forgets),
+    story("memory-alone", DISKLESS, diskless::one_copy),
+    story("memory-short", &["diskless-3", "diskless-away"], diskless::left_behind),
+    story("memory-read", DISKLESS, diskless::slow_stores),
+    story("memory-split", DISKLESS, diskless::split),
+    story("memory-relay", DISKLESS, diskless::relay),
     story("mark", &["majority-3", "flush-3"], cuts::mark),
     of_two("cut", &["majority-3", "flush-3"], cuts::cut),
     of_two("cut-late", &["majority-3", "flush-3"], cuts::late),

@@ -421,6 +421,11 @@ impl World {
 }
 
 impl Node {
+    /// Runs without a copy.
+    pub fn is_diskless(&self) -> bool {
+        self.volume.as_ref().is_some_and(|v| v.replica().is_diskless())
+    }
+
     pub fn clock_at(&self, now: u64) -> Tick {
         self.clock.at(now)
     }

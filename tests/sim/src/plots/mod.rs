@@ -2,6 +2,7 @@
 
 pub mod changes;
 pub mod cuts;
+pub mod diskless;
 pub mod disks;
 pub mod distances;
 pub mod epochs;
