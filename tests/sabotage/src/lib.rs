@@ -30,6 +30,7 @@
 //! | logs and images | `trim-early`, `late-elect-cuts`, `late-shipment-installed`, `install-unmarked` | I5, I13, I25 |
 //! | shipments, in the store that the simulator stands in for | `shown-in-part`, `parts-mixed` | P3 |
 //! | what a loss would cost | `stale-word-taken`, `unwritten-forgotten`, `sent-taken-for-held`, `silence-taken-for-all`, `others-guessed`, `old-lineage-told`, `exact-without-lease`, `forced-as-promoted`, `sites-best-forced` | RPO |
+//! | a holder without a copy | `memory-counted`, `memory-completes`, `memory-resumed`, `memory-donor`, `read-anywhere` | I2, I7, I8, I11 |
 //! | whose device it is | `attach-anywhere`, `fence-anywhere`, `restart-unnamed`, `restart-with-loss`, `release-unsynced` | P2 |
 //!
 //! # What was tried or thought through, and is not counted
