@@ -303,6 +303,7 @@ pub fn role(role: api::Role) -> &'static str {
         api::Role::Candidate => "candidate",
         api::Role::Witness => "witness",
         api::Role::Observer => "observer",
+        api::Role::Diskless => "diskless",
         api::Role::Unspecified => "unknown",
     }
 }
@@ -312,6 +313,7 @@ fn member_kind(kind: api::MemberKind) -> &'static str {
         api::MemberKind::Data => "data",
         api::MemberKind::Witness => "witness",
         api::MemberKind::Observer => "observer",
+        api::MemberKind::Diskless => "diskless",
         api::MemberKind::Unspecified => "unknown",
     }
 }

@@ -91,7 +91,7 @@ fn in_sync(m: &api::MemberStatus) -> bool {
     match m.kind() {
         api::MemberKind::Data => m.in_sync_set && m.state == member::REPLICATING,
         api::MemberKind::Observer => [member::REPLICATING, member::RESTING].contains(&m.state.as_str()),
-        api::MemberKind::Witness | api::MemberKind::Unspecified => m.connected,
+        api::MemberKind::Witness | api::MemberKind::Diskless | api::MemberKind::Unspecified => m.connected,
     }
 }
 

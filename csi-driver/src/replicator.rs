@@ -26,6 +26,18 @@ pub struct Replicator {
     channel: Channel,
 }
 
+/// A volume with the members that were chosen for it.
+fn placed(volume: Option<api::VolumeStatus>) -> Result<api::VolumeStatus, Status> {
+    let mut volume = present(volume)?;
+    leave_out_visitors(&mut volume);
+    Ok(volume)
+}
+
+/// Members that are there for a device alone come and go with it, and are nothing of the volume's layout.
+fn leave_out_visitors(volume: &mut api::VolumeStatus) {
+    volume.members.retain(|member| member.kind() != api::MemberKind::Diskless);
+}
+
 /// A response whose object is missing was written by another version.
 fn present<T>(field: Option<T>) -> Result<T, Status> {
     field.ok_or_else(|| Status::internal("the replicator's answer is incomplete: run one version of both"))
@@ -91,7 +103,7 @@ impl Replicator {
     pub async fn find(&self, volume: &str) -> Result<Option<api::VolumeStatus>, Status> {
         let request = api::GetVolumeRequest { volume: volume.into() };
         match self.volumes().get(request).await {
-            Ok(answer) => present(answer.into_inner().volume).map(Some),
+            Ok(answer) => placed(answer.into_inner().volume).map(Some),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(of_replicator(status)),
         }
@@ -110,12 +122,13 @@ impl Replicator {
         let answer = self.volumes().list(api::ListVolumesRequest {}).await.map_err(of_replicator)?;
         let mut volumes = answer.into_inner().volumes;
         volumes.retain(|volume| !volume.members.is_empty());
+        volumes.iter_mut().for_each(leave_out_visitors);
         volumes.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(volumes)
     }
 
     pub async fn create(&self, request: api::CreateVolumeRequest) -> Result<api::VolumeStatus, Status> {
-        present(self.volumes().create(request).await.map_err(of_replicator)?.into_inner().volume)
+        placed(self.volumes().create(request).await.map_err(of_replicator)?.into_inner().volume)
     }
 
     /// A volume that is not there is deleted already. Its snapshots stay.
@@ -136,12 +149,12 @@ impl Replicator {
 
     pub async fn resize(&self, id: &str, size_bytes: u64) -> Result<api::VolumeStatus, Status> {
         let request = api::ResizeVolumeRequest { volume: id.into(), size_bytes };
-        present(self.volumes().resize(request).await.map_err(of_replicator)?.into_inner().volume)
+        placed(self.volumes().resize(request).await.map_err(of_replicator)?.into_inner().volume)
     }
 
     /// What the request does not name stays.
     pub async fn set(&self, request: api::SetVolumeRequest) -> Result<api::VolumeStatus, Status> {
-        present(self.volumes().set(request).await.map_err(of_replicator)?.into_inner().volume)
+        placed(self.volumes().set(request).await.map_err(of_replicator)?.into_inner().volume)
     }
 
     /// Known in every site. `None` takes it away.

@@ -1,6 +1,7 @@
-//! Generated gRPC types, and nothing else but how an error's details travel.
+//! Generated gRPC types, and nothing else but how an error's details travel, and which members have a copy.
 
 mod detail;
+mod member;
 
 pub use detail::{ERROR_DETAIL_TYPE, encode_error_detail, error_detail};
 

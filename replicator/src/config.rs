@@ -290,6 +290,20 @@ pub struct Device {
     /// The socket of the farshore-device that holds this node's block devices, so that they outlive this daemon. Left
     /// out: this daemon holds them itself, and they end with it.
     pub process: Option<PathBuf>,
+    /// Who writes where a device is on a node without a copy of its volume.
+    pub without_copy: WithoutCopy,
+}
+
+/// How a device on a node without a copy reaches its volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum WithoutCopy {
+    /// This node holds the epoch, and writes to all members itself. Where it can't (class flush, a member of an older
+    /// version, one that this node does not reach) as with `member`.
+    #[default]
+    Direct,
+    /// A member of the site that has a copy serves it.
+    Member,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -1,4 +1,4 @@
-//! A device on a node that holds no copy of its volume: another node of its site serves it.
+//! A device on a node that holds no copy of its volume: the node writes to all members itself, or another one serves it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,15 +14,34 @@ const WRITERS: usize = 16;
 const FROM_N1: [&str; 5] = ["volume", "detach", "pg", "--force", "--node=n1"];
 const FROM_N2: [&str; 5] = ["volume", "detach", "pg", "--force", "--node=n2"];
 
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Direct,
+    /// A member with a copy serves the device.
+    Served,
+}
+
+impl Way {
+    fn options(self) -> Options {
+        let more = if self == Way::Served { "[device]\nwithout_copy = \"member\"\n" } else { "" };
+        Options { more, ..Options::default() }
+    }
+
+    /// Where a volume is that is attached on n1, as it is shown.
+    fn at_n1(self) -> (String, String) {
+        ("n1".into(), if self == Way::Served { "n2" } else { "" }.into())
+    }
+}
+
 /// The copies of `pg` are on n2 and in the other sites.
 fn create(site: &Site) {
     site.run(&["volume", "create", "pg", "--size=8MiB", "--members=east/n2,west,north", "--lease=1s"]);
 }
 
-fn apart(test: &str) -> Option<Cluster> {
+fn apart(test: &str, way: Way) -> Option<Cluster> {
     match Network::lay(SITES.len()) {
         Ok(network) => {
-            let cluster = Cluster::lay_out_in(&SITES, Options::default(), Some(network));
+            let cluster = Cluster::lay_out_in(&SITES, way.options(), Some(network));
             cluster.launch();
             create(cluster.site("east/n2"));
             Some(cluster)
@@ -46,8 +65,8 @@ fn possible(test: &str) -> bool {
     missing.is_none()
 }
 
-fn start() -> Cluster {
-    let cluster = Cluster::lay_out(&SITES, Options::default());
+fn start(way: Way) -> Cluster {
+    let cluster = Cluster::lay_out(&SITES, way.options());
     cluster.launch();
     create(cluster.site("east/n2"));
     cluster
@@ -61,7 +80,16 @@ fn place(site: &Site) -> (String, String) {
 
 #[test]
 fn a_volume_is_read_and_written_at_a_node_without_a_copy() {
-    let cluster = start();
+    read_and_written(Way::Direct);
+}
+
+#[test]
+fn a_volume_is_read_and_written_at_a_node_without_a_copy_served() {
+    read_and_written(Way::Served);
+}
+
+fn read_and_written(way: Way) {
+    let cluster = start(way);
     let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
     let ledger = Ledger::of_new(BLOCKS);
     let mut client = first.attach("pg");
@@ -71,7 +99,7 @@ fn a_volume_is_read_and_written_at_a_node_without_a_copy() {
     }
     ledger.check_all(&mut client);
     for site in [first, second, cluster.site("west")] {
-        assert_eq!(place(site), ("n1".into(), "n2".into()), "as {} sees it", site.name);
+        assert_eq!(place(site), way.at_n1(), "as {} sees it", site.name);
     }
     assert!(NbdClient::connect(&second.nbd_socket(), "pg").is_err(), "there is no device where it is served");
     second.refused(&["volume", "attach", "pg"]).says(4, &["pg", "east/n1"]);
@@ -98,8 +126,17 @@ fn a_volume_is_read_and_written_at_a_node_without_a_copy() {
 
 #[test]
 fn a_line_that_is_cut_and_a_member_that_is_killed_fail_nothing() {
+    cut_and_killed(Way::Direct);
+}
+
+#[test]
+fn a_line_that_is_cut_and_a_member_that_is_killed_fail_nothing_served() {
+    cut_and_killed(Way::Served);
+}
+
+fn cut_and_killed(way: Way) {
     let test = "a_line_that_is_cut_and_a_member_that_is_killed_fail_nothing";
-    let Some(cluster) = apart(test) else { return };
+    let Some(cluster) = apart(test, way) else { return };
     let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
     let ledger = Ledger::of_new(BLOCKS);
     ledger.fill(&mut first.attach("pg"));
@@ -134,8 +171,17 @@ fn a_line_that_is_cut_and_a_member_that_is_killed_fail_nothing() {
 
 #[test]
 fn nothing_is_acknowledged_after_the_answer() {
+    ended(Way::Direct);
+}
+
+#[test]
+fn nothing_is_acknowledged_after_the_answer_served() {
+    ended(Way::Served);
+}
+
+fn ended(way: Way) {
     let test = "nothing_is_acknowledged_after_the_answer";
-    let Some(cluster) = apart(test) else { return };
+    let Some(cluster) = apart(test, way) else { return };
     let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
     let ledger = Ledger::of_new(BLOCKS);
     ledger.fill(&mut first.attach("pg"));
@@ -185,13 +231,13 @@ fn nothing_is_acknowledged_after_the_answer() {
         drop(first.attach("pg"));
         // And from a node that serves only: it has no device.
         second.run(&FROM_N2);
-        assert_eq!(place(second), ("n1".into(), "n2".into()));
+        assert_eq!(place(second), way.at_n1());
     }
 }
 
 /// The device process of n1, and a volume there.
-fn with_device_process() -> (Cluster, DeviceHolder) {
-    let cluster = Cluster::lay_out(&SITES, Options::default());
+fn with_device_process(way: Way) -> (Cluster, DeviceHolder) {
+    let cluster = Cluster::lay_out(&SITES, way.options());
     let holder = DeviceHolder::start(cluster.site("east"));
     cluster.launch();
     let second = cluster.site("east/n2");
@@ -206,11 +252,20 @@ fn attach_block_device(site: &Site) -> PathBuf {
 
 #[test]
 fn a_busy_file_system_lives_through_every_end_of_either_replicator() {
+    replicators_end(Way::Direct);
+}
+
+#[test]
+fn a_busy_file_system_lives_through_every_end_of_either_replicator_served() {
+    replicators_end(Way::Served);
+}
+
+fn replicators_end(way: Way) {
     let test = "a_busy_file_system_lives_through_every_end_of_either_replicator";
     if !possible(test) {
         return;
     }
-    let (cluster, _holder) = with_device_process();
+    let (cluster, _holder) = with_device_process(way);
     let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
     let device = attach_block_device(first);
     succeed("mkfs.ext4", &["-q", "-F"], &device);
@@ -253,11 +308,20 @@ fn a_busy_file_system_lives_through_every_end_of_either_replicator() {
 /// Its replicator is away for so long that another node takes the volume.
 #[test]
 fn a_device_whose_session_ended_meanwhile_fails_and_leaves_nobody_waiting() {
+    ended_meanwhile(Way::Direct);
+}
+
+#[test]
+fn a_device_whose_session_ended_meanwhile_fails_and_leaves_nobody_waiting_served() {
+    ended_meanwhile(Way::Served);
+}
+
+fn ended_meanwhile(way: Way) {
     let test = "a_device_whose_session_ended_meanwhile_fails_and_leaves_nobody_waiting";
     if !possible(test) {
         return;
     }
-    let (cluster, _holder) = with_device_process();
+    let (cluster, _holder) = with_device_process(way);
     let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
     let device = attach_block_device(first);
     succeed("mkfs.ext4", &["-q", "-F"], &device);
@@ -283,7 +347,7 @@ fn a_device_whose_session_ended_meanwhile_fails_and_leaves_nobody_waiting() {
 /// Another copy of the site goes on with the session, and whoever ends it meets it there.
 #[test]
 fn when_the_member_is_gone_another_copy_of_the_site_serves() {
-    let cluster = Cluster::start(&["east", "east/n2", "east/n3", "west"]);
+    let cluster = Cluster::start_with(&["east", "east/n2", "east/n3", "west"], Way::Served.options());
     let [first, second, third] = ["east", "east/n2", "east/n3"].map(|s| cluster.site(s));
     let create = ["volume", "create", "pg", "--size=8MiB", "--members=east/n2,east/n3,west", "--lease=1s"];
     second.run(&create);

@@ -162,7 +162,7 @@ async fn shown(replicator: &Replicator, volume: &str) -> Result<api::VolumeStatu
 }
 
 fn refuse_elsewhere(volume: &api::VolumeStatus) -> Result<(), Failure> {
-    if volume.members.iter().any(|m| m.here && m.kind() != api::MemberKind::Witness) {
+    if volume.members.iter().any(|m| m.here && m.holds_copy()) {
         return Ok(());
     }
     Err(Failure::new(

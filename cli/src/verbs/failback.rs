@@ -61,7 +61,7 @@ async fn with_a_copy_in(replicator: &Replicator, to: &Place) -> Result<Vec<Strin
 }
 
 fn is_copy_at(m: &api::MemberStatus, to: &Place) -> bool {
-    m.site == to.site && (to.node.is_empty() || m.node == to.node) && m.kind() != api::MemberKind::Witness
+    m.site == to.site && (to.node.is_empty() || m.node == to.node) && m.holds_copy()
 }
 
 /// The volume, when its copy there has said where it stands; at last also if it has not.

@@ -9,12 +9,12 @@ use prost_types::Timestamp;
 
 /// Copies in other sites than this one.
 pub fn remotes<'a>(volume: &'a api::VolumeStatus, here: &str) -> Vec<&'a api::MemberStatus> {
-    volume.members.iter().filter(|m| m.site != here && m.kind() != api::MemberKind::Witness).collect()
+    volume.members.iter().filter(|m| m.site != here && m.holds_copy()).collect()
 }
 
 /// Copies in this site.
 pub fn copies<'a>(volume: &'a api::VolumeStatus, here: &str) -> Vec<&'a api::MemberStatus> {
-    volume.members.iter().filter(|m| m.site == here && m.kind() != api::MemberKind::Witness).collect()
+    volume.members.iter().filter(|m| m.site == here && m.holds_copy()).collect()
 }
 
 /// Polls and shipments take their time too: so many intervals late is late.

@@ -5,7 +5,7 @@
 
 use crate::api::{MemberStatus, Status};
 use crate::ids::{MemberId, Seq};
-use crate::register::{MemberKind, Terms};
+use crate::register::Terms;
 use crate::sabotage::{Sabotage, broken};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,9 +75,7 @@ pub fn forced(status: &Status, donor: MemberId) -> Option<Figure> {
 
 /// The member of these that has most of the log. A witness has none of it, nor has a node without a copy.
 fn best(status: &Status, of: impl Fn(MemberId) -> bool) -> Option<&MemberStatus> {
-    let copy = |id: MemberId| {
-        status.config.member(id).is_some_and(|m| !matches!(m.kind, MemberKind::Witness | MemberKind::Diskless))
-    };
+    let copy = |id: MemberId| status.config.member(id).is_some_and(|m| m.kind.holds_copy());
     status.members.iter().filter(|m| copy(m.id) && of(m.id)).max_by_key(|m| m.durable)
 }
 

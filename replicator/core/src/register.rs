@@ -40,6 +40,13 @@ pub enum MemberKind {
     Diskless = 5,
 }
 
+impl MemberKind {
+    /// Has, or is to have, a copy of the volume.
+    pub fn holds_copy(self) -> bool {
+        !matches!(self, MemberKind::Witness | MemberKind::Diskless)
+    }
+}
+
 /// Where a member lives. Its vote and its place in the sync set are in [`Terms`], apart from this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {

@@ -153,8 +153,7 @@ impl Volume {
             };
         }
         status.lag_known = status.heard_us_ago.is_some();
-        let copy = !matches!(kind, MemberKind::Witness | MemberKind::Diskless);
-        if copy && status.state != "unknown" && status.durable < completed {
+        if kind.holds_copy() && status.state != "unknown" && status.durable < completed {
             let tail = replica.tail();
             status.lag_records = completed.since(status.durable);
             // What is appended and not completed is no lag.

@@ -92,6 +92,12 @@ pub fn member(mut spec: api::MemberSpec) -> Result<api::MemberSpec, OpError> {
     optional_node(&spec.node)?;
     let kind = api::MemberKind::try_from(spec.kind).map_err(|_| unknown_value("member kind", spec.kind))?;
     let kind = if kind == api::MemberKind::Unspecified { api::MemberKind::Data } else { kind };
+    if kind == api::MemberKind::Diskless {
+        return Err(OpError::invalid(
+            format!("a member of {} without a copy can't be asked for", spec.site),
+            "attach the volume on that node: it is a member as long as its device is there",
+        ));
+    }
     spec.kind = kind.into();
     match (kind, spec.votes) {
         (api::MemberKind::Observer, 0) => {}

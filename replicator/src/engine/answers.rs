@@ -5,9 +5,10 @@ use farshore_core::codec::{DecodeError, Reader, Writer};
 use farshore_core::durable::{get_history, put_history};
 use farshore_core::history::History;
 use farshore_core::ids::{Incarnation, LineageId, MemberId, Seq};
+use farshore_core::mark::SnapshotId;
 
 use super::rpc::{get_cursor, put_cursor};
-use crate::store::{ChangedExtent, ChangedPage, Cursor, EXTENT_BYTES};
+use crate::store::{ChangedExtent, ChangedPage, Cursor, EXTENT_BYTES, SnapshotRow};
 
 /// Answer to [`Call::ShipBasis`](super::rpc::Call::ShipBasis): the copy's name, its history and its end.
 pub type Basis = (String, History, Seq);
@@ -183,4 +184,46 @@ impl Holding {
         r.end()?;
         Ok(found)
     }
+}
+
+/// Answer to [`Call::Read`](super::rpc::Call::Read).
+pub(super) fn encode_read(data: &Bytes) -> Bytes {
+    let mut w = Writer::default();
+    w.bytes(data);
+    w.u32(crc32fast::hash(data));
+    w.finish()
+}
+
+pub(super) fn decode_read(bytes: Bytes) -> Result<Bytes, DecodeError> {
+    let mut r = Reader::new("blocks that were read", bytes);
+    let (data, found) = (r.bytes()?, r.u32()?);
+    r.end()?;
+    let computed = crc32fast::hash(&data);
+    if found == computed {
+        Ok(data)
+    } else {
+        Err(DecodeError::Checksum { what: "blocks that were read", found, computed })
+    }
+}
+
+/// Answer to [`Call::Catalogue`](super::rpc::Call::Catalogue): snapshots, and how many there are in all.
+pub(super) fn encode_catalogue(rows: &[SnapshotRow], all: u32) -> Bytes {
+    let mut w = Writer::default();
+    w.u32(all);
+    w.list(rows, |w, row| {
+        w.u128(row.id.0);
+        row.put(w);
+    });
+    w.finish()
+}
+
+pub(super) fn decode_catalogue(bytes: Bytes) -> Result<(Vec<SnapshotRow>, u32), DecodeError> {
+    let mut r = Reader::new("a volume's snapshots", bytes);
+    let all = r.u32()?;
+    let rows = r.list(|r| {
+        let id = SnapshotId(r.u128()?);
+        SnapshotRow::take(id, r)
+    })?;
+    r.end()?;
+    Ok((rows, all))
 }

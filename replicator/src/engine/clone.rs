@@ -107,11 +107,14 @@ impl Node {
     ) -> Result<Option<PeerName>, OpError> {
         let config = if !request.source_snapshot.is_empty() {
             match self.find_snapshot(&request.source_snapshot).await? {
-                Found::Here(origin, _) => origin.config(Configuration::clone),
+                Found::Here(origin, _) => match self.neighbour_with_copy(&origin.id().to_string()).await {
+                    Some(peer) => return Ok(Some(peer)),
+                    None => origin.config(Configuration::clone),
+                },
                 Found::Neighbour(peer) => return Ok(Some(peer)),
             }
         } else if !request.source_volume.is_empty() {
-            if let Some(peer) = self.neighbour_with(&request.source_volume).await {
+            if let Some(peer) = self.neighbour_with_copy(&request.source_volume).await {
                 return Ok(Some(peer));
             }
             let Some(source) = self.catalog.find(&request.source_volume) else { return Ok(None) };
@@ -138,7 +141,7 @@ impl Node {
             readable(&parent.name(), &row, self)?;
             (parent, Image::Snapshot(row))
         } else if !request.source_volume.is_empty() {
-            if let Some(peer) = self.neighbour_with(&request.source_volume).await {
+            if let Some(peer) = self.neighbour_with_copy(&request.source_volume).await {
                 return Err(ask_there(&request.source_volume, &peer));
             }
             let parent = self.find(&request.source_volume)?;
@@ -248,7 +251,8 @@ impl Node {
             None => Some(snapshot.to_string()),
             Some((volume, name)) => {
                 let handle = self.catalog.find(volume)?;
-                self.named(&handle, name).ok().flatten().map(|row| row.id.to_string())
+                let row = self.rows(&handle).ok()?.into_iter().find(|row| row.name == name);
+                row.map(|row| row.id.to_string())
             }
         }
     }

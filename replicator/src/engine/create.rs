@@ -133,7 +133,7 @@ impl Node {
             let result = match source {
                 None => self.join(&peer, volume, &durable).await,
                 // It has no image; its log begins where the others' do.
-                Some(_) if member.kind == MemberKind::Witness => {
+                Some(_) if !member.kind.holds_copy() => {
                     self.join(&peer, volume, &first_of_clone(volume, durable)).await
                 }
                 Some(source) => self.join_clone(&peer, volume, &first_of_clone(volume, durable), source).await,
@@ -294,7 +294,7 @@ impl Node {
         let kind = durable.config.member(me).map(|m| m.kind).ok_or_else(|| {
             OpError::invalid(format!("volume {name} does not list member {me}"), "run the same version on all nodes")
         })?;
-        if kind != MemberKind::Witness {
+        if kind.holds_copy() {
             self.refuse_crowding(&name)?;
             // It is a member again: its list of snapshots is the volume's.
             self.shared.kept.revive(volume).map_err(|error| {
@@ -333,8 +333,8 @@ impl Node {
             self.persist(Entry::Restart { volume, end }).await?;
         }
         self.persist(Entry::Meta { volume, blob: durable.encode() }).await?;
-        // A witness has nothing that anything could be applied to.
-        let applied = if kind == MemberKind::Witness { Seq::ZERO } else { base.seq };
+        // Without a copy there is nothing that anything could be applied to.
+        let applied = if kind.holds_copy() { base.seq } else { Seq::ZERO };
         let (epochs, floor) = (Vec::new(), base.seq.next());
         let recovered = Recovered { durable, last: base, epochs, floor, lost_upto: None, applied };
         let handle = recovery::start(&self.shared, volume, recovered).await;
@@ -346,9 +346,8 @@ impl Node {
 
     /// Each copy must have a part of the journal that carries it: else it could not begin an epoch with what is un-acked.
     fn refuse_crowding(&self, name: &str) -> Result<(), OpError> {
-        let holds_data = |handle: &VolumeHandle| {
-            handle.config.borrow().member(handle.me).is_some_and(|m| m.kind != MemberKind::Witness)
-        };
+        let holds_data =
+            |handle: &VolumeHandle| handle.config.borrow().member(handle.me).is_some_and(|m| m.kind.holds_copy());
         let copies = self.catalog.all().into_iter().filter(|handle| holds_data(handle)).count();
         if self.shared.journal.share_bytes_of(copies + 1) >= SHARE_BYTES_MIN {
             return Ok(());
@@ -485,6 +484,8 @@ pub(super) fn member_kind(spec: &api::MemberSpec) -> MemberKind {
         api::MemberKind::Witness => MemberKind::Witness,
         api::MemberKind::Observer => MemberKind::Observer,
         api::MemberKind::Data | api::MemberKind::Unspecified => MemberKind::Data,
+        // Refused where requests are checked: it comes with a device.
+        api::MemberKind::Diskless => MemberKind::Diskless,
     }
 }
 

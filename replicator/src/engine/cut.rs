@@ -328,7 +328,7 @@ impl Node {
         match method {
             "cut-prepare" => {
                 let _turn = self.turn_to_mark(handle).await?;
-                let row = self.named(handle, &step.name)?;
+                let row = self.named(handle, &step.name).await?;
                 if let Some(row) = &row
                     && !row.labels.contains_key(CUT_LABEL)
                     && (row.group.is_none() || !same_request(row, &step.labels))
@@ -336,7 +336,7 @@ impl Node {
                     return Err(name_taken(handle, row));
                 }
                 if row.is_none() {
-                    self.refuse_without_room(handle)?;
+                    self.refuse_without_room(handle).await?;
                 }
                 self.reserve(handle, group)?;
                 let snapshot = row.map(|row| self.shown(handle, &row));
@@ -406,8 +406,8 @@ impl Node {
     ) -> Result<Option<SnapshotId>, OpError> {
         drop(self.turn_to_mark(handle).await?);
         let named = parse_id(&step.snapshot).map(SnapshotId);
-        let row =
-            self.rows(handle)?.into_iter().find(|row| row.group == Some(group) && named.is_none_or(|id| id == row.id));
+        let rows = self.rows_led(handle).await?;
+        let row = rows.into_iter().find(|row| row.group == Some(group) && named.is_none_or(|id| id == row.id));
         Ok(row.map(|row| row.id))
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farshore_core::ids::Seq;
-use farshore_core::register::{Member, MemberKind};
+use farshore_core::register::Member;
 use farshore_proto::v1 as api;
 
 use super::create::name_error;
@@ -38,7 +38,7 @@ impl Node {
             // Members that an earlier deletion has reached give no epoch any more.
             tracing::debug!(volume = %name, %error, "its list of snapshots may be behind");
         }
-        let keep = kept_count(&self.rows(handle)?) > 0;
+        let keep = kept_count(&self.rows_led(handle).await?) > 0;
         // All that was asked of the snapshots: a member that is behind would keep one that was deleted.
         let all = handle.status().await.map(|status| status.applied).unwrap_or_default();
         let others: Vec<&Member> = config.members.iter().filter(|m| m.id != handle.me).collect();
@@ -46,7 +46,7 @@ impl Node {
         let mut left = Vec::new();
         for member in others {
             let peer = PeerName::new(&member.site, &member.node).map_err(name_error)?;
-            let upto = if keep && member.kind != MemberKind::Witness { all } else { Seq::ZERO };
+            let upto = if keep && member.kind.holds_copy() { all } else { Seq::ZERO };
             // It is gone there already: an earlier deletion was cut short.
             let Some(view) = self.applied_view_at(handle, &peer, upto).await? else { continue };
             if let Some(attached) = view.attached {

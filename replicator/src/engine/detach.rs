@@ -12,6 +12,7 @@ use prost::Message;
 
 use super::driver::VolumeHandle;
 use super::forward::{DEVICE_LABEL, Place, forwarded_to};
+use super::holders;
 use super::node::Node;
 use super::readers::is_read_only;
 use super::register_read::{Fencing, Register};
@@ -82,7 +83,9 @@ impl Node {
                 return Ok(());
             }
             let session = attached.session;
-            return self.settled(handle, Command::Detach { session }).await.map_err(refused(handle));
+            self.settled(handle, Command::Detach { session }).await.map_err(refused(handle))?;
+            self.release_without_copy(handle).await;
+            return Ok(());
         }
         let peer = self.peer_of(handle, attached.member)?;
         let _: api::DetachVolumeResponse = self.forward(&peer, "detach", request).await?;
@@ -96,6 +99,7 @@ impl Node {
         request: &api::DetachVolumeRequest,
     ) -> Result<(), OpError> {
         let mut target = self.member_here(&handle.config.borrow(), &request.node);
+        let mut settled = request.node.is_empty();
         for _ in 0..UNSETTLED_READS {
             let register = self.read_register(handle, target).await?;
             let known = register.newest().map_or(target, |newest| self.member_here(newest, &request.node));
@@ -104,6 +108,11 @@ impl Node {
                 continue;
             }
             match register.fencing(target) {
+                // The node may be about to be named, for a device that it is to have without a copy.
+                Fencing::Done(_) if !settled && may_be_named(&register, target) => {
+                    self.settle_attaches_of(handle).await;
+                    settled = true;
+                }
                 Fencing::Done(rule) => {
                     self.end_what_begins(handle, &register, &request.node).await;
                     tracing::info!(volume = %handle.name(), node = request.node, rule, "nothing is left to detach");
@@ -162,6 +171,19 @@ impl Node {
         }
         let found = config.members.iter().find(|m| m.site == self.shared.me.site && m.node == node);
         (!node.is_empty()).then(|| found.map_or(NO_MEMBER, |m| m.id))
+    }
+
+    /// Waits for what whoever leads the volume is naming.
+    async fn settle_attaches_of(self: &Arc<Self>, handle: &Arc<VolumeHandle>) {
+        let holder = match self.holder(handle).await {
+            Some(holder) if holder != handle.me => self.peer_of(handle, holder),
+            _ => return self.settle_attaches(handle.id).await,
+        };
+        let request = api::GetVolumeRequest { volume: handle.id.to_string() };
+        let asked = async { self.forward::<api::GetVolumeResponse>(&holder?, holders::SETTLE, &request).await };
+        if let Err(error) = asked.await {
+            tracing::info!(volume = %handle.name(), %error, "who leads the volume can't be asked whether it names a node");
+        }
     }
 
     /// A member may be about to name a session for a device at this node. When it answers, it is not.
@@ -235,6 +257,7 @@ impl Node {
             match role {
                 "primary" => {
                     self.settled(handle, Command::Detach { session }).await.map_err(refused(handle))?;
+                    self.release_without_copy(handle).await;
                     return Ok(FenceAnswer { ended: true });
                 }
                 "candidate" => tokio::time::sleep(UNSETTLED_PAUSE).await,
@@ -316,6 +339,12 @@ impl Node {
         }
         self.settled(handle, Command::Change(Change::Attached { attached: None })).await.map_err(refused(handle))
     }
+}
+
+/// A node that is no member may be made one, and one without a copy be named, by who leads the volume.
+fn may_be_named(register: &Register, target: Option<MemberId>) -> bool {
+    let known = register.newest().zip(target).and_then(|(newest, target)| newest.member(target));
+    known.is_none_or(|member| member.kind == MemberKind::Diskless)
 }
 
 fn refuse_other_session(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use farshore_core::api::{Answer, Command, CommandId, Effects, Event, Outcome, Refusal, Request, RequestId, Status};
 use farshore_core::ids::{MemberId, Seq, SessionId, VolumeId};
+use farshore_core::limits::SHARE_BYTES_MIN;
 use farshore_core::record::Origin;
 use farshore_core::register::Configuration;
 use farshore_core::volume::Volume;
@@ -13,7 +14,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::applier::Applier;
 use super::clock;
-use super::inbox::{Inbox, Input};
+use super::inbox::{Inbox, Input, Shows};
 use super::node::Shared;
 use super::volume_device::VolumeDevice;
 use crate::journal::QUEUE_BYTES_MAX;
@@ -70,6 +71,12 @@ impl VolumeHandle {
         answer.await.ok()?
     }
 
+    pub async fn shows(&self) -> Option<Shows> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.push(Input::Shows { reply });
+        answer.await.ok()
+    }
+
     /// Ends the owner task, then whatever it has under way in the store.
     pub async fn stop(&self) {
         let (reply, answer) = oneshot::channel();
@@ -80,6 +87,11 @@ impl VolumeHandle {
 
     pub fn name(&self) -> String {
         self.config.borrow().volume.name.clone()
+    }
+
+    /// A member without a copy, which is there for the sake of its device.
+    pub fn is_diskless(&self) -> bool {
+        self.config.borrow().is_diskless(self.me)
     }
 }
 
@@ -186,7 +198,11 @@ impl Driver {
 
     /// Volumes come and go, and share the journal.
     fn tell_share(&mut self, fx: &mut Effects) {
-        let bytes = self.shared.journal.share_bytes();
+        // A holder without a copy does not know the members' journals: each has room for so much at least.
+        let bytes = match self.volume.replica().is_diskless() {
+            true => SHARE_BYTES_MIN,
+            false => self.shared.journal.share_bytes(),
+        };
         if bytes != self.share_bytes {
             self.share_bytes = bytes;
             self.volume.handle(clock::now(), Event::JournalShare { bytes }, fx);
@@ -221,6 +237,14 @@ impl Driver {
             }
             Input::Span { after, upto, reply } => {
                 let _ = reply.send(self.volume.span(after, upto, now));
+            }
+            Input::Shows { reply } => {
+                let replica = self.volume.replica();
+                let whole = replica.whole() && replica.failed.is_none();
+                let _ = reply.send(Shows { lineage: replica.d.lineage, whole, applied: replica.applied });
+            }
+            Input::ReadFrom { reply } => {
+                let _ = reply.send(self.volume.read_from(now).map(|from| (from, self.copies())));
             }
             Input::Stop { .. } => {}
         }

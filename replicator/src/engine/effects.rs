@@ -3,15 +3,13 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use farshore_core::api::{Effect, Effects, Event, JournalOp, Token};
+use farshore_core::api::{Effect, Effects, Event, JournalOp, RequestId, Token};
 use farshore_core::ids::{MemberId, Seq};
 use farshore_core::message::Message;
 use farshore_core::overlay::{Content, Hit};
 
 use super::driver::{DeviceState, Driver, lock};
-use super::repair;
-use super::rpc;
-use super::{receive, ship};
+use super::{clock, read_there, receive, repair, rpc, ship};
 use crate::journal::{Entry, JournalError, LogEnd, ReadError};
 use crate::store::ErrorClass;
 use crate::transport::{Lane, PeerName, SendError};
@@ -34,30 +32,7 @@ impl Driver {
                     self.inbox.event(Event::Waiting { from });
                 }
                 Effect::Trim { checkpoint } => self.shared.journal.set_checkpoint(self.volume.id(), checkpoint),
-                Effect::Read { id, offset, length, hits } => {
-                    let (shared, inbox, volume) = (self.shared.clone(), self.inbox.clone(), self.volume.id());
-                    if covers(&hits, offset, length) {
-                        let data = overlaid(None, offset, length as usize, &hits);
-                        inbox.event(Event::ReadDone { id, result: Ok(data) });
-                        continue;
-                    }
-                    let copies = self.copies();
-                    tokio::task::spawn_blocking(move || {
-                        let len = length as usize;
-                        let answer = move |stored: Result<Bytes, String>| {
-                            let result = stored.map(|stored| overlaid(Some(stored), offset, len, &hits));
-                            inbox.event(Event::ReadDone { id, result });
-                        };
-                        match shared.store.read(volume, offset, len) {
-                            Err(error) if error.class() == ErrorClass::Repair => {
-                                tokio::spawn(async move {
-                                    answer(repair::read(shared, copies, None, offset, len).await);
-                                });
-                            }
-                            read => answer(read.map_err(|error| error.to_string())),
-                        }
-                    });
-                }
+                Effect::Read { id, offset, length, hits } => self.read(id, offset, length, hits),
                 Effect::Complete { id, outcome } => {
                     if let Some(reply) = self.requests.remove(&id) {
                         let _ = reply.send(outcome);
@@ -106,6 +81,36 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn read(&self, id: RequestId, offset: u64, length: u32, hits: Vec<Hit>) {
+        let (shared, inbox, volume) = (self.shared.clone(), self.inbox.clone(), self.volume.id());
+        if covers(&hits, offset, length) {
+            let data = overlaid(None, offset, length as usize, &hits);
+            return inbox.event(Event::ReadDone { id, result: Ok(data) });
+        }
+        let (copies, len) = (self.copies(), length as usize);
+        let told = inbox.clone();
+        let answer = move |stored: Result<Bytes, String>| {
+            let result = stored.map(|stored| overlaid(Some(stored), offset, len, &hits));
+            told.event(Event::ReadDone { id, result });
+        };
+        if let Some(from) = self.volume.read_from(clock::now()) {
+            tokio::spawn(async move {
+                if let Some(read) = read_there::read(&shared, &inbox, copies, from, offset, len).await {
+                    answer(read);
+                }
+            });
+            return;
+        }
+        tokio::task::spawn_blocking(move || match shared.store.read(volume, offset, len) {
+            Err(error) if error.class() == ErrorClass::Repair => {
+                tokio::spawn(async move {
+                    answer(repair::read(shared, copies, None, offset, len).await);
+                });
+            }
+            read => answer(read.map_err(|error| error.to_string())),
+        });
     }
 
     fn resized(&mut self, size_bytes: u64) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use farshore_core::api::Command;
 use farshore_core::ids::{LineageId, MemberId};
-use farshore_core::register::{Configuration, MemberKind};
+use farshore_core::register::Configuration;
 use farshore_proto::v1 as api;
 
 use super::clock::random_u128;
@@ -102,9 +102,9 @@ impl Node {
         self.ask_set_aside(&peer, handle.id, status.lineage).await?;
         let discarded = held.map(|lineage| api::Discarded {
             lineage: lineage.to_string(),
-            kept_as: match member.kind {
-                MemberKind::Witness => String::new(),
-                _ => name_of(&handle.name(), lineage),
+            kept_as: match member.kind.holds_copy() {
+                true => name_of(&handle.name(), lineage),
+                false => String::new(),
             },
         });
         if let Some(gone) = &discarded {

@@ -14,9 +14,11 @@ use super::cut::{self, CutStep};
 use super::deletion::{FORGET_BUT_SNAPSHOTS, MAKE_DURABLE};
 use super::detach::{FenceAnswer, FenceStep};
 use super::forward::{EndForwarded, ServeStep};
+use super::holders::{self, HolderStep};
 use super::make_room;
 use super::node::{Node, is_member};
 use super::peer_view::OwnWords;
+use super::snapshot_space;
 use super::words::{SpanAsked, SpanTold};
 use crate::control::validate_snapshots::parse_id;
 use crate::control::{OpError, Operations, SnapshotOperations};
@@ -71,6 +73,12 @@ impl AboutVolume for SpanAsked {
 }
 
 impl AboutVolume for ServeStep {
+    fn volume(&self) -> &str {
+        &self.volume
+    }
+}
+
+impl AboutVolume for HolderStep {
     fn volume(&self) -> &str {
         &self.volume
     }
@@ -152,6 +160,11 @@ async fn serve_snapshots(
             let gone = node.make_room_for(peer, &handle, id).await;
             let snapshot = gone.then(|| api::Snapshot { id: id.to_string(), ..Default::default() });
             api::GetSnapshotResponse { snapshot }.encode_to_vec()
+        }
+        snapshot_space::ROOM => {
+            let request: api::GetVolumeRequest = decode(node, peer, request)?;
+            node.refuse_without_room_here(&*node.find(&request.volume)?)?;
+            api::GetVolumeResponse::default().encode_to_vec()
         }
         "snapshot-update" => {
             let snapshot = Some(verbs.update_snapshot(decode(node, peer, request)?).await?);
@@ -259,6 +272,21 @@ pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, reque
             let step: ServeStep = decode(node, peer, request)?;
             let handle = node.find(&step.volume)?;
             node.take_device(&handle, peer, &step).await?.encode_to_vec()
+        }
+        holders::PREPARE if neighbour => {
+            let step: HolderStep = decode(node, peer, request)?;
+            let handle = node.find(&step.volume)?;
+            node.prepare_holder(&handle, peer, &step).await?.encode_to_vec()
+        }
+        holders::LEAVE => {
+            let step: HolderStep = decode(node, peer, request)?;
+            let handle = node.find(&step.volume)?;
+            node.leave_holder(&handle, peer, &step).await?.encode_to_vec()
+        }
+        holders::SETTLE => {
+            let request: api::GetVolumeRequest = decode(node, peer, request)?;
+            node.settle_attaches(volume_id(&request.volume)?).await;
+            api::GetVolumeResponse::default().encode_to_vec()
         }
         "readers" => {
             let request: api::GetVolumeRequest = decode(node, peer, request)?;

@@ -4,12 +4,23 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use farshore_core::api::{Answer, Command, Event, Io, Outcome, Refusal, Status};
-use farshore_core::ids::Seq;
+use farshore_core::api::{Answer, Command, Event, Io, Outcome, ReadFrom, Refusal, Status};
+use farshore_core::ids::{LineageId, Seq};
 use tokio::sync::{Notify, oneshot};
+
+use super::repair::Copies;
 
 /// Messages of peers that wait for the owner; more are dropped, as if the network had lost them.
 const MESSAGES_MAX: usize = 8192;
+
+/// Of a replica: the image that its store shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shows {
+    pub lineage: LineageId,
+    /// No resync under way, and its disk is trusted.
+    pub whole: bool,
+    pub applied: Seq,
+}
 
 /// What the owner task takes off its inbox.
 pub enum Input {
@@ -31,6 +42,14 @@ pub enum Input {
         after: Seq,
         upto: Seq,
         reply: oneshot::Sender<Option<(u64, u64)>>,
+    },
+    /// What this node's store shows.
+    Shows {
+        reply: oneshot::Sender<Shows>,
+    },
+    /// [`farshore_core::volume::Volume::read_from`].
+    ReadFrom {
+        reply: oneshot::Sender<Option<(ReadFrom, Copies)>>,
     },
     Stop {
         reply: oneshot::Sender<()>,

@@ -14,7 +14,6 @@ use std::time::Duration;
 use farshore_core::ids::Seq;
 use farshore_core::mark::{Mark, SnapshotId};
 use farshore_core::record::Kind;
-use farshore_core::register::MemberKind;
 use farshore_proto::v1 as api;
 
 use super::driver::VolumeHandle;
@@ -41,6 +40,10 @@ impl Node {
         // Somebody else may lead the volume by now, and know who keeps the snapshot. And a mark that only others have on
         // disk, for want of room in the journal here, can't be read.
         if status.lease_left_us.is_none_or(|left| left == 0) || last_mark > status.durable {
+            return Err(None);
+        }
+        // Its log is in memory, and not to be looked through.
+        if handle.is_diskless() {
             return Err(None);
         }
         self.refuse_marked_since(handle, id, status.applied, status.durable)?;
@@ -97,7 +100,7 @@ impl Node {
 
     fn others_with_copies(&self, handle: &VolumeHandle) -> Vec<PeerName> {
         let config = handle.config.borrow();
-        let with_copies = config.members.iter().filter(|m| m.kind != MemberKind::Witness);
+        let with_copies = config.members.iter().filter(|m| m.kind.holds_copy());
         let named = with_copies.filter_map(|m| PeerName::new(&m.site, &m.node).ok());
         named.filter(|peer| *peer != self.shared.me).collect()
     }

@@ -88,7 +88,7 @@ impl Node {
 
     async fn next_turn(&self, handle: &Arc<VolumeHandle>) -> Result<Turn, OpError> {
         let name = handle.name();
-        if !handle.applier.has_store() {
+        if !handle.applier.has_store() && !handle.is_diskless() {
             return Err(OpError::failed_precondition(
                 format!("{} holds no copy of volume {name}, so it can't tell its snapshots", self.shared.me),
                 "run it where a copy is; `farshore volume show` names the members",
@@ -168,11 +168,24 @@ impl Node {
         })
     }
 
-    pub(super) fn named(&self, handle: &VolumeHandle, name: &str) -> Result<Option<SnapshotRow>, OpError> {
-        Ok(self.rows(handle)?.into_iter().find(|row| row.name == name))
+    /// As [`Node::rows`]; where this node leads the volume without a copy, as a member has them.
+    pub(super) async fn rows_led(&self, handle: &VolumeHandle) -> Result<Vec<SnapshotRow>, OpError> {
+        if handle.is_diskless() { self.catalogue_there(handle).await } else { self.rows(handle) }
     }
 
-    pub(super) fn row(&self, handle: &VolumeHandle, id: SnapshotId) -> Result<SnapshotRow, OpError> {
+    pub(super) async fn named(&self, handle: &VolumeHandle, name: &str) -> Result<Option<SnapshotRow>, OpError> {
+        Ok(self.rows_led(handle).await?.into_iter().find(|row| row.name == name))
+    }
+
+    pub(super) async fn row(&self, handle: &VolumeHandle, id: SnapshotId) -> Result<SnapshotRow, OpError> {
+        if !handle.is_diskless() {
+            return self.row_here(handle, id);
+        }
+        let found = self.rows_led(handle).await?.into_iter().find(|row| row.id == id);
+        found.ok_or_else(|| OpError::no_snapshot(&id.to_string()))
+    }
+
+    pub(super) fn row_here(&self, handle: &VolumeHandle, id: SnapshotId) -> Result<SnapshotRow, OpError> {
         let found = self.shared.store.snapshot(handle.id, id).ok();
         found.ok_or_else(|| OpError::no_snapshot(&id.to_string()))
     }
@@ -186,21 +199,21 @@ impl Node {
     ) -> Result<api::Snapshot, OpError> {
         let turn = self.turn_to_mark(handle).await?;
         self.refuse_being_cut(handle)?;
-        if let Some(row) = self.named(handle, name)? {
+        if let Some(row) = self.named(handle, name).await? {
             return match same_request(&row, labels) && row.group.is_none() {
                 true => Ok(self.shown(handle, &row)),
                 false => Err(name_taken(handle, &row)),
             };
         }
         if !labels.contains_key(UNFINISHED_LABEL) {
-            self.refuse_without_room(handle)?;
+            self.refuse_without_room(handle).await?;
         }
         let creation = creation(name, labels, None);
         let id = creation.id;
         let seq = self.mark(handle, Mark::Create(creation.clone()), turn).await?;
         self.applied_upto(handle, seq).await;
         tracing::info!(volume = %handle.name(), snapshot = name, %id, %seq, "snapshot taken");
-        Ok(match self.row(handle, id) {
+        Ok(match self.row(handle, id).await {
             Ok(row) => self.shown(handle, &row),
             Err(_) => self.on_its_way(handle, &creation, seq),
         })
@@ -208,7 +221,7 @@ impl Node {
 
     /// Waits a moment for this node's copy to come to a deletion that another node has marked.
     pub(super) async fn until_gone(&self, handle: &VolumeHandle, id: SnapshotId) {
-        reached(handle, APPLIED_PATIENCE, |_| self.row(handle, id).is_err()).await;
+        reached(handle, APPLIED_PATIENCE, |_| self.row_here(handle, id).is_err()).await;
     }
 
     /// Waits a moment for this node's copy to come to an acknowledged seq, so that whoever asks next sees it.
@@ -229,13 +242,13 @@ impl Node {
     ) -> Result<(), OpError> {
         let turn = self.turn_to_lead(handle).await?;
         if let Err(refusal) = self.all_applied_within(handle, APPLIED_PATIENCE).await {
-            let row = self.row(handle, id)?;
+            let row = self.row(handle, id).await?;
             check(&row)?;
             self.refuse_needed(handle, &row)?;
             self.make_room(handle, id, *turn).await.map_err(|none| none.unwrap_or(refusal))?;
             self.all_applied(handle).await?;
         }
-        check(&self.row(handle, id)?)?;
+        check(&self.row(handle, id).await?)?;
         self.delete_in_turn(handle, id, turn).await
     }
 
@@ -249,7 +262,7 @@ impl Node {
         id: SnapshotId,
         turn: Turn,
     ) -> Result<(), OpError> {
-        let row = self.row(handle, id)?;
+        let row = self.row(handle, id).await?;
         self.refuse_needed(handle, &row)?;
         let seq = self.mark(handle, Mark::Delete { id }, turn).await?;
         self.make_room_behind(handle, id, seq).await;
@@ -266,7 +279,7 @@ impl Node {
         change: impl FnOnce(&mut BTreeMap<String, String>, &mut BTreeSet<String>) -> Result<(), OpError>,
     ) -> Result<SnapshotRow, OpError> {
         let turn = self.turn_to_mark(handle).await?;
-        let row = self.row(handle, id)?;
+        let row = self.row(handle, id).await?;
         let (mut labels, mut holds) = (row.labels.clone(), row.holds.clone());
         change(&mut labels, &mut holds)?;
         if labels == row.labels && holds == row.holds {

@@ -83,6 +83,14 @@ impl Node {
         PeerName::new(&found.reporter_site, &found.reporter_node).ok()
     }
 
+    /// As [`Node::neighbour_with`], for whoever needs an image: who is a member without a copy has none.
+    pub(super) async fn neighbour_with_copy(self: &Arc<Self>, volume: &str) -> Option<PeerName> {
+        match self.catalog.find(volume).filter(|handle| handle.is_diskless()) {
+            Some(handle) => self.copies_nearby(&handle).into_iter().find(|peer| peer.site == self.shared.me.site),
+            None => self.neighbour_with(volume).await,
+        }
+    }
+
     /// Has the neighbour that holds the volume carry a verb out; `None` when it is held here, or by nobody.
     pub(super) async fn by_neighbour<R: Message + Default>(
         self: &Arc<Self>,

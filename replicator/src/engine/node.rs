@@ -31,7 +31,7 @@ use super::schedules::Schedules;
 use super::scrub::Scrubs;
 use super::ship_counts::ShipCounts;
 use super::ship_room::ShipRoom;
-use super::{checkpointer, kept, readmit, rebirth, receive, recovery, repair, schedules, scrub};
+use super::{checkpointer, holders, kept, read_there, readmit, rebirth, receive, recovery, repair, schedules, scrub};
 use crate::config::{Config, JournalEngine};
 use crate::control::OpError;
 use crate::disk::file::create_dirs;
@@ -39,7 +39,8 @@ use crate::disk::{DiskEngine, EngineChoice, start_engine};
 use crate::journal::{Journal, JournalConfig};
 use crate::store::{NodeIdentity, Store, StoreConfig};
 use crate::transport::{
-    Congestion, Lane, Limits, PeerConfig, PeerName, Transport, TransportConfig, TransportError, TransportEvent,
+    Congestion, Lane, Limits, PeerConfig, PeerName, SendError, Transport, TransportConfig, TransportError,
+    TransportEvent,
 };
 
 /// A peer that speaks for a volume which does not list it is told so this often at most.
@@ -102,6 +103,8 @@ pub struct Node {
     /// Peers that don't talk with us about a volume, and why, for status.
     pub(super) refusals: Mutex<BTreeMap<(VolumeId, PeerName), String>>,
     connected: Mutex<BTreeSet<PeerName>>,
+    /// The version of the protocol that each peer spoke when it was connected last.
+    pub(super) spoken: Mutex<BTreeMap<PeerName, u16>>,
     /// One at a time may begin or end to hold a member of a volume.
     pub(super) holding: Mutex<BTreeMap<VolumeId, Arc<tokio::sync::Mutex<()>>>>,
     pub(super) scrubs: Scrubs,
@@ -188,6 +191,7 @@ impl Node {
             refusals: Mutex::default(),
             holding: Mutex::default(),
             connected: Mutex::default(),
+            spoken: Mutex::default(),
             scrubs,
             unheard: Mutex::default(),
             marking: Mutex::default(),
@@ -221,6 +225,7 @@ impl Node {
         tokio::spawn(schedules::run(node.clone()));
         tokio::spawn(loss_history::run(node.clone()));
         tokio::spawn(kept::run(node.clone()));
+        tokio::spawn(holders::run(node.clone()));
         tokio::spawn(node.clone().take_devices_back());
         Ok(node)
     }
@@ -272,8 +277,9 @@ impl Node {
     async fn route(self: Arc<Self>, mut events: mpsc::Receiver<TransportEvent>) {
         while let Some(event) = events.recv().await {
             match event {
-                TransportEvent::PeerUp { peer, .. } => {
+                TransportEvent::PeerUp { peer, protocol_version } => {
                     tracing::info!(%peer, "peer is up");
+                    lock(&self.spoken).insert(peer.clone(), protocol_version);
                     lock(&self.connected).insert(peer.clone());
                     self.link(&peer, true);
                 }
@@ -310,15 +316,28 @@ impl Node {
             Ok(Arrival::Refused { volume, why }) => self.refused_by(peer, volume, why),
             Ok(Arrival::Call { nonce, call }) => {
                 let node = self.clone();
+                // Bytes of a volume don't go before heartbeats.
+                let lane = if matches!(call, Call::Read { .. }) { Lane::Records } else { Lane::Control };
                 tokio::spawn(async move {
                     let result = node.on_call(&peer, call).await;
-                    let bytes = rpc::encode_answer(nonce, &result);
-                    if let Err(error) = node.shared.transport.send(&peer, Lane::Control, vec![bytes]) {
-                        tracing::debug!(%peer, %error, "an answer could not be sent");
-                    }
+                    node.answer(&peer, lane, rpc::encode_answer(nonce, &result)).await;
                 });
             }
             Err(error) => tracing::warn!(%peer, ?lane, %error, "a peer's message does not decode; it is dropped"),
+        }
+    }
+
+    async fn answer(&self, peer: &PeerName, lane: Lane, bytes: Bytes) {
+        loop {
+            match self.shared.transport.send(peer, lane, vec![bytes.clone()]) {
+                Ok(()) => return,
+                Err(SendError::Full) if lane == Lane::Records => {
+                    if self.shared.transport.ready(peer, lane).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => return tracing::debug!(%peer, %error, "an answer could not be sent"),
+            }
         }
     }
 
@@ -425,6 +444,14 @@ impl Node {
                 repair::serve(&self.shared, &*self.held_for(peer, volume)?, peer, lineage, wanted).await
             }
             Call::Holding { volume } => readmit::describe(&*self.held_for(peer, volume)?).await,
+            Call::Read { volume, lineage, applied, offset, length } => {
+                let handle = self.held_for(peer, volume)?;
+                read_there::serve_read(&self.shared, &handle, (lineage, applied), offset, length).await
+            }
+            Call::Catalogue { volume, lineage, applied, skip } => {
+                let handle = self.held_for(peer, volume)?;
+                read_there::serve_catalogue(&self.shared, &handle, (lineage, applied), skip).await
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use super::node::Node;
 use super::readers::refuse_read_only;
 use super::roles::refused;
 use crate::control::{OpError, OpFuture, Operations};
+use crate::transport::PeerName;
 
 impl Node {
     pub(super) async fn by_name(self: &Arc<Self>, volume: &str) -> Result<api::VolumeStatus, OpError> {
@@ -96,6 +97,21 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Whom this node asks for the right to have a device, since it has no copy; `None`: it has one, or that right.
+    async fn attached_by_way_of(self: &Arc<Self>, request: &api::AttachVolumeRequest) -> Option<PeerName> {
+        let handle = self.catalog.find(&request.volume).filter(|handle| handle.is_diskless());
+        match handle {
+            Some(handle)
+                if request.published || handle.config.borrow().attached.is_some_and(|a| a.member == handle.me) =>
+            {
+                None
+            }
+            _ => self.neighbour_with_copy(&request.volume).await,
+        }
+    }
+}
+
 fn found(volume: Option<api::VolumeStatus>) -> Result<api::VolumeStatus, OpError> {
     volume.ok_or_else(|| OpError::internal("a node of this site answered without a volume"))
 }
@@ -145,11 +161,10 @@ impl Operations for Node {
     fn attach_volume(&self, request: api::AttachVolumeRequest) -> OpFuture<'_, api::AttachVolumeResponse> {
         verb!(self, node, async move {
             if !request.node.is_empty() && request.node != node.shared.me.node {
-                let peer = crate::transport::PeerName::new(&node.shared.me.site, &request.node)
-                    .map_err(super::create::name_error)?;
+                let peer = PeerName::new(&node.shared.me.site, &request.node).map_err(super::create::name_error)?;
                 return node.forward(&peer, "attach", &request).await;
             }
-            if let Some(peer) = node.neighbour_with(&request.volume).await {
+            if let Some(peer) = node.attached_by_way_of(&request).await {
                 let asked = api::GetVolumeRequest { volume: request.volume.clone() };
                 let known = found(node.forward::<api::GetVolumeResponse>(&peer, "get", &asked).await?.volume)?;
                 let (session, device) = match known.read_only {

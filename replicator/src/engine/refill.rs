@@ -71,6 +71,7 @@ impl Node {
                 self.forward_within(RESTORE_PATIENCE, &peer, "snapshot-restore", &request(named)).await?;
             return Ok(api::RestoreSnapshotResponse { volume: Some(self.view(&handle).await?), ..done });
         }
+        refuse_diskless(&handle)?;
         readable(&handle.name(), &row, self)?;
         let what = format!("the restore of {}", row.name);
         refuse_attached(&handle, &what)?;
@@ -123,7 +124,7 @@ impl Node {
         what: &str,
     ) -> Result<SnapshotRow, OpError> {
         drop(self.turn_to_mark(handle).await?);
-        if let Some(found) = self.unfinished(handle)? {
+        if let Some(found) = self.unfinished(handle).await? {
             return match found.labels.get(UNFINISHED_LABEL).map(String::as_str) == Some(what) {
                 true => Ok(found),
                 false => Err(unfinished_error(handle, &found)),
@@ -132,7 +133,7 @@ impl Node {
         // Names of guards that were finished are taken.
         let mut free = name.to_string();
         let mut n = 1;
-        while self.named(handle, &free)?.is_some() {
+        while self.named(handle, &free).await?.is_some() {
             n += 1;
             free = format!("{name}-{n}");
         }
@@ -140,20 +141,20 @@ impl Node {
         let made = self.take_snapshot(handle, &free, &labels).await?;
         self.all_applied(handle).await?;
         let id = parse_id(&made.id).map(SnapshotId).unwrap_or_default();
-        self.row(handle, id)
+        self.row(handle, id).await
     }
 
-    pub(super) fn unfinished(&self, handle: &VolumeHandle) -> Result<Option<SnapshotRow>, OpError> {
-        Ok(self.rows(handle)?.into_iter().find(|row| row.labels.contains_key(UNFINISHED_LABEL)))
+    pub(super) async fn unfinished(&self, handle: &VolumeHandle) -> Result<Option<SnapshotRow>, OpError> {
+        Ok(self.rows_led(handle).await?.into_iter().find(|row| row.labels.contains_key(UNFINISHED_LABEL)))
     }
 
     /// Is the volume whole? Asked where the epoch is held and a device shall be opened.
     pub(super) async fn refuse_unfinished(&self, handle: &VolumeHandle) -> Result<(), OpError> {
-        if !handle.applier.has_store() {
+        if !handle.applier.has_store() && !handle.is_diskless() {
             return Ok(());
         }
         self.all_applied(handle).await?;
-        match self.unfinished(handle)? {
+        match self.unfinished(handle).await? {
             Some(guard) => Err(unfinished_error(handle, &guard)),
             None => Ok(()),
         }
@@ -246,12 +247,13 @@ impl Node {
         if let Marker::There(peer) = self.marker(&handle).await? {
             return Err(import_there(&handle.name(), &peer.to_string()));
         }
+        refuse_diskless(&handle)?;
         let what = format!("the import of {}", begin.source_snapshot_id);
         refuse_attached(&handle, &what)?;
-        if let Some(row) = self.named(&handle, &begin.snapshot)? {
+        if let Some(row) = self.named(&handle, &begin.snapshot).await? {
             return Err(super::marks::name_taken(&handle, &row));
         }
-        let again = self.unfinished(&handle)?.is_some();
+        let again = self.unfinished(&handle).await?.is_some();
         let name = format!("before-import-{:.8}", begin.source_snapshot_id);
         let guard = self.guard(&handle, &name, &what).await?;
         if !again && let Err(error) = self.fits(&handle, &begin, &guard).await {
@@ -372,6 +374,17 @@ impl<'a> Writes<'a> {
             self.one().await?;
         }
         Ok(self.bytes.into_inner())
+    }
+}
+
+/// The epoch of a volume that is detached goes back to a copy.
+fn refuse_diskless(handle: &VolumeHandle) -> Result<(), OpError> {
+    match handle.is_diskless() {
+        true => Err(OpError::unavailable(
+            format!("volume {} is led from a node without a copy still", handle.name()),
+            "detach it if it is attached, and try again in a moment",
+        )),
+        false => Ok(()),
     }
 }
 

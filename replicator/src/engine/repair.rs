@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use farshore_core::api::Status;
 use farshore_core::ids::{BLOCK_BYTES, LineageId, MemberId, VolumeId};
-use farshore_core::register::{Configuration, MemberKind};
+use farshore_core::register::Configuration;
 use tokio::sync::Semaphore;
 
 use super::answers::{self, Given};
@@ -46,6 +46,8 @@ const LOST_MAX: usize = 4096;
 pub struct Repairs {
     asking: Semaphore,
     serving: Semaphore,
+    /// Reads for holders without a copy.
+    pub(super) reading: Semaphore,
     /// Blocks found damaged, and repaired, since the start.
     pub damaged_total: AtomicU64,
     pub repaired_total: AtomicU64,
@@ -64,6 +66,7 @@ impl Default for Repairs {
         Repairs {
             asking: Semaphore::new(REPAIRS_MAX),
             serving: Semaphore::new(SERVED_MAX),
+            reading: Semaphore::new(super::read_there::SERVED_MAX),
             damaged_total: AtomicU64::new(0),
             repaired_total: AtomicU64::new(0),
             volumes: Mutex::default(),
@@ -153,8 +156,16 @@ impl Copies {
         &self.config.volume.name
     }
 
+    pub(super) fn lineage(&self) -> LineageId {
+        self.lineage
+    }
+
+    pub(super) fn peer(&self, member: MemberId) -> Option<PeerName> {
+        self.config.member(member).and_then(|m| PeerName::new(&m.site, &m.node).ok())
+    }
+
     fn peers(&self) -> Vec<PeerName> {
-        let members = self.config.members.iter().filter(|m| m.id != self.me && m.kind != MemberKind::Witness);
+        let members = self.config.members.iter().filter(|m| m.id != self.me && m.kind.holds_copy());
         members.filter_map(|m| PeerName::new(&m.site, &m.node).ok()).collect()
     }
 
@@ -366,7 +377,7 @@ pub(super) async fn serve(
     wanted: Vec<Wanted>,
 ) -> Result<Bytes, OpError> {
     let stores = |config: &Configuration| {
-        let mut members = config.members.iter().filter(|m| m.kind != MemberKind::Witness);
+        let mut members = config.members.iter().filter(|m| m.kind.holds_copy());
         members.any(|m| m.site == peer.site && m.node == peer.node)
     };
     if !stores(&handle.config.borrow()) {

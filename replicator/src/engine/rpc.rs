@@ -160,6 +160,23 @@ pub enum Call {
     Holding {
         volume: VolumeId,
     },
+    /// For the holder of the epoch, which has no copy; see [`super::read_there`].
+    Read {
+        volume: VolumeId,
+        lineage: LineageId,
+        /// The store must show all up to here.
+        applied: Seq,
+        offset: u64,
+        length: u32,
+    },
+    /// The volume's snapshots, for the same.
+    Catalogue {
+        volume: VolumeId,
+        lineage: LineageId,
+        applied: Seq,
+        /// So many are known already.
+        skip: u32,
+    },
 }
 
 /// A row of a catalogue: what made it, where, and who holds it.
@@ -434,6 +451,21 @@ pub(super) fn encode_call(nonce: u64, call: &Call) -> Bytes {
             w.u8(21);
             w.u128(volume.0);
         }
+        Call::Read { volume, lineage, applied, offset, length } => {
+            w.u8(27);
+            w.u128(volume.0);
+            w.lineage(*lineage);
+            w.seq(*applied);
+            w.u64(*offset);
+            w.u32(*length);
+        }
+        Call::Catalogue { volume, lineage, applied, skip } => {
+            w.u8(28);
+            w.u128(volume.0);
+            w.lineage(*lineage);
+            w.seq(*applied);
+            w.u32(*skip);
+        }
     }
     w.finish()
 }
@@ -488,6 +520,14 @@ fn decode_call(mut r: Reader) -> Result<Call, DecodeError> {
             wanted: r.list(|r| Ok(Wanted { offset: r.u64()?, from: r.seq()?, upto: r.seq()? }))?,
         },
         21 => Call::Holding { volume: r.volume()? },
+        27 => Call::Read {
+            volume: r.volume()?,
+            lineage: r.lineage()?,
+            applied: r.seq()?,
+            offset: r.u64()?,
+            length: r.u32()?,
+        },
+        28 => Call::Catalogue { volume: r.volume()?, lineage: r.lineage()?, applied: r.seq()?, skip: r.u32()? },
         found => return Err(r.unknown(found.into())),
     };
     r.end()?;

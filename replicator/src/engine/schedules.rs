@@ -114,7 +114,7 @@ pub async fn run(node: Arc<Node>) {
 impl Node {
     async fn keep_schedules(&self, handle: &Arc<VolumeHandle>, schedules: &[(String, Schedule)]) {
         let status = handle.status().await.filter(|status| status.role == "primary");
-        let Some(status) = status.filter(|_| handle.applier.has_store()) else {
+        let Some(status) = status.filter(|_| handle.applier.has_store() || handle.is_diskless()) else {
             self.schedules.retain(handle.id, |_| false);
             return;
         };
@@ -147,7 +147,7 @@ impl Node {
             return Ok(());
         }
         let turn = self.turn_of_holder(handle).await?;
-        let rows = self.rows(handle)?;
+        let rows = self.rows_led(handle).await?;
         let made = own(schedule, &rows);
         let mut run = known.unwrap_or_else(|| {
             let newest = made.last().map(|row| row.created_unix_ms);
@@ -173,9 +173,9 @@ impl Node {
         }
         self.refuse_being_cut(handle)?;
         self.refuse_unfinished(handle).await?;
-        self.refuse_without_room(handle)?;
+        self.refuse_without_room(handle).await?;
         let snapshot = snapshot_name(schedule, name);
-        if let Some(taken) = self.named(handle, &snapshot)? {
+        if let Some(taken) = self.named(handle, &snapshot).await? {
             return Err(super::marks::name_taken(handle, &taken));
         }
         let mut labels = schedule.labels.clone();
@@ -198,7 +198,7 @@ impl Node {
 
     /// Deletes what the schedule made and what is over, oldest first.
     async fn give_up_outlived(&self, handle: &Arc<VolumeHandle>, schedule: &Schedule) -> Result<(), OpError> {
-        let rows = self.rows(handle)?;
+        let rows = self.rows_led(handle).await?;
         let over = outlived(schedule, &own(schedule, &rows), unix_ms());
         for row in over.to_delete {
             let turn = self.turn_of_holder(handle).await?;

@@ -41,7 +41,7 @@ impl Node {
                 "run it on a node that does; `farshore volume show` names the members",
             ));
         }
-        if let Some(guard) = self.unfinished(parent)? {
+        if let Some(guard) = self.unfinished(parent).await? {
             return Err(unfinished_error(parent, &guard));
         }
         let status = parent.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;

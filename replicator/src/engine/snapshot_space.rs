@@ -19,6 +19,9 @@ use crate::control::{OpError, OpKind};
 /// Of a volume: `bytes=N` or `percent=N`, of its size.
 pub(super) const LIMIT_LABEL: &str = "farshore.snapshot-limit";
 
+/// Asks a member with a copy: is there room for a further snapshot?
+pub(super) const ROOM: &str = "snapshot-room";
+
 /// What a volume's snapshots may hold; None: as much as there is.
 pub(super) fn limit_bytes(config: &Configuration) -> Option<u64> {
     let (unit, number) = config.volume.labels.get(LIMIT_LABEL)?.split_once('=')?;
@@ -34,8 +37,18 @@ pub(super) fn limit_bytes(config: &Configuration) -> Option<u64> {
 }
 
 impl Node {
-    /// Refuses a further snapshot of a volume that is led from here, where it would find no room.
-    pub(super) fn refuse_without_room(&self, handle: &VolumeHandle) -> Result<(), OpError> {
+    /// Refuses a further snapshot of a volume that is led from here, where it would find no room; without a copy here, in
+    /// the nearest one.
+    pub(super) async fn refuse_without_room(&self, handle: &VolumeHandle) -> Result<(), OpError> {
+        if !handle.is_diskless() {
+            return self.refuse_without_room_here(handle);
+        }
+        let Some(peer) = self.copies_nearby(handle).into_iter().next() else { return Ok(()) };
+        let request = api::GetVolumeRequest { volume: handle.id.to_string() };
+        self.forward::<api::GetVolumeResponse>(&peer, ROOM, &request).await.map(drop)
+    }
+
+    pub(super) fn refuse_without_room_here(&self, handle: &VolumeHandle) -> Result<(), OpError> {
         let config = handle.config.borrow().clone();
         let name = &config.volume.name;
         // Not counted yet, just after an image was received: then the next one will be.
@@ -106,7 +119,7 @@ impl Node {
     }
 
     pub(super) fn snapshots_refused(&self, handle: &VolumeHandle) -> Option<api::Condition> {
-        let OpError { message, remedy, .. } = self.refuse_without_room(handle).err()?;
+        let OpError { message, remedy, .. } = self.refuse_without_room_here(handle).err()?;
         Some(api::Condition { name: "snapshots-refused".into(), text: message, remedy })
     }
 }

@@ -45,7 +45,7 @@ impl Node {
             return Ok(Found::Neighbour(peer));
         }
         if let Some(handle) = self.catalog.find(volume) {
-            let mut row = self.named(&handle, name)?;
+            let mut row = self.named(&handle, name).await?;
             if row.is_none() {
                 match self.settle_as(&handle, sure).await {
                     Err(error) if sure == Sure::Certainly => return Err(error),
@@ -54,7 +54,7 @@ impl Node {
                     }
                     Ok(()) => {}
                 }
-                row = self.named(&handle, name)?;
+                row = self.named(&handle, name).await?;
             }
             if let Some(row) = row {
                 return Ok(Found::Here(Origin::Live(handle), row));
@@ -124,7 +124,7 @@ impl Node {
                 if settled && !self.settle_if_nobody_leads(&handle).await {
                     unsettled.push(handle.name());
                 }
-                if let Ok(row) = self.row(&handle, id) {
+                if let Ok(row) = self.row_here(&handle, id) {
                     return Ok(Found::Here(Origin::Live(handle), row));
                 }
             }
@@ -190,11 +190,14 @@ impl Node {
     /// A snapshot that is held on this very node.
     pub(super) async fn snapshot_here(self: &Arc<Self>, snapshot: &str) -> Result<(Origin, SnapshotRow), OpError> {
         match self.find_snapshot(snapshot).await? {
+            Found::Here(Origin::Live(handle), row) if handle.is_diskless() => {
+                Err(match self.neighbour_with_copy(&handle.id.to_string()).await {
+                    Some(peer) => no_image_here(self, &row.name, &peer),
+                    None => OpError::unavailable("no copy of this site can be asked", "try again"),
+                })
+            }
             Found::Here(origin, row) => Ok((origin, row)),
-            Found::Neighbour(peer) => Err(OpError::failed_precondition(
-                format!("no copy of {snapshot} is on {}", self.shared.me),
-                format!("run it on {peer}"),
-            )),
+            Found::Neighbour(peer) => Err(no_image_here(self, snapshot, &peer)),
         }
     }
 
@@ -206,7 +209,8 @@ impl Node {
         let volumes = &request.volumes;
         let mut origins = Vec::new();
         if volumes.is_empty() {
-            origins.extend(self.catalog.all().into_iter().map(Origin::Live));
+            // What is here without a copy, the neighbours list.
+            origins.extend(self.catalog.all().into_iter().filter(|handle| !handle.is_diskless()).map(Origin::Live));
             origins.extend(self.shared.kept.all().into_iter().map(Origin::Deleted));
         }
         for volume in volumes {
@@ -278,7 +282,7 @@ impl Node {
         let mut out = Vec::new();
         for volume in volumes {
             let request = api::ListSnapshotsRequest { volumes: vec![volume.clone()], with_space };
-            match self.neighbour_with(&volume).await {
+            match self.neighbour_with_copy(&volume).await {
                 Some(peer) => {
                     let listed: api::ListSnapshotsResponse = self.forward(&peer, "snapshot-list", &request).await?;
                     out.extend(listed.snapshots);
@@ -341,7 +345,7 @@ impl Node {
             return made;
         }
         self.applied_upto(handle, farshore_core::ids::Seq(made.seq)).await;
-        let row = parse_id(&made.id).and_then(|id| self.row(handle, SnapshotId(id)).ok());
+        let row = parse_id(&made.id).and_then(|id| self.row_here(handle, SnapshotId(id)).ok());
         match row {
             Some(row) => self.shown(handle, &row),
             None => api::Snapshot { state: crate::control::states::snapshot::APPLYING.into(), ..made },
@@ -400,6 +404,10 @@ impl Node {
             }
         }
     }
+}
+
+fn no_image_here(node: &Node, snapshot: &str, peer: &crate::transport::PeerName) -> OpError {
+    OpError::failed_precondition(format!("no copy of {snapshot} is on {}", node.shared.me), format!("run it on {peer}"))
 }
 
 /// Labels and holds as a request wants them.

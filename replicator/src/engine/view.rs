@@ -80,11 +80,11 @@ impl Node {
     /// What the members within reach say of the volume, as far as that may be more than is known here; in their order, all
     /// asked at once.
     async fn views_elsewhere(&self, handle: &VolumeHandle, view: &api::VolumeStatus) -> Vec<Option<api::VolumeStatus>> {
-        let copies = || view.members.iter().filter(|member| member.kind() != api::MemberKind::Witness);
+        let copies = || view.members.iter().filter(|member| member.holds_copy());
         let inexact =
             view.loss.iter().any(|loss| !loss.exact) || copies().any(|member| member.here && !member.lag_exact);
         let asked = view.members.iter().map(|member| async move {
-            let copy = !member.here && member.kind() != api::MemberKind::Witness;
+            let copy = !member.here && member.holds_copy();
             if !member.connected || !(member.state == states::member::UNREACHABLE || (inexact && copy)) {
                 return None;
             }
@@ -311,6 +311,7 @@ pub(super) fn role_of(role: &str) -> api::Role {
         "candidate" => api::Role::Candidate,
         "witness" => api::Role::Witness,
         "observer" => api::Role::Observer,
+        "diskless" => api::Role::Diskless,
         _ => api::Role::Secondary,
     }
 }
@@ -411,8 +412,7 @@ fn member_view(status: &Status, id: MemberId) -> Option<api::MemberStatus> {
         MemberKind::Data | MemberKind::Leaving => api::MemberKind::Data,
         MemberKind::Witness => api::MemberKind::Witness,
         MemberKind::Observer => api::MemberKind::Observer,
-        // The API has no word for it yet, and no verb that makes one.
-        MemberKind::Diskless => api::MemberKind::Unspecified,
+        MemberKind::Diskless => api::MemberKind::Diskless,
     };
     let progress = if found.lag_records == 0 { 1.0 } else { found.durable.0 as f64 / status.acked.0.max(1) as f64 };
     Some(api::MemberStatus {

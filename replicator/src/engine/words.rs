@@ -37,10 +37,9 @@ pub(super) struct Cost {
 
 impl Words {
     pub fn of(view: &api::VolumeStatus, own: Testimony, theirs: &[Option<api::VolumeStatus>]) -> Words {
-        let counts =
-            |theirs: &&api::VolumeStatus| theirs.lineage == view.lineage && theirs.role() != api::Role::Witness;
+        let counts = |theirs: &&api::VolumeStatus| theirs.lineage == view.lineage && is_of_copy(theirs);
         let mut all: Vec<Testimony> = theirs.iter().flatten().filter(counts).map(testimony).collect();
-        all.extend((view.role() != api::Role::Witness).then(|| own.clone()));
+        all.extend(is_of_copy(view).then(|| own.clone()));
         let log = |theirs: &api::VolumeStatus| {
             let peer = PeerName::new(&theirs.reporter_site, &theirs.reporter_node).ok()?;
             Some((peer, theirs.appended_seq))
@@ -119,6 +118,12 @@ impl Node {
         told.push(SpanTold::here(handle, after, after + records).await);
         told.iter().filter_map(|t| Some((t.bytes?, t.ms))).reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))
     }
+}
+
+/// Who says it has a copy: a witness, or a holder without one, has nothing that could be gone on with.
+fn is_of_copy(view: &api::VolumeStatus) -> bool {
+    let here = view.members.iter().find(|member| member.here);
+    here.map_or(view.role() != api::Role::Witness, api::MemberStatus::holds_copy)
 }
 
 pub(super) fn testimony(view: &api::VolumeStatus) -> Testimony {

@@ -40,7 +40,7 @@ impl SnapshotRow {
     }
 
     /// All but the id, which is in the key.
-    pub(super) fn put(&self, out: &mut Writer) {
+    pub fn put(&self, out: &mut Writer) {
         out.u8(match self.state {
             SnapshotState::Ready => 0,
             SnapshotState::Missing => 1,
@@ -59,7 +59,7 @@ impl SnapshotRow {
         self.holds.iter().for_each(|hold| out.string(hold));
     }
 
-    pub(super) fn take(id: SnapshotId, fields: &mut Reader) -> Result<SnapshotRow, DecodeError> {
+    pub fn take(id: SnapshotId, fields: &mut Reader) -> Result<SnapshotRow, DecodeError> {
         let state = match fields.u8()? {
             0 => SnapshotState::Ready,
             1 => SnapshotState::Missing,

@@ -161,6 +161,7 @@ impl Families<'_> {
             api::Role::Candidate => "candidate",
             api::Role::Witness => "witness",
             api::Role::Observer => "observer",
+            api::Role::Diskless => "diskless",
             api::Role::Unspecified => "unknown",
         };
         let roles = volumes.iter().map(|v| ([("volume", v.status.name.as_str()), ("role", role(&v.status))], 1u64));

@@ -29,8 +29,8 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// Since 2 the pages of shipments are packed, and images proven at their end.
-    pub const SPOKEN: Versions = Versions { min: 1, max: 2 };
+    /// Since 2 the pages of shipments are packed, and images proven at their end. Since 3 a member may be without a copy.
+    pub const SPOKEN: Versions = Versions { min: 1, max: 3 };
 
     /// The newest version that both speak, or what the operator should do.
     pub fn agree(self, us: &PeerName, theirs: Versions, them: &PeerName) -> Result<u16, Refusal> {

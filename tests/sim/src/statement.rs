@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use farshore_core::api::Status;
 use farshore_core::ids::{MemberId, Seq};
 use farshore_core::loss::{Figure, SiteLoss, Testimony, forced, forced_among, narrowed, site_losses};
-use farshore_core::register::MemberKind;
 
 use crate::branches::Lineage;
 use crate::oracle::{Oracle, Verdict, Violation, wrong};
@@ -161,18 +160,14 @@ fn applies(loss: &SiteLoss, site: &str, status: &Status, named: &[MemberId]) -> 
     rest_named.then_some((loss.lost, loss.exact || loss.lost_at_most, loss.lost_unknown_us))
 }
 
-fn holds(kind: MemberKind) -> bool {
-    !matches!(kind, MemberKind::Witness | MemberKind::Diskless)
-}
-
 /// The figure of a site is that of its best copy, not of one of several.
 fn is_only_copy(status: &Status, id: MemberId, site: &str) -> bool {
-    let copies = status.config.members.iter().filter(|m| m.site == site && holds(m.kind));
+    let copies = status.config.members.iter().filter(|m| m.site == site && m.kind.holds_copy());
     copies.map(|m| m.id).eq([id])
 }
 
 fn testimony(status: &Status) -> Option<Testimony> {
-    let copy = status.config.member(status.me).is_some_and(|m| holds(m.kind));
+    let copy = status.config.member(status.me).is_some_and(|m| m.kind.holds_copy());
     let site = status.config.site_of(status.me).to_string();
     let own = site_losses(status).into_iter().find(|loss| loss.site == site)?;
     let unknown = own.unknown_us.unwrap_or(u64::MAX);

@@ -22,9 +22,13 @@ impl DeviceHolder {
     pub fn start(site: &Site) -> DeviceHolder {
         let socket = site.dir.join("run/device.sock");
         let text = std::fs::read_to_string(site.config_path()).expect("a site is equipped");
-        if !text.contains("[device]") {
-            let mut config = OpenOptions::new().append(true).open(site.config_path()).expect("the configuration opens");
-            write!(config, "[device]\nprocess = {:?}\n", socket.display().to_string()).expect("it can be written");
+        let process = format!("[device]\nprocess = {:?}\n", socket.display().to_string());
+        if !text.contains("\nprocess = ") {
+            let text = match text.contains("[device]\n") {
+                true => text.replace("[device]\n", &process),
+                false => text + &process,
+            };
+            std::fs::write(site.config_path(), text).expect("the configuration can be written");
         }
         let log =
             OpenOptions::new().create(true).append(true).open(site.dir.join("device.log")).expect("the log opens");

@@ -19,6 +19,7 @@ use crate::engine::clock::random_u128;
 use crate::engine::create::name_error;
 use crate::engine::driver::{DeviceState, VolumeHandle};
 use crate::engine::exports::session_text;
+use crate::engine::holders::HolderStep;
 use crate::engine::node::Node;
 use crate::engine::readers::refuse_read_only;
 use crate::engine::register_read::Fencing;
@@ -106,6 +107,14 @@ impl Node {
         };
         let servers = self.servers_of(&known)?;
         let (published, by_hand) = (request.published, !request.published && !request.publish_only);
+        if !published {
+            let step =
+                HolderStep { volume: known.id.clone(), session: session_text(session), by_hand, ..Default::default() };
+            match self.become_holder(&known, &servers, &step).await? {
+                Ok(handle) => return self.attach_as_holder(&handle, &servers, request, session).await,
+                Err(why) => tracing::info!(volume = known.name, why, "a member with a copy serves its device here"),
+            }
+        }
         let step = ServeStep { volume: known.id.clone(), session: session_text(session), published, by_hand };
         let (answer, servers) = self.served_by_one(&known.name, servers, &step).await?;
         if request.publish_only {
@@ -131,6 +140,31 @@ impl Node {
             }
         }
         made.map(|status| (session, status))
+    }
+
+    /// Where this node has just been named.
+    async fn attach_as_holder(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        servers: &[PeerName],
+        request: &api::AttachVolumeRequest,
+        session: SessionId,
+    ) -> Result<(SessionId, api::DeviceStatus), OpError> {
+        let named = api::AttachVolumeRequest { session: session_text(session), published: true, ..request.clone() };
+        let made = self.attach(handle, &named).await;
+        if made.is_err() && request.session.is_empty() {
+            let (volume, session, node) = (handle.id.to_string(), session_text(session), self.shared.me.node.clone());
+            let detach = api::DetachVolumeRequest { volume, session, node, force: true, ..Default::default() };
+            for peer in servers.iter().filter(|peer| self.is_connected(peer)) {
+                match self.forward::<api::DetachVolumeResponse>(peer, "detach", &detach).await {
+                    Ok(_) => break,
+                    Err(error) => {
+                        tracing::warn!(volume = %handle.name(), %peer, %error, "it stays attached without a device; detach it");
+                    }
+                }
+            }
+        }
+        made
     }
 
     /// The copies of this site: who serves or leads it first, then those that count for acknowledgements.

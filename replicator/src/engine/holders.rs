@@ -1,0 +1,385 @@
+//! Holders of the epoch without a copy: a node that is to have a device, and no copy of its volume, becomes a member of it for
+//! as long as the device is there, and writes to all others itself.
+//!
+//! ```text
+//! node of the device           a member with a copy, of its site            the others
+//!   prepare ────────────────►  takes the epoch, if nobody has it
+//!   ◄─ join (its first state)  adds the node, names its session  ─register─►
+//!   ◄─ done                    gives the epoch up
+//!   wins the epoch for the session that is named ─────────────────────────►
+//!   ... device ...
+//!   gives the epoch up; leave ►  takes it, and takes the node out  ─register─►
+//!   ◄─ forget
+//! ```
+//! The session is in the register before the node does anything for it, so whoever ends it meanwhile meets it there. Nothing
+//! of the way back is urgent: a member without a copy counts for nothing. One that can't say that it leaves is taken out by
+//! whoever leads the volume, when it has not been heard for a while.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use farshore_core::api::{Change, Command};
+use farshore_core::ids::{Incarnation, MemberId, VolumeId};
+use farshore_core::register::{Attachment, Configuration, Durability, Member, MemberKind};
+use farshore_proto::v1 as api;
+use prost::Message;
+
+use super::clock::random_u128;
+use super::create::name_error;
+use super::driver::{VolumeHandle, lock};
+use super::exports::session_text;
+use super::node::Node;
+use super::readers::refuse_read_only;
+use super::roles::{parse_session, refused};
+use crate::config::WithoutCopy;
+use crate::control::{OpError, OpKind};
+use crate::transport::PeerName;
+
+/// The version of the protocol since which a member may be without a copy.
+const SINCE: u16 = 3;
+/// Between two looks at who may leave.
+const PAUSE: Duration = Duration::from_millis(500);
+/// A holder that has no epoch asks for how things stand so often.
+const ASK_PAUSE: Duration = Duration::from_secs(3);
+/// One that is not attached, and does not leave by itself, is taken out after this.
+const ABSENT_FOR: Duration = Duration::from_secs(60);
+
+pub(super) const PREPARE: &str = "prepare-holder";
+pub(super) const LEAVE: &str = "leave-holder";
+pub(super) const SETTLE: &str = "settle-attaches";
+
+/// To a member with a copy, from a node without one: let me have the epoch, and name this session; or: I have no device.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct HolderStep {
+    #[prost(string, tag = "1")]
+    pub volume: String,
+    #[prost(string, tag = "2")]
+    pub session: String,
+    /// Nobody has published it, or is publishing it.
+    #[prost(bool, tag = "3")]
+    pub by_hand: bool,
+    /// Of which node, where another one asks for it: SITE/NODE.
+    #[prost(string, tag = "4")]
+    pub of: String,
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct HolderAnswer {
+    /// No, and why: a member is to serve the device. Or: the session is named still.
+    #[prost(string, tag = "1")]
+    pub not_so: String,
+}
+
+fn not_so(why: impl Into<String>) -> HolderAnswer {
+    HolderAnswer { not_so: why.into() }
+}
+
+fn member_at<'a>(config: &'a Configuration, peer: &PeerName) -> Option<&'a Member> {
+    config.members.iter().find(|m| m.site == peer.site && m.node == peer.node)
+}
+
+impl Node {
+    /// Has this node become a member without a copy, with this session named. Err inside: why a member is to serve the
+    /// device instead.
+    pub(super) async fn become_holder(
+        self: &Arc<Self>,
+        known: &api::VolumeStatus,
+        servers: &[PeerName],
+        step: &HolderStep,
+    ) -> Result<Result<Arc<VolumeHandle>, String>, OpError> {
+        let volume: VolumeId = known.id.parse().map_err(|_| OpError::internal("a neighbour's volume has no id"))?;
+        if let Some(why) = self.must_be_served(known) {
+            return Ok(Err(why));
+        }
+        let mut refusal = OpError::unavailable(format!("no member of volume {} answers", known.name), "try again");
+        for peer in servers {
+            match self.forward::<HolderAnswer>(peer, PREPARE, step).await {
+                Ok(HolderAnswer { not_so }) if not_so.is_empty() => {
+                    let handle = self.catalog.get(volume).ok_or_else(|| {
+                        OpError::unavailable(format!("volume {} has left this node meanwhile", known.name), "try again")
+                    })?;
+                    return Ok(Ok(handle));
+                }
+                Ok(HolderAnswer { not_so }) => return Ok(Err(not_so)),
+                Err(error) if error.kind == OpKind::Unavailable => refusal = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refusal)
+    }
+
+    fn must_be_served(&self, known: &api::VolumeStatus) -> Option<String> {
+        if self.config.device.without_copy == WithoutCopy::Member {
+            return Some("device.without_copy says so".into());
+        }
+        let peer = |m: &api::MemberStatus| PeerName::new(&m.site, &m.node).ok();
+        let far = |peer: &PeerName| !self.is_connected(peer) || self.spoken_with(peer) < SINCE;
+        let far = known.members.iter().filter(|m| m.connected || m.here).filter_map(peer).find(far)?;
+        Some(format!("{far} can't be reached from here, or is of an older version"))
+    }
+
+    /// The version of the protocol that is spoken with a node, or was when it was last connected; 0: it never was.
+    fn spoken_with(&self, peer: &PeerName) -> u16 {
+        if *peer == self.shared.me { u16::MAX } else { lock(&self.spoken).get(peer).copied().unwrap_or(0) }
+    }
+
+    /// The member's part.
+    pub(super) async fn prepare_holder(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        peer: &PeerName,
+        step: &HolderStep,
+    ) -> Result<HolderAnswer, OpError> {
+        refuse_read_only(handle, "is read from a node's own copy, and not served to others")?;
+        let session = parse_session(&step.session)?;
+        // Whoever ends the session meanwhile waits until it is known whether there is one.
+        let _alone = self.attachments.forwarding.alone(handle.id).await;
+        if self.attachments.served(handle.id).await.is_some() || self.attachments.is_open(handle.id).await {
+            return Err(busy(handle, &self.shared.me));
+        }
+        self.refuse_fenced(handle).await?;
+        self.take_next_class(handle).await;
+        let named = |config: &Configuration| {
+            let attached = config.attached?;
+            Some((config.member(attached.member).cloned(), attached.session))
+        };
+        let ours = |of: &Member| of.site == peer.site && of.node == peer.node && of.kind == MemberKind::Diskless;
+        let holds = handle.status().await.is_some_and(|status| status.role == "primary");
+        if !holds && named(&handle.config.borrow()).is_none() {
+            self.hold_epoch(handle).await?;
+        }
+        // Read anew: with the epoch comes the newest register.
+        let config = handle.config.borrow().clone();
+        match named(&config) {
+            // Asked for again.
+            Some((Some(of), of_session)) if ours(&of) && of_session == session => {
+                self.add_holder(handle, peer, &config).await?;
+                return Ok(HolderAnswer::default());
+            }
+            Some((Some(of), _)) => {
+                let node = PeerName::new(&of.site, &of.node).unwrap_or_else(|_| self.shared.me.clone());
+                return Err(busy(handle, &node));
+            }
+            Some((None, _)) => return Err(busy(handle, &self.shared.me)),
+            None => {}
+        }
+        if let Some(why) = self.may_not_hold(&config, peer) {
+            return Ok(not_so(why));
+        }
+        self.refuse_unfinished(handle).await?;
+        if step.by_hand {
+            self.end_formatting(handle).await?;
+        }
+        let member = self.add_holder(handle, peer, &config).await?;
+        let attached = Some(Attachment { member, session });
+        self.settled(handle, Command::Change(Change::Attached { attached })).await.map_err(refused(handle))?;
+        // So that nobody waits for a lease.
+        self.settled(handle, Command::Demote).await.map_err(refused(handle))?;
+        Ok(HolderAnswer::default())
+    }
+
+    fn may_not_hold(&self, config: &Configuration, peer: &PeerName) -> Option<String> {
+        if config.volume.durability == Durability::Flush {
+            return Some("in class flush a write completes on a copy beside the device".into());
+        }
+        if member_at(config, peer).is_some_and(|m| m.kind != MemberKind::Diskless) {
+            return Some(format!("{peer} is another kind of member"));
+        }
+        let older = |m: &&Member| PeerName::new(&m.site, &m.node).is_ok_and(|peer| self.spoken_with(&peer) < SINCE);
+        let older = config.members.iter().find(older)?;
+        Some(format!("{}/{} is of an older version, or was not heard of yet", older.site, older.node))
+    }
+
+    /// The node is a member without a copy afterwards, and knows it. Where it is one already, its replica may be gone with
+    /// its disk.
+    async fn add_holder(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        peer: &PeerName,
+        config: &Configuration,
+    ) -> Result<MemberId, OpError> {
+        let known = member_at(config, peer).cloned();
+        let next = MemberId(config.members.iter().map(|m| m.id.0).max().unwrap_or(0) + 1);
+        let (site, node, kind) = (peer.site.clone(), peer.node.clone(), MemberKind::Diskless);
+        let member = known.clone().unwrap_or(Member { id: next, site, node, kind });
+        let incarnation = Incarnation(random_u128());
+        match self.join_as(handle, &member, incarnation).await {
+            Err(error) if error.kind != OpKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        if known.is_none()
+            && let Err(error) = self.change(handle, Change::Add { member: member.clone(), incarnation, votes: 0 }).await
+        {
+            let _ = self.ask_forget(peer, handle.id).await;
+            return Err(error);
+        }
+        Ok(member.id)
+    }
+
+    /// For a node without a copy that has no epoch: is it named still? If not, it is taken out. Also where it is no
+    /// member any more.
+    pub(super) async fn leave_holder(
+        self: &Arc<Self>,
+        handle: &Arc<VolumeHandle>,
+        asked_by: &PeerName,
+        step: &HolderStep,
+    ) -> Result<HolderAnswer, OpError> {
+        let of = match step.of.split_once('/') {
+            Some((site, node)) => PeerName::new(site, node).map_err(name_error)?,
+            None => asked_by.clone(),
+        };
+        let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
+        let config = handle.config.borrow().clone();
+        if status.role != "primary" && config.attached.is_none() {
+            let _alone = self.attachments.forwarding.alone(handle.id).await;
+            self.hold_epoch(handle).await?;
+        } else if status.role != "primary" {
+            let asked = member_at(&config, &of).map(|m| m.id);
+            // Who leads it knows; whoever was asked to ask does not ask on.
+            let Some(holder) = status.leader.filter(|id| Some(*id) != asked && step.of.is_empty()) else {
+                return Ok(not_so("the session is named, or it is not known here who leads the volume"));
+            };
+            let step = HolderStep { of: of.to_string(), ..step.clone() };
+            return self.forward(&self.peer_of(handle, holder)?, LEAVE, &step).await;
+        }
+        let config = handle.config.borrow().clone();
+        match member_at(&config, &of) {
+            None => Ok(HolderAnswer::default()),
+            Some(m) if config.attached.is_some_and(|a| a.member == m.id) => Ok(not_so("the session is named")),
+            Some(m) if m.kind != MemberKind::Diskless => Ok(not_so("it is another kind of member by now")),
+            Some(m) => {
+                self.change(handle, Change::Remove { member: m.id }).await?;
+                Ok(HolderAnswer::default())
+            }
+        }
+    }
+
+    /// Waits until what names sessions here has ended.
+    pub(super) async fn settle_attaches(&self, volume: VolumeId) {
+        drop(self.attachments.forwarding.alone(volume).await);
+    }
+
+    /// This node's part of the way back: it has no device, and asks to be taken out; or it has one and no epoch, and asks
+    /// whether it may have one still.
+    async fn leave(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<(), OpError> {
+        // Not while a device is being attached.
+        let _alone = self.attachments.forwarding.alone(handle.id).await;
+        let Some(status) = handle.status().await.filter(|_| self.is_held_still(handle)) else { return Ok(()) };
+        let named = status.config.attached.filter(|a| a.member == handle.me);
+        let leads = status.role == "primary";
+        if leads && named.is_some() {
+            return Ok(());
+        }
+        if leads {
+            self.settled(handle, Command::Demote).await.map_err(refused(handle))?;
+        }
+        let here = &self.shared.me.site;
+        let step = HolderStep { volume: handle.id.to_string(), ..HolderStep::default() };
+        for peer in self.copies_nearby(handle).iter().filter(|peer| peer.site == *here) {
+            let answer: HolderAnswer = self.forward(peer, LEAVE, &step).await?;
+            if answer.not_so.is_empty() {
+                if let Some(named) = named {
+                    tracing::warn!(volume = %handle.name(), session = session_text(named.session), "its session is over");
+                    self.attachments.close(handle.id, true).await?;
+                    self.attachments.give_up(handle, named.session).await;
+                }
+                return self.forget(handle).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The session has ended: who shall have the epoch next must not wait for a lease.
+    pub(super) async fn release_without_copy(&self, handle: &VolumeHandle) {
+        if handle.is_diskless()
+            && let Err(refusal) = self.settled(handle, Command::Demote).await
+        {
+            tracing::debug!(volume = %handle.name(), rule = refusal.rule, "the epoch is given up later: {}", refusal.text);
+        }
+    }
+
+    fn is_held_still(&self, handle: &Arc<VolumeHandle>) -> bool {
+        self.catalog.get(handle.id).is_some_and(|held| Arc::ptr_eq(&held, handle)) && handle.is_diskless()
+    }
+}
+
+fn busy(handle: &VolumeHandle, at: &PeerName) -> OpError {
+    OpError::failed_precondition(format!("volume {} is attached at {at}", handle.name()), "detach it there first")
+}
+
+/// Since when something has been so.
+type Since<K> = BTreeMap<K, Instant>;
+
+/// Gives back what this node holds without a copy and has no device for, and takes others out who can't.
+pub async fn run(node: Arc<Node>) {
+    let (mut idle, mut absent) = (Since::<VolumeId>::new(), Since::<(VolumeId, MemberId)>::new());
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let handles = node.catalog.all();
+        idle.retain(|id, _| handles.iter().any(|handle| handle.id == *id));
+        let mut seen = Since::new();
+        for handle in handles {
+            let config = handle.config.borrow().clone();
+            if config.is_diskless(handle.me) {
+                give_back(&node, &handle, &config, &mut idle).await;
+            }
+            if !config.members.iter().any(|m| m.kind == MemberKind::Diskless && m.id != handle.me) {
+                continue;
+            }
+            let leads = handle.status().await.is_some_and(|status| status.role == "primary");
+            let gone = |m: &&Member| {
+                let named = config.attached.is_some_and(|a| a.member == m.id);
+                m.kind == MemberKind::Diskless && m.id != handle.me && leads && !named
+            };
+            for member in config.members.iter().filter(gone) {
+                let key = (handle.id, member.id);
+                let since = *absent.get(&key).unwrap_or(&Instant::now());
+                seen.insert(key, since);
+                if since.elapsed() >= ABSENT_FOR {
+                    take_out(&node, &handle, member);
+                    seen.remove(&key);
+                }
+            }
+        }
+        absent = seen;
+    }
+}
+
+/// Nothing of it holds the others up.
+async fn give_back(node: &Arc<Node>, handle: &Arc<VolumeHandle>, config: &Configuration, idle: &mut Since<VolumeId>) {
+    let named = config.attached.is_some_and(|a| a.member == handle.me);
+    let leads = handle.status().await.is_none_or(|status| status.role == "primary");
+    if named && leads {
+        idle.remove(&handle.id);
+        return;
+    }
+    // Named and without an epoch: it may be about to win one.
+    let pause = if named { ASK_PAUSE } else { PAUSE };
+    let since = *idle.entry(handle.id).or_insert_with(Instant::now);
+    if since.elapsed() < pause {
+        return;
+    }
+    idle.insert(handle.id, Instant::now());
+    let (node, handle) = (node.clone(), handle.clone());
+    tokio::spawn(async move {
+        if let Err(error) = node.leave(&handle).await {
+            tracing::debug!(volume = %handle.name(), %error, "a volume that has no copy here is not given back yet");
+        }
+    });
+}
+
+fn take_out(node: &Arc<Node>, handle: &Arc<VolumeHandle>, member: &Member) {
+    let (node, handle, member) = (node.clone(), handle.clone(), member.clone());
+    tokio::spawn(async move {
+        let place = format!("{}/{}", member.site, member.node);
+        match node.change(&handle, Change::Remove { member: member.id }).await {
+            Ok(()) => tracing::info!(volume = %handle.name(), place, "taken out: it has no copy, and no device"),
+            Err(error) => tracing::warn!(volume = %handle.name(), place, %error, "a member without a copy stays"),
+        }
+        if let Ok(peer) = PeerName::new(&member.site, &member.node) {
+            let _ = node.ask_forget(&peer, handle.id).await;
+        }
+    });
+}
