@@ -340,7 +340,7 @@ const KEYS: [(&str, &[&str]); 10] = [
     ("journal", &["engine", "budget_bytes", "segment_bytes"]),
     ("store", &["capacity_bytes", "slab", "scrub_interval_s", "scrub_bytes_per_second", "snapshots_free_percent"]),
     ("nbd", &["socket", "tcp", "ca", "cert", "key"]),
-    ("device", &["process"]),
+    ("device", &["process", "without_copy"]),
     ("log", &["filter", "format"]),
 ];
 

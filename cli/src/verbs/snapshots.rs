@@ -145,7 +145,7 @@ pub async fn layout(
     args: LayoutArgs,
     like: Option<&str>,
 ) -> Result<api::CreateVolumeRequest, Failure> {
-    use api::MemberKind::{Data, Witness};
+    use api::MemberKind::{Data, Diskless, Witness};
     let named = args.quorum.map(|quorum| api::Policy {
         quorum: quorum.name,
         w: quorum.w,
@@ -165,7 +165,7 @@ pub async fn layout(
             found => present(found?.into_inner().volume)?,
         };
         // The first one's site is the first primary's: where it can be attached at once.
-        let mut members: Vec<&api::MemberStatus> = like.members.iter().collect();
+        let mut members: Vec<&api::MemberStatus> = like.members.iter().filter(|m| m.kind() != Diskless).collect();
         members.sort_by_key(|m| (m.kind() != Data || m.site != like.primary_site, m.id));
         let spec = |m: &&api::MemberStatus| api::MemberSpec {
             site: m.site.clone(),

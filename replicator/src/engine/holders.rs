@@ -43,7 +43,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// A holder that has no epoch asks for how things stand so often.
 const ASK_PAUSE: Duration = Duration::from_secs(3);
 /// One that is not attached, and does not leave by itself, is taken out after this.
-const ABSENT_FOR: Duration = Duration::from_secs(60);
+const ABSENT_FOR: Duration = Duration::from_secs(20);
 
 pub(super) const PREPARE: &str = "prepare-holder";
 pub(super) const LEAVE: &str = "leave-holder";

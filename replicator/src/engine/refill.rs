@@ -71,10 +71,10 @@ impl Node {
                 self.forward_within(RESTORE_PATIENCE, &peer, "snapshot-restore", &request(named)).await?;
             return Ok(api::RestoreSnapshotResponse { volume: Some(self.view(&handle).await?), ..done });
         }
-        refuse_diskless(&handle)?;
         readable(&handle.name(), &row, self)?;
         let what = format!("the restore of {}", row.name);
         refuse_attached(&handle, &what)?;
+        refuse_diskless(&handle)?;
         let row = self.hold_for_restore(&handle, row.id, true).await?;
         let name = format!("before-restore-{}", &row.id.to_string()[..8]);
         let guard = match self.guard(&handle, &name, &what).await {
@@ -247,9 +247,9 @@ impl Node {
         if let Marker::There(peer) = self.marker(&handle).await? {
             return Err(import_there(&handle.name(), &peer.to_string()));
         }
-        refuse_diskless(&handle)?;
         let what = format!("the import of {}", begin.source_snapshot_id);
         refuse_attached(&handle, &what)?;
+        refuse_diskless(&handle)?;
         if let Some(row) = self.named(&handle, &begin.snapshot).await? {
             return Err(super::marks::name_taken(&handle, &row));
         }
@@ -382,7 +382,7 @@ fn refuse_diskless(handle: &VolumeHandle) -> Result<(), OpError> {
     match handle.is_diskless() {
         true => Err(OpError::unavailable(
             format!("volume {} is led from a node without a copy still", handle.name()),
-            "detach it if it is attached, and try again in a moment",
+            "the epoch is on its way back to a copy: try again in a moment",
         )),
         false => Ok(()),
     }

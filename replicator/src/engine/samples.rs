@@ -54,6 +54,8 @@ pub fn calls() -> Vec<(&'static str, Call)> {
         ("ship-snapshots", Call::ShipSnapshots { volume, ship: SHIP, snapshots: vec![snapshot()] }),
         ("blocks", Call::Blocks { volume, lineage: LINEAGE, wanted }),
         ("holding", Call::Holding { volume }),
+        ("read", Call::Read { volume, lineage: LINEAGE, applied: Seq(9), offset: 8192, length: 4096 }),
+        ("catalogue", Call::Catalogue { volume, lineage: LINEAGE, applied: Seq(9), skip: 2 }),
     ]
 }
 

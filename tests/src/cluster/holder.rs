@@ -1,7 +1,6 @@
 //! The device process of a site: what holds its block devices while daemons come and go.
 
 use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -114,6 +114,8 @@ fn name(call: &Call) -> &'static str {
         Call::ShipSnapshots { .. } => "ship-snapshots",
         Call::Blocks { .. } => "blocks",
         Call::Holding { .. } => "holding",
+        Call::Read { .. } => "read",
+        Call::Catalogue { .. } => "catalogue",
     }
 }
 
