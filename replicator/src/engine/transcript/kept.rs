@@ -9,9 +9,21 @@ use super::story;
 use crate::engine::samples;
 
 /// What is said only when things go wrong in a rare way, or by verbs that the story does not tell; it has golden bytes of
-/// its own. Pages and beginnings of shipments that are not packed come from version 1 of the protocol.
-const RARE: &[&str] =
-    &["reject", "need-elect", "join-clone", "ship-begin", "ship-begin-on-a-basis", "ship-page", "ship-page-placed"];
+/// its own. Pages and beginnings of shipments that are not packed come from version 1 of the protocol; the last four are for
+/// a holder without a copy, and the story's sites have one node each.
+const RARE: &[&str] = &[
+    "reject",
+    "need-elect",
+    "join-clone",
+    "ship-begin",
+    "ship-begin-on-a-basis",
+    "ship-page",
+    "ship-page-placed",
+    "ship",
+    "shipped",
+    "read",
+    "catalogue",
+];
 /// Of what one says to another about a volume again and again, so much is kept of each kind.
 const KEPT_MAX: usize = 6;
 
