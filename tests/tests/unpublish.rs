@@ -255,13 +255,23 @@ fn a_node_that_asks_late_gets_nothing_back() {
     ledger.fill(&mut second.connect("pg"));
 }
 
-/// The same at a node without a copy, which another one serves.
+/// The same at a node without a copy.
+#[test]
+fn a_node_without_a_copy_gets_nothing_back_either() {
+    without_a_copy(Options::default());
+}
+
+/// And where a member that has one serves it.
 #[test]
 fn a_node_that_is_served_gets_nothing_back_either() {
-    let cluster = Cluster::start(&SITES);
+    without_a_copy(Options { more: "[device]\nwithout_copy = \"member\"\n", ..Options::default() });
+}
+
+fn without_a_copy(options: Options) {
+    let cluster = Cluster::start_with(&SITES, options);
     let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
     second.run(&["volume", "create", "pg", "--size=8MiB", "--members=east/n2,west,north", "--lease=1s"]);
-    let over = ["pg", "over", "publish the volume on that node"];
+    let over = ["pg", "over", "publish the volume on"];
     first.refused(&stage(FIRST)).says(4, &over);
     let ledger = Ledger::of_new(BLOCKS);
     publish(first, FIRST);
