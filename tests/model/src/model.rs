@@ -250,6 +250,11 @@ impl Model {
             if state.attempt(epoch).phase == Phase::Gone {
                 self.forget_gone(state, epoch);
             }
+            // Only whose lease is waited for matters, until the epoch is open.
+            let a = state.attempt(epoch);
+            let waits = a.phase == Phase::Holding && a.acked < a.start;
+            let owes = |m: u8| (1..epoch).contains(&state.replicas[usize::from(m)].owed);
+            state.attempt_mut(epoch).won_with = if waits { a.won_with & self.mask(owes) } else { 0 };
         }
         for epoch in self.all_epochs() {
             self.forget_values(state, epoch);
