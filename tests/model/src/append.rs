@@ -46,9 +46,9 @@ impl Model {
         }
         let (a, i) = (state.attempt(epoch), usize::from(to));
         let mut next = *state;
+        self.raise(&mut next, to, epoch);
         let r = &mut next.replicas[i];
-        r.promised = r.promised.max(epoch);
-        r.log = r.log.cut(r.log.common(a.log));
+        r.log = r.log.cut(self.seen(r.log).common(self.seen(a.log)));
         r.durable = r.durable.min(r.log.len());
         if self.is(Bug::DonorByHistory) {
             r.told = epoch;
@@ -74,11 +74,13 @@ impl Model {
 
     fn append(&self, state: &State, epoch: u8, to: u8, out: &mut Vec<(Step, State)>) {
         let (a, r) = (state.attempt(epoch), &state.replicas[usize::from(to)]);
-        if !self.is_peer(state, epoch, to)
-            || !self.promised_to(epoch, r.promised)
-            || r.log.len() >= a.log.len()
-            || !r.log.is_prefix_of(a.log)
-        {
+        if !self.is_peer(state, epoch, to) || !self.promised_to(epoch, r.promised) {
+            return;
+        }
+        if self.is(Bug::RelayUnchecked) && self.is_diskless(a.node) {
+            self.relay(state, epoch, to, out);
+        }
+        if r.log.len() >= a.log.len() || !self.seen(r.log).is_prefix_of(self.seen(a.log)) {
             return;
         }
         let mut next = *state;
@@ -96,11 +98,32 @@ impl Model {
         out.push((Step::Append { epoch, to }, next));
     }
 
-    /// A record is at the end of a member's log; if nothing shall come between, it is synced and acked at once.
+    /// A broken rule: what a holder without a copy lacks itself it has read by whoever has promised it the epoch, and passes
+    /// it on whatever it is.
+    fn relay(&self, state: &State, epoch: u8, to: u8, out: &mut Vec<(Step, State)>) {
+        let r = &state.replicas[usize::from(to)];
+        for source in self.all_members().filter(|m| *m != to && self.is_data(*m)) {
+            let s = &state.replicas[usize::from(source)];
+            let read = s.log.cut(s.durable);
+            if s.promised != epoch || read.len() <= r.log.len() || !r.log.is_prefix_of(read) {
+                continue;
+            }
+            let mut next = *state;
+            self.push(&mut next, to, read.epoch_at(r.log.len() + 1));
+            let a = next.attempt_mut(epoch);
+            if a.phase == Phase::Holding {
+                a.acks[usize::from(to)] = Answer { given: true, life: r.life, upto: r.log.len() + 1 };
+            }
+            out.push((Step::Relay { epoch, source, to }, next));
+        }
+    }
+
+    /// A record is at the end of a member's log; if nothing shall come between, it is synced and acked at once. Memory is
+    /// never synced.
     fn push(&self, state: &mut State, at: u8, epoch: u8) {
         let r = &mut state.replicas[usize::from(at)];
         r.log = r.log.push(epoch);
-        if !self.bounds.split {
+        if !self.bounds.split && self.is_data(at) {
             r.durable = r.log.len();
             self.ack(state, at);
         }
@@ -108,7 +131,7 @@ impl Model {
 
     fn sync(&self, state: &State, at: u8, out: &mut Vec<(Step, State)>) {
         let r = &state.replicas[usize::from(at)];
-        if r.durable < r.log.len() {
+        if r.durable < r.log.len() && self.is_data(at) {
             let mut next = *state;
             next.replicas[usize::from(at)].durable += 1;
             self.ack(&mut next, at);
@@ -123,7 +146,7 @@ impl Model {
             let a = state.attempt_mut(epoch);
             let promised = self.promised_to(epoch, r.promised) || self.is(Bug::AckAfterPromise) && epoch < r.promised;
             let lineage = a.lineage == r.lineage || self.is(Bug::GenerationIgnored);
-            if a.phase == Phase::Holding && promised && lineage && r.log.is_prefix_of(a.log) {
+            if a.phase == Phase::Holding && promised && lineage && self.seen(r.log).is_prefix_of(self.seen(a.log)) {
                 a.acks[usize::from(at)] = Answer { given: true, life: r.life, upto: r.durable };
             }
         }
@@ -163,6 +186,9 @@ impl Model {
             Some(Bug::RuleInForce) => {
                 let left_out = (self.layout.data.count_ones() - shape.sync.count_ones()) as u8;
                 have >= shape.w.saturating_sub(left_out).max(1)
+            }
+            Some(Bug::MemoryCounted) if self.is_diskless(state.attempt(epoch).node) => {
+                self.with_one_more(copies, |copies| self.data_quorum(terms, copies))
             }
             _ => self.data_quorum(terms, copies),
         }
@@ -206,13 +232,19 @@ impl Model {
         }
     }
 
-    /// May this holder serve a read? Those who owe it a lease form a data quorum under all terms in force.
+    /// May this holder serve a read? Those who owe it a lease form a data quorum under all terms in force; without a copy it
+    /// owes itself nothing.
     pub fn lease_valid(&self, state: &State, epoch: u8) -> bool {
         let a = state.attempt(epoch);
         let owes = |m: u8| {
             let r = &state.replicas[usize::from(m)];
             (r.owed == epoch).then_some(r.life)
         };
-        a.phase == Phase::Holding && a.opened && a.in_force.iter().all(|t| self.data_quorum(t, self.copies(t, owes)))
+        let itself = self.is(Bug::MemoryLeases) && self.is_diskless(a.node);
+        let enough = |t| {
+            let lent = self.copies(t, owes);
+            self.data_quorum(t, lent) || itself && self.with_one_more(lent, |lent| self.data_quorum(t, lent))
+        };
+        a.phase == Phase::Holding && a.opened && a.in_force.iter().all(enough)
     }
 }

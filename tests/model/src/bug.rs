@@ -49,6 +49,13 @@ bugs! {
     GenerationEqual "generation-equal" "another lineage of the same generation is accepted"
     LeaseNotAwaited "lease-not-awaited" "an epoch opens while the old lease runs"
     LeaseForgotten "lease-forgotten" "a restart forgets the lease that is owed"
+    MemoryCounted "memory-counted" "what a holder without a copy has in memory counts as a copy"
+    MemoryVotes "memory-votes" "a member with neither vote nor copy has a vote"
+    MemoryLeases "memory-leases" "a holder without a copy counts itself among those who owe it a lease"
+    MemoryResumed "memory-resumed" "a holder that has lost its memory goes on in the epoch that it had"
+    MemoryDonor "memory-donor" "a candidate without a copy begins with the log that it has itself"
+    NearestDonor "nearest-donor" "a candidate without a copy takes the log of the copy in its site, not the best one"
+    RelayUnchecked "relay-unchecked" "what a member reads for a holder without a copy is passed on whatever its epochs"
 }
 
 pub fn named(name: &str) -> Option<Bug> {

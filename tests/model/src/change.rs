@@ -35,13 +35,13 @@ impl Model {
             return;
         }
         let mut next = *state;
-        let r = &mut next.replicas[usize::from(at)];
         if self.newer(version, r.config) {
-            r.config = version;
-            r.promised = r.promised.max(epoch);
+            next.replicas[usize::from(at)].config = version;
+            self.raise(&mut next, at, epoch);
         } else if self.newer(r.config, version) || r.config == version {
             return;
         }
+        let r = &mut next.replicas[usize::from(at)];
         if self.bounds.leases && self.is_data(at) && r.owed < epoch {
             r.owed = epoch;
         }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::encode;
 use crate::model::Model;
-use crate::state::State;
+use crate::state::{Phase, State};
 use crate::step::Step;
 
 /// What a search found.
@@ -36,6 +36,8 @@ pub struct Reached {
     pub readmitted: bool,
     pub renewed: bool,
     pub forced: bool,
+    /// A member without a copy opened an epoch that it had to win.
+    pub in_memory: bool,
     /// An epoch opened while an older holder lived on.
     pub overtaken: bool,
 }
@@ -196,7 +198,6 @@ fn trace(model: &Model, seen: &Seen, number: usize) -> Counterexample {
 
 impl Reached {
     fn note(&mut self, model: &Model, state: &State) {
-        use crate::state::Phase;
         let attempts = || model.all_epochs().map(|e| state.attempt(e));
         let newest = model.all_epochs().filter(|e| state.attempt(*e).opened).max().unwrap_or(0);
         self.opened = self.opened.max(newest);
@@ -207,6 +208,7 @@ impl Reached {
             self.renewed |= in_force.sync_lives() != 0;
         }
         self.forced |= state.lineages.iter().any(|l| l.generation > 0 && l.opened);
+        self.in_memory |= (2..=newest).any(|e| state.attempt(e).opened && model.is_diskless(state.attempt(e).node));
         let outlived = |e: u8| state.attempt(e).opened && state.attempt(e).phase == Phase::Holding;
         self.overtaken |= (1..newest).any(outlived);
     }
@@ -232,6 +234,33 @@ mod tests {
                 // Not the first ones only: these would all be of one kind.
                 states.extend(nexts.iter().map(|(_, next)| *next).skip(at % 3).step_by(2));
             }
+        }
+    }
+
+    /// Without a copy a member has its epoch's log or nothing, and nothing of it is durable, reported or acked.
+    #[test]
+    fn memory_is_the_log_of_an_epoch_that_is_held() {
+        for search in SEARCHES.iter().filter(|s| s.layout().diskless.is_some()) {
+            let model = search.model(None);
+            let (d, _) = model.layout.diskless.expect("it was asked for");
+            let (mut states, mut nexts, mut held, mut lost) = (vec![model.initial()], Vec::new(), 0, 0);
+            for at in 0..4000 {
+                let Some(state) = states.get(at).copied() else { break };
+                let r = &state.replicas[usize::from(d)];
+                let live = |e: &u8| state.attempt(*e).node == d && state.attempt(*e).phase == Phase::Holding;
+                let log = model.all_epochs().find(live).map(|e| state.attempt(e).log).unwrap_or_default();
+                assert_eq!((r.log, r.durable, r.owed), (log, 0, 0), "{} {}", search.layout, search.name);
+                for e in model.all_epochs() {
+                    let (a, d) = (state.attempt(e), usize::from(d));
+                    assert!(a.promises[d].log.is_empty() && !a.acks[d].given);
+                }
+                model.successors(&state, &mut nexts);
+                let of = |s: &State| !s.replicas[usize::from(d)].log.is_empty();
+                held += usize::from(of(&state));
+                lost += nexts.iter().filter(|(_, next)| of(&state) && !of(next)).count();
+                states.extend(nexts.iter().map(|(_, next)| *next).skip(at % 3).step_by(2));
+            }
+            assert!(held > 0 && lost > 0, "{} {}", search.layout, search.name);
         }
     }
 

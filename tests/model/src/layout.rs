@@ -3,7 +3,7 @@
 /// Members that fit.
 pub const MEMBERS_MAX: usize = 4;
 
-/// Votes, sync set and data rule: what a value of the register says. Each member is a site of its own.
+/// Votes, sync set and data rule: what a value of the register says. Each copy is in a site of its own.
 pub struct Shape {
     pub name: &'static str,
     pub votes: [u8; MEMBERS_MAX],
@@ -27,6 +27,8 @@ pub struct Layout {
     pub swap: Option<(u8, u8)>,
     /// Does the data rule depend on where the primary is?
     pub by_site: bool,
+    /// A member with neither vote nor copy that may hold an epoch, and the one in whose site it is.
+    pub diskless: Option<(u8, u8)>,
 }
 
 const fn shape(name: &'static str, votes: [u8; 4], sync: u8, (w, min_remote, local): (u8, u8, bool)) -> Shape {
@@ -35,6 +37,8 @@ const fn shape(name: &'static str, votes: [u8; 4], sync: u8, (w, min_remote, loc
 
 const ONES: [u8; 4] = [1, 1, 1, 0];
 const ABC: &[&str] = &["a", "b", "c"];
+/// The fourth has no copy.
+const ABCD: &[&str] = &["a", "b", "c", "d"];
 
 pub const LAYOUTS: &[Layout] = &[
     Layout {
@@ -56,6 +60,7 @@ pub const LAYOUTS: &[Layout] = &[
         forced: &[(0b110, 7), (0b101, 8), (0b011, 9)],
         swap: Some((1, 2)),
         by_site: false,
+        diskless: None,
     },
     Layout {
         name: "all-remotes-3",
@@ -70,6 +75,7 @@ pub const LAYOUTS: &[Layout] = &[
         forced: &[],
         swap: Some((1, 2)),
         by_site: true,
+        diskless: None,
     },
     Layout {
         name: "nearest-remote-3",
@@ -84,6 +90,7 @@ pub const LAYOUTS: &[Layout] = &[
         forced: &[],
         swap: Some((1, 2)),
         by_site: true,
+        diskless: None,
     },
     Layout {
         name: "nearest-remote-weighted",
@@ -93,6 +100,7 @@ pub const LAYOUTS: &[Layout] = &[
         forced: &[],
         swap: None,
         by_site: true,
+        diskless: None,
     },
     Layout {
         name: "pair-witness",
@@ -108,6 +116,7 @@ pub const LAYOUTS: &[Layout] = &[
         forced: &[(0b110, 3), (0b101, 4)],
         swap: None,
         by_site: false,
+        diskless: None,
     },
     Layout {
         name: "weighted-pair-witness",
@@ -122,6 +131,7 @@ pub const LAYOUTS: &[Layout] = &[
         forced: &[(0b110, 3)],
         swap: None,
         by_site: false,
+        diskless: None,
     },
     Layout {
         name: "weighted-3",
@@ -134,6 +144,7 @@ pub const LAYOUTS: &[Layout] = &[
         forced: &[(0b110, 1)],
         swap: None,
         by_site: false,
+        diskless: None,
     },
     Layout {
         name: "pair-two-witnesses",
@@ -147,6 +158,7 @@ pub const LAYOUTS: &[Layout] = &[
         forced: &[],
         swap: Some((2, 3)),
         by_site: false,
+        diskless: None,
     },
     Layout {
         name: "weighted-pair",
@@ -162,6 +174,52 @@ pub const LAYOUTS: &[Layout] = &[
         forced: &[(0b10, 4)],
         swap: None,
         by_site: false,
+        diskless: None,
+    },
+    Layout {
+        name: "diskless-majority-3",
+        members: ABCD,
+        data: 0b111,
+        shapes: &[
+            shape("all", ONES, 0b111, (2, 1, false)),
+            shape("without c", ONES, 0b011, (2, 1, false)),
+            shape("without b", ONES, 0b101, (2, 1, false)),
+            shape("without a", ONES, 0b110, (2, 1, false)),
+        ],
+        forced: &[],
+        swap: Some((1, 2)),
+        by_site: false,
+        diskless: Some((3, 0)),
+    },
+    Layout {
+        name: "diskless-pair-witness",
+        members: &["a", "b", "w", "d"],
+        data: 0b011,
+        shapes: &[
+            shape("both", ONES, 0b011, (2, 1, false)),
+            shape("a alone", ONES, 0b001, (1, 0, false)),
+            shape("b alone", ONES, 0b010, (1, 0, false)),
+            shape("b and w, two votes", [0, 1, 1, 0], 0b010, (1, 0, false)),
+        ],
+        forced: &[(0b110, 3)],
+        swap: None,
+        by_site: false,
+        diskless: Some((3, 0)),
+    },
+    Layout {
+        name: "diskless-nearest-3",
+        members: ABCD,
+        data: 0b111,
+        shapes: &[
+            shape("all", ONES, 0b111, (2, 1, true)),
+            shape("without c", ONES, 0b011, (2, 1, true)),
+            shape("without b", ONES, 0b101, (2, 1, true)),
+            shape("without a", ONES, 0b110, (2, 1, true)),
+        ],
+        forced: &[],
+        swap: Some((1, 2)),
+        by_site: true,
+        diskless: Some((3, 0)),
     },
 ];
 
@@ -199,6 +257,10 @@ mod tests {
                 let site = shape.sync.trailing_zeros() as u8;
                 assert!(shape.control_quorum(0xF) && shape.data_quorum(0xF, site), "{}: {}", layout.name, shape.name);
                 assert_eq!(shape.sync & !layout.data, 0, "{}: a witness in a sync set", layout.name);
+                if let Some((d, beside)) = layout.diskless {
+                    assert_eq!(shape.votes[usize::from(d)], 0, "{}: a vote without a copy", layout.name);
+                    assert_eq!((layout.data >> d & 1, layout.data >> beside & 1), (0, 1), "{}", layout.name);
+                }
             }
         }
     }

@@ -27,6 +27,8 @@ pub struct Bounds {
     pub menu: u16,
     /// Which of the layout's forces may be asked for, bit each.
     pub forced: u8,
+    /// The member that holds the first epoch.
+    pub first: u8,
     /// Force as the core does it: the donor is judged before anybody is asked to enter, and an ordinary promotion in the
     /// new lineage follows.
     pub force_then_promote: bool,
@@ -94,14 +96,16 @@ impl Model {
         self.bug == Some(bug)
     }
 
-    /// The first epoch is open on the first member, everybody has its first record, nothing else has happened.
+    /// The first epoch is open, everybody has its first record, nothing else has happened.
     pub fn initial(&self) -> State {
         let mut state = State::default();
-        let terms = Terms::new(0, 0, 0, 0);
+        let node = self.bounds.first;
+        let terms = self.at_site(Terms::new(0, 0, 0, 0), node);
         let log = Log::default().push(1);
         let holder = &mut state.attempts[0];
         *holder = Attempt {
             phase: Phase::Holding,
+            node,
             log,
             start: 1,
             acked: 1,
@@ -124,11 +128,23 @@ impl Model {
                 holder.acks[m] = Answer { given: true, life: 0, upto: 1 };
             }
         }
+        if self.is_diskless(node) {
+            state.replicas[usize::from(node)].log = log;
+        }
         state
     }
 
     pub fn is_data(&self, member: u8) -> bool {
         self.layout.data >> member & 1 == 1
+    }
+
+    /// Neither vote nor copy: what it has of a log is in memory, `log` with nothing durable, while it holds an epoch.
+    pub fn is_diskless(&self, member: u8) -> bool {
+        self.layout.diskless.is_some_and(|(m, _)| m == member)
+    }
+
+    fn site_of(&self, member: u8) -> u8 {
+        self.layout.diskless.filter(|(m, _)| *m == member).map_or(member, |(_, beside)| beside)
     }
 
     pub fn all_members(&self) -> impl Iterator<Item = u8> + use<> {
@@ -148,7 +164,16 @@ impl Model {
             let votes = self.shape(terms).votes;
             return self.all_members().all(|m| votes[usize::from(m)] == 0 || voters >> m & 1 == 1);
         }
-        self.control[terms.shape()] >> voters & 1 == 1
+        let enough = |voters: u8| self.control[terms.shape()] >> voters & 1 == 1;
+        match self.layout.diskless {
+            Some((d, _)) if self.is(Bug::MemoryVotes) && voters >> d & 1 == 1 => self.with_one_more(voters, enough),
+            _ => enough(voters),
+        }
+    }
+
+    /// Would it be so with one more of them? Only a broken rule asks.
+    pub fn with_one_more(&self, members: u8, holds: impl Fn(u8) -> bool) -> bool {
+        self.all_members().any(|m| holds(members | 1 << m))
     }
 
     pub fn data_quorum(&self, terms: Terms, replicas: u8) -> bool {
@@ -157,7 +182,7 @@ impl Model {
 
     /// The part of a register value that names the primary's site, where it matters.
     pub fn at_site(&self, terms: Terms, node: u8) -> Terms {
-        let site = if self.layout.by_site { node } else { 0 };
+        let site = if self.layout.by_site { self.site_of(node) } else { 0 };
         Terms::new(terms.shape() as u8, terms.vote_lives(), terms.sync_lives(), site)
     }
 
@@ -179,31 +204,57 @@ impl Model {
         self.all_members().filter(|m| holds(*m)).fold(0, |mask, m| mask | 1 << m)
     }
 
-    /// The number in the pair (number, writer): two and three have one number, as four and five have.
-    fn number(epoch: u8) -> u8 {
-        epoch / 2
+    /// All that a broken rule sees of an epoch. Of the pair (number, writer) the number: two and three have one, as four and
+    /// five have. Of one that is resumed: the second is the first once more.
+    pub fn number(&self, epoch: u8) -> u8 {
+        match self.bug {
+            Some(Bug::EpochByNumber) => epoch / 2,
+            Some(Bug::MemoryResumed) if epoch == 2 => 1,
+            _ => epoch,
+        }
+    }
+
+    /// Are these two epochs one, or taken for one?
+    fn alike(&self, a: u8, b: u8) -> bool {
+        self.number(a) == self.number(b)
+    }
+
+    /// A log as members compare it.
+    pub fn seen(&self, log: Log) -> Log {
+        if !self.is(Bug::MemoryResumed) {
+            return log;
+        }
+        (1..=log.len()).fold(Log::default(), |seen, seq| seen.push(self.number(log.epoch_at(seq))))
     }
 
     /// May a message of `epoch` be taken by who promised `promised`?
     pub fn accepts(&self, epoch: u8, promised: u8) -> bool {
-        epoch >= promised || self.is(Bug::EpochByNumber) && Self::number(epoch) == Self::number(promised)
+        epoch >= promised || self.alike(epoch, promised)
     }
 
     /// Is `promised` a promise to `epoch`?
     pub fn promised_to(&self, epoch: u8, promised: u8) -> bool {
-        epoch == promised || self.is(Bug::EpochByNumber) && Self::number(epoch) == Self::number(promised)
+        epoch == promised || self.alike(epoch, promised)
     }
 
     /// May a candidate that promised `promised` draw this epoch?
     pub fn above(&self, epoch: u8, promised: u8) -> bool {
-        epoch > promised && !(self.is(Bug::EpochByNumber) && Self::number(epoch) == Self::number(promised))
+        epoch > promised && !self.alike(epoch, promised)
     }
 
     pub fn newer(&self, a: Version, b: Version) -> bool {
-        if self.is(Bug::EpochByNumber) {
-            return (Self::number(a.epoch()), a.k()) > (Self::number(b.epoch()), b.k());
+        if self.alike(a.epoch(), b.epoch()) { a.k() > b.k() } else { a > b }
+    }
+
+    /// A promise. What a node without a copy has in memory is of a lower epoch, and forgotten.
+    pub fn raise(&self, state: &mut State, at: u8, epoch: u8) {
+        let r = &mut state.replicas[usize::from(at)];
+        if epoch > r.promised {
+            r.promised = epoch;
+            if self.is_diskless(at) {
+                r.log = Log::default();
+            }
         }
-        a > b
     }
 
     /// Is the process that drew this epoch still at it? It gives up when its own replica promises a higher one.
@@ -255,6 +306,13 @@ impl Model {
             let waits = a.phase == Phase::Holding && a.acked < a.start;
             let owes = |m: u8| (1..epoch).contains(&state.replicas[usize::from(m)].owed);
             state.attempt_mut(epoch).won_with = if waits { a.won_with & self.mask(owes) } else { 0 };
+        }
+        // Without a copy the end of the role is the end of the log.
+        if let Some((d, _)) = self.layout.diskless {
+            let holds = |e: u8| state.attempt(e).node == d && state.attempt(e).phase == Phase::Holding;
+            if !self.all_epochs().any(holds) {
+                state.replicas[usize::from(d)].log = Log::default();
+            }
         }
         for epoch in self.all_epochs() {
             self.forget_values(state, epoch);

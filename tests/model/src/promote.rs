@@ -27,21 +27,34 @@ impl Model {
         }
     }
 
-    /// Any data member may try at any time, with any epoch above what it promised: two may try at once, and the one that
-    /// began later may have the lower epoch. It asks itself first.
+    /// Any data member may try at any time, and who has no copy, with any epoch above what it promised: two may try at once,
+    /// and the one that began later may have the lower epoch. It asks itself first.
     fn begin(&self, state: &State, epoch: u8, node: u8, out: &mut Vec<(Step, State)>) {
         let own = &state.replicas[usize::from(node)];
-        if !self.is_data(node) || !self.above(epoch, own.promised) || own.config == Version::default() {
+        let may = self.is_data(node) || self.is_diskless(node);
+        let draws = if self.is(Bug::MemoryResumed) && epoch == 2 {
+            self.resumes(state, node)
+        } else {
+            self.above(epoch, own.promised)
+        };
+        if !may || !draws || own.config == Version::default() {
             return;
         }
         let mut next = *state;
         let report = self.report(state, node);
-        next.replicas[usize::from(node)].promised = epoch;
+        self.raise(&mut next, node, epoch);
         let a = next.attempt_mut(epoch);
         (a.phase, a.node, a.life, a.lineage) = (Phase::Preparing, node, own.life, own.lineage);
         a.promises[usize::from(node)] = report;
         self.begin_fenced(&mut next, epoch);
         out.push((Step::Begin { epoch, node }, next));
+    }
+
+    /// A broken rule: epoch 2 is epoch 1 once more, of a holder that has lost its memory.
+    fn resumes(&self, state: &State, node: u8) -> bool {
+        let lost = state.attempt(1);
+        let over = matches!(lost.phase, Phase::Gone | Phase::Past);
+        self.is_diskless(node) && lost.node == node && over && state.replicas[usize::from(node)].promised == 1
     }
 
     /// What is synced now, and nothing more: a write in flight may become durable afterwards, but is acked to nobody.
@@ -58,8 +71,7 @@ impl Model {
         }
         let mut next = *state;
         next.attempt_mut(epoch).promises[usize::from(from)] = self.report(state, from);
-        let r = &mut next.replicas[usize::from(from)];
-        r.promised = r.promised.max(epoch);
+        self.raise(&mut next, from, epoch);
         out.push((Step::Promise { epoch, from }, next));
     }
 
@@ -87,14 +99,21 @@ impl Model {
             };
             promise(m).is_some_and(counts)
         });
-        if candidates >> a.node & 1 == 0 {
+        if candidates >> a.node & 1 == 0 && !self.is_diskless(a.node) {
             return;
         }
-        let donor = self
+        let best = self
             .all_members()
             .filter(|m| candidates >> m & 1 == 1)
             .filter_map(promise)
             .max_by_key(|p| self.standing(p));
+        let donor = match (self.bug, self.layout.diskless) {
+            (Some(Bug::MemoryDonor), Some((d, _))) if d == a.node => promise(d),
+            (Some(Bug::NearestDonor), Some((d, beside))) if d == a.node && candidates >> beside & 1 == 1 => {
+                promise(beside)
+            }
+            _ => best,
+        };
         let Some(log) = donor.map(|p| p.log) else { return };
         let mut next = *state;
         self.take_over(&mut next, epoch, log, with);
@@ -126,24 +145,25 @@ impl Model {
         match self.bug {
             Some(Bug::LongestLog) => (0, report.log.len()),
             Some(Bug::DonorByHistory) => (last.max(report.told), report.log.len()),
-            Some(Bug::EpochByNumber) => (last / 2, report.log.len()),
-            _ => (last, report.log.len()),
+            _ => (self.number(last), report.log.len()),
         }
     }
 
-    /// The candidate's own log becomes the donor's, and gets the first record of its epoch.
+    /// The candidate's own log becomes the donor's, and gets the first record of its epoch. Without a copy it is in memory:
+    /// nothing of it is durable, nothing acked, no lease owed.
     pub(crate) fn take_over(&self, state: &mut State, epoch: u8, donor: Log, with: u8) {
         let node = usize::from(state.attempt(epoch).node);
+        let copy = self.is_data(node as u8);
         let own = &mut state.replicas[node];
         own.durable = own.durable.min(own.log.common(donor));
         own.log = donor.push(epoch);
-        if !self.bounds.split {
+        if !self.bounds.split && copy {
             own.durable = own.log.len();
         }
-        if self.bounds.leases {
+        if self.bounds.leases && copy {
             own.owed = if own.owed == 0 { epoch } else { own.owed };
         }
-        let answer = Answer { given: true, life: own.life, upto: own.durable };
+        let answer = if copy { Answer { given: true, life: own.life, upto: own.durable } } else { Answer::default() };
         let log = own.log;
         let a = state.attempt_mut(epoch);
         a.promises = Default::default();

@@ -22,6 +22,7 @@ const B: Bounds = Bounds {
     leases: false,
     menu: 0,
     forced: 0,
+    first: 0,
     force_then_promote: false,
 };
 
@@ -66,6 +67,19 @@ pub const SEARCHES: &[Search] = &[
     search("weighted-pair", "wipe, back in the sync set", Bounds { changes: 2, wipes: 1, ..B }),
     search("weighted-pair", "force", Bounds { epochs: 3, changes: 1, forces: 1, menu: 0b10, forced: 1, ..B }),
     search("weighted-3", "force", Bounds { epochs: 3, forces: 1, forced: 1, force_then_promote: true, ..B }),
+    search("diskless-majority-3", "promote", Bounds { epochs: 3, writes: 0, ..B }),
+    search("diskless-majority-3", "without a copy from the first", Bounds { epochs: 3, writes: 0, first: 3, ..B }),
+    search("diskless-majority-3", "promote, steps split", Bounds { split: true, first: 3, ..B }),
+    search("diskless-majority-3", "lease", Bounds { leases: true, first: 3, ..B }),
+    search("diskless-pair-witness", "promote", Bounds { epochs: 3, ..B }),
+    search(
+        "diskless-pair-witness",
+        "promote, steps split",
+        Bounds { epochs: 3, writes: 0, split: true, first: 3, ..B },
+    ),
+    search("diskless-pair-witness", "change", Bounds { changes: 1, menu: 0b110, first: 3, ..B }),
+    search("diskless-pair-witness", "force", Bounds { epochs: 3, writes: 0, forces: 1, forced: 1, first: 3, ..B }),
+    search("diskless-nearest-3", "promote, steps split", Bounds { split: true, ..B }),
     larger("majority-3", "promote, steps split, 3 epochs", Bounds { epochs: 3, split: true, ..B }),
     larger("majority-3", "two changes", Bounds { changes: 2, menu: WITHOUT_ONE, ..B }),
     larger("majority-3", "change, steps split", Bounds { changes: 1, menu: WITHOUT_ONE, split: true, ..B }),
@@ -84,6 +98,16 @@ pub const SEARCHES: &[Search] = &[
         "force",
         Bounds { epochs: 3, writes: 2, changes: 1, forces: 1, menu: 0b10, forced: 1, force_then_promote: true, ..B },
     ),
+    larger("diskless-majority-3", "promote, 3 epochs", Bounds { epochs: 3, ..B }),
+    larger("diskless-majority-3", "change", Bounds { changes: 1, menu: WITHOUT_ONE, first: 3, ..B }),
+    larger("diskless-pair-witness", "lease, 3 epochs", Bounds { epochs: 3, writes: 0, leases: true, ..B }),
+    larger("diskless-pair-witness", "promote, steps split, 3 epochs", Bounds { epochs: 3, split: true, first: 3, ..B }),
+    larger("diskless-pair-witness", "promote, 4 epochs", Bounds { epochs: 4, writes: 0, ..B }),
+    larger("diskless-pair-witness", "change and back", Bounds { writes: 0, changes: 2, menu: 0b111, first: 3, ..B }),
+    larger("diskless-pair-witness", "change, 3 epochs", Bounds { epochs: 3, writes: 0, changes: 1, menu: 0b10, ..B }),
+    larger("diskless-pair-witness", "wipe", Bounds { changes: 1, wipes: 1, first: 3, ..B }),
+    larger("diskless-nearest-3", "promote, 3 epochs", Bounds { epochs: 3, writes: 0, ..B }),
+    larger("diskless-nearest-3", "change", Bounds { changes: 1, menu: WITHOUT_ONE, first: 3, ..B }),
 ];
 
 impl Search {
@@ -126,6 +150,13 @@ impl Bug {
             Bug::ForceByQuorum => ("weighted-3", Bounds { forces: 1, forced: 1, force_then_promote: true, ..three }),
             Bug::GenerationIgnored => ("majority-3", Bounds { writes: 2, forces: 1, forced: 0b111, ..three }),
             Bug::GenerationEqual => ("majority-3", Bounds { forces: 2, forced: 0b111, ..three }),
+            Bug::MemoryCounted => ("diskless-majority-3", Bounds { first: 3, ..B }),
+            Bug::MemoryVotes => ("diskless-pair-witness", Bounds { changes: 2, menu: 0b110, ..B }),
+            Bug::MemoryLeases => ("diskless-majority-3", Bounds { first: 3, writes: 0, leases: true, ..B }),
+            Bug::MemoryDonor => ("diskless-majority-3", B),
+            Bug::NearestDonor => ("diskless-majority-3", Bounds { writes: 0, ..three }),
+            Bug::MemoryResumed => ("diskless-majority-3", Bounds { first: 3, ..three }),
+            Bug::RelayUnchecked => ("diskless-majority-3", three),
         };
         Search { layout, name: self.name(), bounds, larger: false }
     }

@@ -20,6 +20,7 @@ pub enum Step {
     Win { epoch: u8, with: u8 },
     Elect { epoch: u8, to: u8 },
     Append { epoch: u8, to: u8 },
+    Relay { epoch: u8, source: u8, to: u8 },
     Sync { at: u8 },
     Acknowledge { epoch: u8, upto: u8 },
     Write { epoch: u8 },
@@ -65,6 +66,9 @@ impl fmt::Display for Told<'_> {
             Step::Win { epoch, with } => write!(f, "epoch {epoch} is won with {}", self.names(with)),
             Step::Elect { epoch, to } => write!(f, "{} follows epoch {epoch}", self.name(to)),
             Step::Append { epoch, to } => write!(f, "{} takes a record of epoch {epoch}'s log", self.name(to)),
+            Step::Relay { epoch, source, to } => {
+                write!(f, "{} takes a record that {} has read for epoch {epoch}", self.name(to), self.name(source))
+            }
             Step::Sync { at } => write!(f, "{} has synced a record", self.name(at)),
             Step::Acknowledge { epoch, upto } => write!(f, "epoch {epoch} acknowledges up to {upto}"),
             Step::Write { epoch } => write!(f, "epoch {epoch} writes"),

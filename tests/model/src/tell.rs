@@ -6,10 +6,11 @@ use crate::search::Search;
 use crate::state::State;
 
 /// Every step with what stands on the disks after it: `a ≤2 11|1 1/1` has promised epoch 2, has two synced records and
-/// one that is not, all of epoch 1, and holds configuration 1/1. A dash marks each forced lineage.
+/// one that is not, all of epoch 1, and holds configuration 1/1. Without a copy all is behind the bar. A dash marks each
+/// forced lineage.
 pub fn counterexample(model: &Model, found: &Counterexample) -> String {
-    let mut text =
-        format!("  {:>4}  {:<58} {}\n", 0, "epoch 1 is open at the first member", disks(model, &found.start));
+    let first = format!("epoch 1 is open at {}", model.layout.members[usize::from(model.bounds.first)]);
+    let mut text = format!("  {:>4}  {first:<58} {}\n", 0, disks(model, &found.start));
     for (number, (step, state)) in found.steps.iter().enumerate() {
         let step = step.told(model.layout).to_string();
         text += &format!("  {:>4}  {step:<58} {}\n", number + 1, disks(model, state));
@@ -43,6 +44,7 @@ pub fn summary(search: &Search, outcome: &Outcome) -> String {
         (r.readmitted, "a wiped voter admitted"),
         (r.renewed, "a wiped copy in the sync set"),
         (r.forced, "a forced lineage open"),
+        (r.in_memory, "one of them without a copy"),
         (r.overtaken, "a holder overtaken alive"),
     ]
     .iter()

@@ -32,6 +32,7 @@ fn happened(search: &Search, reached: Reached) {
     assert!(reached.readmitted || b.wipes == 0, "{name}: no wiped voter came back");
     assert!(reached.renewed || b.wipes == 0 || b.changes < 2, "{name}: no wiped copy came back into the sync set");
     assert!(reached.forced || b.forces == 0, "{name}: no forced lineage opened");
+    assert!(reached.in_memory == search.layout().diskless.is_some(), "{name}: nobody without a copy won an epoch");
 }
 
 #[test]
@@ -52,6 +53,11 @@ fn two_copies_with_witnesses() {
 #[test]
 fn votes_of_different_weight() {
     prove(&["weighted-pair", "weighted-3"]);
+}
+
+#[test]
+fn a_member_without_a_copy_that_holds_epochs() {
+    prove(&["diskless-majority-3", "diskless-pair-witness", "diskless-nearest-3"]);
 }
 
 #[test]
