@@ -215,9 +215,12 @@ fn a_site_that_was_taken_over_from_comes_back_without_it() {
     let acked = writers.acked();
     let mut client = west.attach("pg");
     network.heal();
-    eventually("the old session's writers to fail", || {
-        if writers.failed() > 0 { Ok(()) } else { Err(writers.acked()) }
-    });
+    eventually(
+        "the old session's writers to fail",
+        || {
+            if writers.failed() > 0 { Ok(()) } else { Err(writers.acked()) }
+        },
+    );
     assert_eq!(writers.acked(), acked, "nothing was acknowledged after the failover");
     writers.stop();
     ledger.check_all(&mut client);

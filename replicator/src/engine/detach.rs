@@ -180,7 +180,9 @@ impl Node {
             _ => return self.settle_attaches(handle.id).await,
         };
         let request = api::GetVolumeRequest { volume: handle.id.to_string() };
-        let asked = async { self.forward::<api::GetVolumeResponse>(&holder?, holders::SETTLE, &request).await };
+        let asked = async {
+            self.forward_within::<api::GetVolumeResponse>(NODE_PATIENCE, &holder?, holders::SETTLE, &request).await
+        };
         if let Err(error) = asked.await {
             tracing::info!(volume = %handle.name(), %error, "who leads the volume can't be asked whether it names a node");
         }

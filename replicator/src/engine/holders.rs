@@ -15,7 +15,7 @@
 //! of the way back is urgent: a member without a copy counts for nothing. One that can't say that it leaves is taken out by
 //! whoever leads the volume, when it has not been heard for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use farshore_core::ids::{Incarnation, MemberId, VolumeId};
 use farshore_core::register::{Attachment, Configuration, Durability, Member, MemberKind};
 use farshore_proto::v1 as api;
 use prost::Message;
+use tokio::task::JoinHandle;
 
 use super::clock::random_u128;
 use super::create::name_error;
@@ -205,9 +206,17 @@ impl Node {
         let (site, node, kind) = (peer.site.clone(), peer.node.clone(), MemberKind::Diskless);
         let member = known.clone().unwrap_or(Member { id: next, site, node, kind });
         let incarnation = Incarnation(random_u128());
-        match self.join_as(handle, &member, incarnation).await {
-            Err(error) if error.kind != OpKind::AlreadyExists => return Err(error),
-            _ => {}
+        let lineage = handle.status().await.map(|status| status.lineage);
+        match self.holding_at(peer, handle.id).await? {
+            Some(held) if held.member == member.id && Some(held.lineage) == lineage => {}
+            // It was a member before, and finds that out.
+            Some(_) => {
+                return Err(OpError::unavailable(
+                    format!("{peer} has not let go yet of what it held of volume {} before", handle.name()),
+                    "try again in a moment",
+                ));
+            }
+            None => drop(self.join_as(handle, &member, incarnation).await?),
         }
         if known.is_none()
             && let Err(error) = self.change(handle, Change::Add { member: member.clone(), incarnation, votes: 0 }).await
@@ -230,10 +239,11 @@ impl Node {
             Some((site, node)) => PeerName::new(site, node).map_err(name_error)?,
             None => asked_by.clone(),
         };
+        // Not while a node is being named.
+        let _alone = self.attachments.forwarding.alone(handle.id).await;
         let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
         let config = handle.config.borrow().clone();
         if status.role != "primary" && config.attached.is_none() {
-            let _alone = self.attachments.forwarding.alone(handle.id).await;
             self.hold_epoch(handle).await?;
         } else if status.role != "primary" {
             let asked = member_at(&config, &of).map(|m| m.id);
@@ -266,6 +276,11 @@ impl Node {
     async fn leave(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<(), OpError> {
         // Not while a device is being attached.
         let _alone = self.attachments.forwarding.alone(handle.id).await;
+        self.leave_in_turn(handle).await
+    }
+
+    /// What an earlier session left here ends before there is another one.
+    pub(super) async fn leave_in_turn(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<(), OpError> {
         let Some(status) = handle.status().await.filter(|_| self.is_held_still(handle)) else { return Ok(()) };
         let named = status.config.attached.filter(|a| a.member == handle.me);
         let leads = status.role == "primary";
@@ -309,68 +324,72 @@ fn busy(handle: &VolumeHandle, at: &PeerName) -> OpError {
     OpError::failed_precondition(format!("volume {} is attached at {at}", handle.name()), "detach it there first")
 }
 
-/// Since when something has been so.
-type Since<K> = BTreeMap<K, Instant>;
+/// What is looked at again and again: since when it has been so, and what is being done about it.
+struct Watched<K> {
+    seen: BTreeMap<K, (Instant, Option<JoinHandle<()>>)>,
+}
+
+impl<K: Ord + Copy> Watched<K> {
+    fn new() -> Watched<K> {
+        Watched { seen: BTreeMap::new() }
+    }
+
+    /// Is it time to do something, and is nothing being done?
+    fn is_due(&mut self, key: K, after: Duration) -> bool {
+        let (since, doing) = self.seen.entry(key).or_insert_with(|| (Instant::now(), None));
+        since.elapsed() >= after && doing.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    fn done_by(&mut self, key: K, task: JoinHandle<()>) {
+        self.seen.insert(key, (Instant::now(), Some(task)));
+    }
+}
 
 /// Gives back what this node holds without a copy and has no device for, and takes others out who can't.
 pub async fn run(node: Arc<Node>) {
-    let (mut idle, mut absent) = (Since::<VolumeId>::new(), Since::<(VolumeId, MemberId)>::new());
+    let (mut idle, mut absent) = (Watched::<VolumeId>::new(), Watched::<(VolumeId, MemberId)>::new());
     loop {
         tokio::time::sleep(PAUSE).await;
-        let handles = node.catalog.all();
-        idle.retain(|id, _| handles.iter().any(|handle| handle.id == *id));
-        let mut seen = Since::new();
-        for handle in handles {
+        let (mut kept, mut away) = (BTreeSet::new(), BTreeSet::new());
+        for handle in node.catalog.all() {
             let config = handle.config.borrow().clone();
-            if config.is_diskless(handle.me) {
-                give_back(&node, &handle, &config, &mut idle).await;
-            }
-            if !config.members.iter().any(|m| m.kind == MemberKind::Diskless && m.id != handle.me) {
+            if !config.members.iter().any(|m| m.kind == MemberKind::Diskless) {
                 continue;
             }
             let leads = handle.status().await.is_some_and(|status| status.role == "primary");
-            let gone = |m: &&Member| {
-                let named = config.attached.is_some_and(|a| a.member == m.id);
-                m.kind == MemberKind::Diskless && m.id != handle.me && leads && !named
-            };
+            let named = |id: MemberId| config.attached.is_some_and(|a| a.member == id);
+            if config.is_diskless(handle.me) && !(leads && named(handle.me)) {
+                kept.insert(handle.id);
+                // Named and without an epoch: it may be about to win one.
+                if idle.is_due(handle.id, if named(handle.me) { ASK_PAUSE } else { PAUSE }) {
+                    idle.done_by(handle.id, give_back(&node, &handle));
+                }
+            }
+            let gone = |m: &&Member| m.kind == MemberKind::Diskless && m.id != handle.me && leads && !named(m.id);
             for member in config.members.iter().filter(gone) {
                 let key = (handle.id, member.id);
-                let since = *absent.get(&key).unwrap_or(&Instant::now());
-                seen.insert(key, since);
-                if since.elapsed() >= ABSENT_FOR {
-                    take_out(&node, &handle, member);
-                    seen.remove(&key);
+                away.insert(key);
+                if absent.is_due(key, ABSENT_FOR) {
+                    absent.done_by(key, take_out(&node, &handle, member));
                 }
             }
         }
-        absent = seen;
+        idle.seen.retain(|id, _| kept.contains(id));
+        absent.seen.retain(|key, _| away.contains(key));
     }
 }
 
 /// Nothing of it holds the others up.
-async fn give_back(node: &Arc<Node>, handle: &Arc<VolumeHandle>, config: &Configuration, idle: &mut Since<VolumeId>) {
-    let named = config.attached.is_some_and(|a| a.member == handle.me);
-    let leads = handle.status().await.is_none_or(|status| status.role == "primary");
-    if named && leads {
-        idle.remove(&handle.id);
-        return;
-    }
-    // Named and without an epoch: it may be about to win one.
-    let pause = if named { ASK_PAUSE } else { PAUSE };
-    let since = *idle.entry(handle.id).or_insert_with(Instant::now);
-    if since.elapsed() < pause {
-        return;
-    }
-    idle.insert(handle.id, Instant::now());
+fn give_back(node: &Arc<Node>, handle: &Arc<VolumeHandle>) -> JoinHandle<()> {
     let (node, handle) = (node.clone(), handle.clone());
     tokio::spawn(async move {
         if let Err(error) = node.leave(&handle).await {
             tracing::debug!(volume = %handle.name(), %error, "a volume that has no copy here is not given back yet");
         }
-    });
+    })
 }
 
-fn take_out(node: &Arc<Node>, handle: &Arc<VolumeHandle>, member: &Member) {
+fn take_out(node: &Arc<Node>, handle: &Arc<VolumeHandle>, member: &Member) -> JoinHandle<()> {
     let (node, handle, member) = (node.clone(), handle.clone(), member.clone());
     tokio::spawn(async move {
         let place = format!("{}/{}", member.site, member.node);
@@ -381,5 +400,5 @@ fn take_out(node: &Arc<Node>, handle: &Arc<VolumeHandle>, member: &Member) {
         if let Ok(peer) = PeerName::new(&member.site, &member.node) {
             let _ = node.ask_forget(&peer, handle.id).await;
         }
-    });
+    })
 }

@@ -27,6 +27,8 @@ use crate::transport::PeerName;
 const READ_BYTES_MAX: usize = 256 << 10;
 /// Reads answered at a time; others wait for their turn.
 pub(super) const SERVED_MAX: usize = 32;
+/// Reads asked for at a time, of all volumes.
+pub(super) const ASKED_MAX: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A store comes to what a data quorum has applied in a moment, unless something is the matter with it.
 const APPLY_ATTEMPTS: usize = 25;
@@ -70,6 +72,7 @@ async fn read_at(
     length: usize,
 ) -> Result<Bytes, OpError> {
     let parts = (0..length).step_by(READ_BYTES_MAX).map(|at| async move {
+        let _place = shared.repairs.reading_there.acquire().await;
         let (at, length) = (offset + at as u64, READ_BYTES_MAX.min(length - at) as u32);
         let call = Call::Read { volume: copies.volume, lineage: copies.lineage(), applied, offset: at, length };
         let answer = shared.calls.call(&shared.transport, peer, &call, PATIENCE).await?;

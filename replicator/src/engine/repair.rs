@@ -48,6 +48,8 @@ pub struct Repairs {
     serving: Semaphore,
     /// Reads for holders without a copy.
     pub(super) reading: Semaphore,
+    /// And of such a holder, at members.
+    pub(super) reading_there: Semaphore,
     /// Blocks found damaged, and repaired, since the start.
     pub damaged_total: AtomicU64,
     pub repaired_total: AtomicU64,
@@ -67,6 +69,7 @@ impl Default for Repairs {
             asking: Semaphore::new(REPAIRS_MAX),
             serving: Semaphore::new(SERVED_MAX),
             reading: Semaphore::new(super::read_there::SERVED_MAX),
+            reading_there: Semaphore::new(super::read_there::ASKED_MAX),
             damaged_total: AtomicU64::new(0),
             repaired_total: AtomicU64::new(0),
             volumes: Mutex::default(),

@@ -105,6 +105,9 @@ impl Node {
             Some(session) => session,
             None => SessionId(random_u128()),
         };
+        if let Some(held) = self.catalog.get(volume) {
+            self.leave_in_turn(&held).await?;
+        }
         let servers = self.servers_of(&known)?;
         let (published, by_hand) = (request.published, !request.published && !request.publish_only);
         if !published {
