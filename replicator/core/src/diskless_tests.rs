@@ -210,3 +210,39 @@ fn it_is_refused_what_needs_a_copy() {
         assert_eq!(refused(&mut cluster, id, command), "force-no-copy");
     }
 }
+
+/// As the engine makes one: a copy names its session, gives the epoch up, and the node wins one for a session that is named.
+#[test]
+fn it_begins_with_a_session_that_a_copy_has_named() {
+    let mut cluster = cluster();
+    let published = Command::Promote { writer: 8, why: Promotion::Published { session: SESSION } };
+    cluster.promote(COPIES[0]);
+    assert_eq!(refused(&mut cluster, HERE, published.clone()), "attach-not-published", "nobody is named");
+    cluster.promote(COPIES[0]);
+    let attached = Some(crate::register::Attachment { member: HERE, session: SESSION });
+    cluster.command(COPIES[0], Command::Change(Change::Attached { attached })).expect("it is written down");
+    assert_eq!(
+        refused(&mut cluster, COPIES[0], Command::Change(Change::Remove { member: HERE })),
+        "member-attached",
+        "who is named is not taken out"
+    );
+    cluster.command(COPIES[0], Command::Demote).expect("it is given up");
+    let other = Command::Promote { writer: 9, why: Promotion::Published { session: SessionId(8) } };
+    assert_eq!(refused(&mut cluster, HERE, other), "attach-not-published");
+    cluster.command(HERE, published.clone()).expect("it is named");
+    write(&mut cluster, 0..3);
+    assert_eq!(done(&cluster), 3);
+
+    // The session ends elsewhere, while it knows nothing of it.
+    cluster.dead.insert(HERE);
+    cluster.pass(2 * LEASE_US);
+    let why = Promotion::Fence { member: HERE };
+    cluster.command(COPIES[0], Command::Promote { writer: 10, why }).expect("it is silent");
+    cluster.command(COPIES[0], Command::Change(Change::Attached { attached: None })).expect("nobody is named");
+    cluster.dead.clear();
+    cluster.feed(COPIES[0], Event::Link { member: HERE, up: true });
+    cluster.pass(LEASE_US);
+    assert_eq!(refused(&mut cluster, HERE, published), "attach-not-published", "too late");
+    write(&mut cluster, 3..5);
+    assert_eq!(done(&cluster), 3, "nothing more");
+}
