@@ -135,7 +135,7 @@ fn snapshots_of_every_sort_are_made_from_there() {
     first.refused(&["snapshot", "restore", "pg@s1", "--yes"]).says(4, &["pg", "attached"]);
     drop((client, other));
     first.run(&["volume", "detach", "pg"]);
-    eventually("the volume to be back at a copy", || first.try_run(&["snapshot", "restore", "pg@s1", "--yes"]));
+    first.run(&["snapshot", "restore", "pg@s1", "--yes"]);
     then.check_all(&mut first.attach("pg"));
 }
 
@@ -163,7 +163,8 @@ fn a_member_that_was_away_is_shipped_by_another_one() {
     cluster.wait_in_sync("east", "pg");
     drop(client);
     first.run(&["volume", "detach", "pg"]);
-    eventually("north to take it", || second.try_run(&["switchover", "pg", "--to=north"]));
+    // It is at a copy when the detach is answered.
+    second.run(&["switchover", "pg", "--to=north"]);
     ledger.check_all(&mut north.attach("pg"));
 }
 
@@ -192,18 +193,77 @@ fn one_that_died_is_taken_out_and_has_nothing_when_it_comes_back() {
     ledger.check_all(&mut client);
 }
 
-/// The site is lost with all its nodes, goes on elsewhere, and comes back.
-#[test]
-fn a_site_that_was_taken_over_from_comes_back_without_it() {
-    let test = "a_site_that_was_taken_over_from_comes_back_without_it";
+fn apart(test: &str) -> Option<Cluster> {
     let network = match Network::lay(SITES.len()) {
         Ok(network) => network,
-        Err(why) => return println!("SKIP {test}: no network namespaces here: {why}"),
+        Err(why) => {
+            println!("SKIP {test}: no network namespaces here: {why}");
+            return None;
+        }
     };
     let cluster = Cluster::lay_out_in(&SITES, Options::default(), Some(network));
     cluster.launch();
-    let [first, second, west] = ["east", "east/n2", "west"].map(|s| cluster.site(s));
-    create(second, "pg");
+    cluster.wait_connected();
+    create(cluster.site("east/n2"), "pg");
+    Some(cluster)
+}
+
+/// It is cut off and lives on, until nobody knows it any more.
+#[test]
+fn one_that_was_cut_off_until_it_was_taken_out_ends_its_device() {
+    let Some(cluster) = apart("one_that_was_cut_off_until_it_was_taken_out_ends_its_device") else { return };
+    let network = cluster.network.as_ref().expect("these sites are apart");
+    let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
+    let ledger = Ledger::of_new(BLOCKS);
+    ledger.fill(&mut first.attach("pg"));
+    let writers = Writers::start(&ledger, first.nbd_socket(), "pg", 4);
+    writers.wait_for(100);
+    network.isolate(0);
+    second.run(&["volume", "detach", "pg", "--force", "--node=n1"]);
+    let acked = writers.acked();
+    let mut client = second.attach("pg");
+    until_it_has_left(second);
+    assert_eq!(writers.failed(), 0, "it can't know");
+    network.heal();
+    until("its writers to fail", Duration::from_secs(60), || {
+        if writers.failed() > 0 { Ok(()) } else { Err(writers.acked()) }
+    });
+    assert_eq!(writers.acked(), acked, "nothing was acknowledged after the answer");
+    writers.stop();
+    ledger.check_all(&mut client);
+    drop(client);
+    second.run(&["volume", "detach", "pg"]);
+    eventually("it to have the volume anew", || first.try_run(&["volume", "attach", "pg", "--device=nbd"]));
+    ledger.check_all(&mut first.connect("pg"));
+}
+
+/// Whether a node that can't be asked is just being named, nobody can say: after the answer it is not.
+#[test]
+fn an_unpublish_in_doubt_ends_what_may_be_on_its_way() {
+    let Some(cluster) = apart("an_unpublish_in_doubt_ends_what_may_be_on_its_way") else { return };
+    let network = cluster.network.as_ref().expect("these sites are apart");
+    let [first, second] = ["east", "east/n2"].map(|s| cluster.site(s));
+    let ended = || second.volume("pg")["labels"]["farshore.unpublished"].as_str().unwrap_or_default().to_string();
+    drop(second.attach("pg"));
+    second.run(&["volume", "detach", "pg", "--force", "--node=n1"]);
+    second.run(&["volume", "detach", "pg"]);
+    second.run(&["volume", "detach", "pg", "--force", "--node=n1"]);
+    assert_eq!(ended(), "", "all could be asked");
+    network.isolate(0);
+    second.run(&["volume", "detach", "pg", "--force", "--node=n1"]);
+    let before = ended();
+    assert!(before.contains("node=east/n1"), "{before}");
+    network.heal();
+    cluster.wait_connected();
+    drop(first.attach("pg"));
+    assert_eq!((first.volume("pg")["attached"]["node"].as_str(), ended()), (Some("n1"), before));
+}
+
+/// The site is lost with all its nodes, goes on elsewhere, and comes back.
+#[test]
+fn a_site_that_was_taken_over_from_comes_back_without_it() {
+    let Some(cluster) = apart("a_site_that_was_taken_over_from_comes_back_without_it") else { return };
+    let [first, west] = ["east", "west"].map(|s| cluster.site(s));
     let ledger = Ledger::of_new(BLOCKS);
     ledger.fill(&mut first.attach("pg"));
     let writers = Writers::start(&ledger, first.nbd_socket(), "pg", 4);
@@ -231,6 +291,7 @@ fn a_site_that_was_taken_over_from_comes_back_without_it() {
     drop(client);
     west.run(&["volume", "detach", "pg"]);
     west.run(&["switchover", "pg", "--to=east/n2"]);
+    cluster.wait_connected();
     ledger.check_all(&mut first.attach("pg"));
 }
 

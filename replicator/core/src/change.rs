@@ -152,7 +152,12 @@ pub fn propose(config: &Configuration, under: &[Terms], change: &Change) -> Resu
             Some(value) => drop(next.volume.labels.insert(key.clone(), value.clone())),
             None => drop(next.volume.labels.remove(key)),
         },
-        Change::Attached { attached } => next.attached = *attached,
+        Change::Attached { attached } => {
+            if let Some(named) = attached {
+                require(config, named.member)?;
+            }
+            next.attached = *attached;
+        }
         Change::Reduce { without, rule } => {
             next.current.sync.retain(|s| !without.contains(&s.member));
             next.current.rule = *rule;

@@ -160,7 +160,8 @@ impl Node {
     ) -> Result<VolumeId, OpError> {
         let config = existing.config.borrow().clone();
         let asked: Vec<_> = request.members.iter().map(|m| m.site.as_str()).collect();
-        let held: Vec<_> = config.members.iter().map(|m| m.site.as_str()).collect();
+        let chosen = config.members.iter().filter(|m| m.kind != MemberKind::Diskless);
+        let held: Vec<_> = chosen.map(|m| m.site.as_str()).collect();
         let policy = request.policy.as_ref().map_or("majority", |p| p.quorum.as_str());
         let clone = !request.source_snapshot.is_empty() || !request.source_volume.is_empty();
         let to_be_read = is_read_only(&config.volume) == request.read_only;

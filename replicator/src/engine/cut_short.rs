@@ -116,7 +116,7 @@ impl Node {
         let view = found.filter(|view| self.is_asked_for(view, request))?;
         let volume = VolumeId(crate::control::validate_snapshots::parse_id(&view.id)?);
         let mut held = Vec::new();
-        for member in &view.members {
+        for member in view.members.iter().filter(|m| m.kind() != api::MemberKind::Diskless) {
             let peer = PeerName::new(&member.site, &member.node).ok()?;
             held.push((self.holds(&peer, volume).await.ok()?, peer));
         }
@@ -136,7 +136,8 @@ impl Node {
     fn is_asked_for(&self, view: &api::VolumeStatus, request: &api::CreateVolumeRequest) -> bool {
         let asked = request.members.iter().map(|m| m.site.as_str());
         let policy = |policy: Option<&api::Policy>| policy.map_or("majority", |p| p.quorum.as_str()).to_string();
-        asked.eq(view.members.iter().map(|m| m.site.as_str()))
+        let chosen = view.members.iter().filter(|m| m.kind() != api::MemberKind::Diskless);
+        asked.eq(chosen.map(|m| m.site.as_str()))
             && (view.size_bytes == request.size_bytes || request.size_bytes == 0)
             && view.read_only == request.read_only
             && policy(view.policy.as_ref()) == policy(request.policy.as_ref())

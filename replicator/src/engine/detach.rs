@@ -12,7 +12,6 @@ use prost::Message;
 
 use super::driver::VolumeHandle;
 use super::forward::{DEVICE_LABEL, Place, forwarded_to};
-use super::holders;
 use super::node::Node;
 use super::readers::is_read_only;
 use super::register_read::{Fencing, Register};
@@ -109,8 +108,10 @@ impl Node {
             }
             match register.fencing(target) {
                 // The node may be about to be named, for a device that it is to have without a copy.
-                Fencing::Done(_) if !settled && may_be_named(&register, target) => {
-                    self.settle_attaches_of(handle).await;
+                Fencing::Done(_) if !settled && may_be_named(&register, target, &self.shared.me.site) => {
+                    if !self.is_settled(handle, &request.node).await {
+                        self.end_in_doubt(handle, &request.node).await?;
+                    }
                     settled = true;
                 }
                 Fencing::Done(rule) => {
@@ -171,21 +172,6 @@ impl Node {
         }
         let found = config.members.iter().find(|m| m.site == self.shared.me.site && m.node == node);
         (!node.is_empty()).then(|| found.map_or(NO_MEMBER, |m| m.id))
-    }
-
-    /// Waits for what whoever leads the volume is naming.
-    async fn settle_attaches_of(self: &Arc<Self>, handle: &Arc<VolumeHandle>) {
-        let holder = match self.holder(handle).await {
-            Some(holder) if holder != handle.me => self.peer_of(handle, holder),
-            _ => return self.settle_attaches(handle.id).await,
-        };
-        let request = api::GetVolumeRequest { volume: handle.id.to_string() };
-        let asked = async {
-            self.forward_within::<api::GetVolumeResponse>(NODE_PATIENCE, &holder?, holders::SETTLE, &request).await
-        };
-        if let Err(error) = asked.await {
-            tracing::info!(volume = %handle.name(), %error, "who leads the volume can't be asked whether it names a node");
-        }
     }
 
     /// A member may be about to name a session for a device at this node. When it answers, it is not.
@@ -259,7 +245,8 @@ impl Node {
             match role {
                 "primary" => {
                     self.settled(handle, Command::Detach { session }).await.map_err(refused(handle))?;
-                    self.release_without_copy(handle).await;
+                    let (node, handle) = (self.clone(), handle.clone());
+                    tokio::spawn(async move { node.release_without_copy(&handle).await });
                     return Ok(FenceAnswer { ended: true });
                 }
                 "candidate" => tokio::time::sleep(UNSETTLED_PAUSE).await,
@@ -343,10 +330,12 @@ impl Node {
     }
 }
 
-/// A node that is no member may be made one, and one without a copy be named, by who leads the volume.
-fn may_be_named(register: &Register, target: Option<MemberId>) -> bool {
-    let known = register.newest().zip(target).and_then(|(newest, target)| newest.member(target));
-    known.is_none_or(|member| member.kind == MemberKind::Diskless)
+/// Where nobody is named, a node that is no member may be made one, and one without a copy be named.
+fn may_be_named(register: &Register, target: Option<MemberId>, site: &str) -> bool {
+    let Some(newest) = register.newest() else { return true };
+    let known = target.and_then(|target| newest.member(target));
+    let here = newest.attached.is_none() && newest.current.primary_site == site;
+    here && known.is_none_or(|member| member.kind == MemberKind::Diskless)
 }
 
 fn refuse_other_session(

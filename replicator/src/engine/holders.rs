@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use farshore_core::api::{Change, Command};
+use farshore_core::api::{Change, Command, Status};
 use farshore_core::ids::{Incarnation, MemberId, VolumeId};
 use farshore_core::register::{Attachment, Configuration, Durability, Member, MemberKind};
 use farshore_proto::v1 as api;
@@ -43,6 +43,10 @@ const SINCE: u16 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 /// A holder that has no epoch asks for how things stand so often.
 const ASK_PAUSE: Duration = Duration::from_secs(3);
+/// For a node to end what is being attached there. Longer is in doubt.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
+/// For a copy to take back what was detached here.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
 /// One that is not attached, and does not leave by itself, is taken out after this.
 const ABSENT_FOR: Duration = Duration::from_secs(20);
 
@@ -63,6 +67,9 @@ pub(super) struct HolderStep {
     /// Of which node, where another one asks for it: SITE/NODE.
     #[prost(string, tag = "4")]
     pub of: String,
+    /// The volume's [`ENDED_LABEL`] when the attach began.
+    #[prost(string, tag = "5")]
+    pub ended: String,
 }
 
 /// What came of it.
@@ -73,8 +80,29 @@ pub(super) struct HolderAnswer {
     pub not_so: String,
 }
 
+/// Of a volume: a node that it was unpublished from, while it was in doubt whether that was being named. With a number of its
+/// own: who began to attach before it was written does not know it.
+pub(super) const ENDED_LABEL: &str = "farshore.unpublished";
+
+/// What a request to be named must know, or it is too late.
+pub(super) fn refuse_ended(config: &Configuration, peer: &PeerName, known: &str) -> Result<(), OpError> {
+    let ended = config.volume.labels.get(ENDED_LABEL).filter(|ended| ended.contains(&format!(" node={peer} ")));
+    match ended.filter(|ended| *ended != known) {
+        None => Ok(()),
+        Some(_) => Err(OpError::unavailable(
+            format!("volume {} was unpublished from {peer} while it was being attached there", config.volume.name),
+            "publish it there anew",
+        )),
+    }
+}
+
 fn not_so(why: impl Into<String>) -> HolderAnswer {
     HolderAnswer { not_so: why.into() }
+}
+
+/// It holds the epoch, and knows it.
+fn leads(status: &Status) -> bool {
+    status.role == "primary" && status.lease_left_us.is_some_and(|left| left > 0)
 }
 
 fn member_at<'a>(config: &'a Configuration, peer: &PeerName) -> Option<&'a Member> {
@@ -126,6 +154,17 @@ impl Node {
         if *peer == self.shared.me { u16::MAX } else { lock(&self.spoken).get(peer).copied().unwrap_or(0) }
     }
 
+    pub(super) fn speaks_of_ends(&self, peer: &PeerName) -> bool {
+        self.spoken_with(peer) >= SINCE
+    }
+
+    pub(super) fn is_named_without_copy(&self, known: &api::VolumeStatus) -> bool {
+        let me = &self.shared.me;
+        let visits = known.members.iter().any(|m| m.site == me.site && m.node == me.node);
+        let named = known.attached.as_ref().filter(|a| a.site == me.site && a.node == me.node);
+        visits && named.is_some_and(|a| a.served_by_node.is_empty())
+    }
+
     /// The member's part.
     pub(super) async fn prepare_holder(
         self: &Arc<Self>,
@@ -166,6 +205,7 @@ impl Node {
             Some((None, _)) => return Err(busy(handle, &self.shared.me)),
             None => {}
         }
+        refuse_ended(&config, peer, &step.ended)?;
         if let Some(why) = self.may_not_hold(&config, peer) {
             return Ok(not_so(why));
         }
@@ -239,31 +279,80 @@ impl Node {
             Some((site, node)) => PeerName::new(site, node).map_err(name_error)?,
             None => asked_by.clone(),
         };
-        // Not while a node is being named.
-        let _alone = self.attachments.forwarding.alone(handle.id).await;
         let status = handle.status().await.ok_or_else(|| OpError::internal("the volume stopped"))?;
-        let config = handle.config.borrow().clone();
-        if status.role != "primary" && config.attached.is_none() {
-            self.hold_epoch(handle).await?;
-        } else if status.role != "primary" {
-            let asked = member_at(&config, &of).map(|m| m.id);
-            // Who leads it knows; whoever was asked to ask does not ask on.
-            let Some(holder) = status.leader.filter(|id| Some(*id) != asked && step.of.is_empty()) else {
-                return Ok(not_so("the session is named, or it is not known here who leads the volume"));
-            };
-            let step = HolderStep { of: of.to_string(), ..step.clone() };
-            return self.forward(&self.peer_of(handle, holder)?, LEAVE, &step).await;
+        if status.role == "primary" && !leads(&status) {
+            return Ok(not_so("who was asked may have lost the volume itself"));
         }
-        let config = handle.config.borrow().clone();
-        match member_at(&config, &of) {
-            None => Ok(HolderAnswer::default()),
-            Some(m) if config.attached.is_some_and(|a| a.member == m.id) => Ok(not_so("the session is named")),
-            Some(m) if m.kind != MemberKind::Diskless => Ok(not_so("it is another kind of member by now")),
-            Some(m) => {
-                self.change(handle, Change::Remove { member: m.id }).await?;
-                Ok(HolderAnswer::default())
+        if !leads(&status) {
+            let asked = member_at(&status.config, &of).map(|m| m.id);
+            // Who leads it knows; whoever was asked to ask does not ask on.
+            if let Some(holder) = status.leader.filter(|id| Some(*id) != asked && *id != handle.me) {
+                if !step.of.is_empty() {
+                    return Ok(not_so("another node leads the volume by now"));
+                }
+                let step = HolderStep { of: of.to_string(), ..step.clone() };
+                return self.forward(&self.peer_of(handle, holder)?, LEAVE, &step).await;
+            }
+            // Nobody is known to lead it.
+            let register = self.read_register(handle, None).await?;
+            let Some(newest) = register.of_quorum() else {
+                return Err(OpError::unavailable("too few members answer to know who is named", "it is tried again"));
+            };
+            match member_at(newest, &of) {
+                None => return Ok(HolderAnswer::default()),
+                Some(_) if newest.attached.is_some() || newest.current.primary_site != self.shared.me.site => {
+                    return Ok(not_so("its session is named, or the volume is to be led elsewhere"));
+                }
+                Some(_) => {}
             }
         }
+        // Not while a node is being named.
+        let _alone = self.attachments.forwarding.alone(handle.id).await;
+        if !leads(&status) {
+            self.hold_epoch(handle).await?;
+        }
+        let config = handle.config.borrow().clone();
+        let Some(member) = member_at(&config, &of) else { return Ok(HolderAnswer::default()) };
+        if config.attached.is_some_and(|a| a.member == member.id) {
+            return Ok(not_so("the session is named"));
+        }
+        if member.kind != MemberKind::Diskless {
+            return Ok(not_so("it is another kind of member by now"));
+        }
+        self.change(handle, Change::Remove { member: member.id }).await?;
+        Ok(HolderAnswer::default())
+    }
+
+    /// Waits until nobody is about to be named for a device at that node of this site, if that can be known.
+    pub(super) async fn is_settled(self: &Arc<Self>, handle: &Arc<VolumeHandle>, node: &str) -> bool {
+        let config = handle.config.borrow().clone();
+        let copies = config.members.iter().filter(|m| m.site == self.shared.me.site && m.kind.holds_copy());
+        // The node first: what it asks for ends after it has begun.
+        let nodes = std::iter::once(node).chain(copies.map(|m| m.node.as_str()).filter(|copy| *copy != node));
+        for node in nodes {
+            let Ok(peer) = PeerName::new(&self.shared.me.site, node) else { return false };
+            let settled = async {
+                if peer == self.shared.me {
+                    self.settle_attaches(handle.id).await;
+                    return true;
+                }
+                let request = api::GetVolumeRequest { volume: handle.id.to_string() };
+                self.forward_within::<api::GetVolumeResponse>(SETTLE_PATIENCE, &peer, SETTLE, &request).await.is_ok()
+            };
+            if !tokio::time::timeout(SETTLE_PATIENCE, settled).await.unwrap_or(false) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whoever is about to name that node can't any more: the epoch is taken here, and the register says what was ended.
+    pub(super) async fn end_in_doubt(self: &Arc<Self>, handle: &Arc<VolumeHandle>, node: &str) -> Result<(), OpError> {
+        self.hold_epoch(handle).await?;
+        let value = Some(format!("1 node={}/{node} id={:016x}", self.shared.me.site, random_u128() as u64));
+        self.change(handle, Change::Label { key: ENDED_LABEL.into(), value }).await?;
+        tracing::info!(volume = %handle.name(), node, "it was in doubt whether it was being attached there: not any more");
+        Ok(())
     }
 
     /// Waits until what names sessions here has ended.
@@ -283,35 +372,52 @@ impl Node {
     pub(super) async fn leave_in_turn(self: &Arc<Self>, handle: &Arc<VolumeHandle>) -> Result<(), OpError> {
         let Some(status) = handle.status().await.filter(|_| self.is_held_still(handle)) else { return Ok(()) };
         let named = status.config.attached.filter(|a| a.member == handle.me);
-        let leads = status.role == "primary";
-        if leads && named.is_some() {
+        // One that is named and has no lease may have been taken out, and be heard by nobody any more.
+        if named.is_some() && leads(&status) {
             return Ok(());
         }
-        if leads {
+        if status.role == "primary" && named.is_none() {
             self.settled(handle, Command::Demote).await.map_err(refused(handle))?;
         }
-        let here = &self.shared.me.site;
         let step = HolderStep { volume: handle.id.to_string(), ..HolderStep::default() };
-        for peer in self.copies_nearby(handle).iter().filter(|peer| peer.site == *here) {
-            let answer: HolderAnswer = self.forward(peer, LEAVE, &step).await?;
-            if answer.not_so.is_empty() {
-                if let Some(named) = named {
-                    tracing::warn!(volume = %handle.name(), session = session_text(named.session), "its session is over");
-                    self.attachments.close(handle.id, true).await?;
-                    self.attachments.give_up(handle, named.session).await;
-                }
-                return self.forget(handle).await;
+        let mut why = OpError::unavailable("no copy of the volume can be asked", "it is tried again");
+        let (mut asked, mut strange) = (0, 0);
+        for peer in self.copies_nearby(handle) {
+            asked += 1;
+            match self.forward::<HolderAnswer>(&peer, LEAVE, &step).await {
+                Ok(answer) if answer.not_so.is_empty() => return self.let_go(handle, named).await,
+                Ok(answer) => why = OpError::unavailable(answer.not_so, "it is tried again"),
+                // It holds the volume no more, or does not know this node.
+                Err(error) if matches!(error.kind, OpKind::NotFound | OpKind::Invalid) => strange += 1,
+                Err(error) => why = error,
             }
         }
-        Ok(())
+        // Nobody who had a copy knows this node: the volume was deleted, or goes on without all of them.
+        if asked > 0 && strange == asked {
+            return self.let_go(handle, named).await;
+        }
+        Err(why)
     }
 
-    /// The session has ended: who shall have the epoch next must not wait for a lease.
-    pub(super) async fn release_without_copy(&self, handle: &VolumeHandle) {
-        if handle.is_diskless()
-            && let Err(refusal) = self.settled(handle, Command::Demote).await
-        {
-            tracing::debug!(volume = %handle.name(), rule = refusal.rule, "the epoch is given up later: {}", refusal.text);
+    async fn let_go(self: &Arc<Self>, handle: &Arc<VolumeHandle>, named: Option<Attachment>) -> Result<(), OpError> {
+        if let Some(named) = named {
+            tracing::warn!(volume = %handle.name(), session = session_text(named.session), "its session is over");
+            self.attachments.close(handle.id, true).await?;
+            self.attachments.give_up(handle, named.session).await;
+        }
+        self.forget(handle).await
+    }
+
+    /// A session has ended here. Whoever wants the volume next need not wait for a lease, and finds it at a copy.
+    pub(super) async fn release_without_copy(self: &Arc<Self>, handle: &Arc<VolumeHandle>) {
+        if !handle.is_diskless() {
+            return;
+        }
+        let (node, handle) = (self.clone(), handle.clone());
+        // It goes on if nobody waits for it any more.
+        let left = tokio::spawn(async move { node.leave(&handle).await });
+        if let Ok(Ok(Err(error))) = tokio::time::timeout(LEAVE_PATIENCE, left).await {
+            tracing::debug!(%error, "a volume that has no copy here is given back later");
         }
     }
 
@@ -356,12 +462,13 @@ pub async fn run(node: Arc<Node>) {
             if !config.members.iter().any(|m| m.kind == MemberKind::Diskless) {
                 continue;
             }
-            let leads = handle.status().await.is_some_and(|status| status.role == "primary");
+            let leads = handle.status().await.is_some_and(|status| leads(&status));
             let named = |id: MemberId| config.attached.is_some_and(|a| a.member == id);
             if config.is_diskless(handle.me) && !(leads && named(handle.me)) {
                 kept.insert(handle.id);
                 // Named and without an epoch: it may be about to win one.
-                if idle.is_due(handle.id, if named(handle.me) { ASK_PAUSE } else { PAUSE }) {
+                let once = !named(handle.me) && !idle.seen.contains_key(&handle.id);
+                if idle.is_due(handle.id, if once { Duration::ZERO } else { ASK_PAUSE }) {
                     idle.done_by(handle.id, give_back(&node, &handle));
                 }
             }
@@ -393,6 +500,8 @@ fn take_out(node: &Arc<Node>, handle: &Arc<VolumeHandle>, member: &Member) -> Jo
     let (node, handle, member) = (node.clone(), handle.clone(), member.clone());
     tokio::spawn(async move {
         let place = format!("{}/{}", member.site, member.node);
+        // Not while it is being named.
+        let _alone = node.attachments.forwarding.alone(handle.id).await;
         match node.change(&handle, Change::Remove { member: member.id }).await {
             Ok(()) => tracing::info!(volume = %handle.name(), place, "taken out: it has no copy, and no device"),
             Err(error) => tracing::warn!(volume = %handle.name(), place, %error, "a member without a copy stays"),

@@ -204,7 +204,8 @@ impl Node {
 }
 
 pub(super) fn find_member(config: &Configuration, site: &str, node: &str) -> Result<Member, OpError> {
-    config.members.iter().find(|m| m.site == site && (node.is_empty() || m.node == node)).cloned().ok_or_else(|| {
+    let meant = config.members.iter().filter(|m| m.site == site && (node.is_empty() || m.node == node));
+    meant.min_by_key(|m| (m.kind == MemberKind::Diskless, m.id)).cloned().ok_or_else(|| {
         OpError::not_found(
             format!("volume {} has no member in {site}", config.volume.name),
             "see `farshore volume show` for its members",

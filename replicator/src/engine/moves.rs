@@ -74,7 +74,8 @@ impl Node {
         let target = config
             .members
             .iter()
-            .find(|m| m.site == request.to_site && (request.to_node.is_empty() || m.node == request.to_node))
+            .filter(|m| m.site == request.to_site && (request.to_node.is_empty() || m.node == request.to_node))
+            .min_by_key(|m| (!m.kind.holds_copy(), m.id))
             .ok_or_else(|| {
                 OpError::invalid(
                     format!("volume {} has no member in {}", config.volume.name, request.to_site),

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use farshore_core::register::MemberKind;
 use farshore_proto::v1 as api;
 use prost::Message;
 
 use super::driver::{VolumeHandle, lock};
-use super::node::{Node, is_member};
+use super::node::Node;
 use crate::control::{OpError, OpKind};
 use crate::transport::PeerName;
 
@@ -135,7 +136,7 @@ impl Node {
         let mut names = Vec::new();
         for handle in self.catalog.all() {
             let named = request.volumes.is_empty() || request.volumes.contains(&handle.name());
-            if named && !is_member(&handle, peer, None) && self.is_taken_over_from(&handle, &request.from_site).await {
+            if named && !has_copy(&handle, peer) && self.is_taken_over_from(&handle, &request.from_site).await {
                 names.push(handle.name());
             }
         }
@@ -145,4 +146,9 @@ impl Node {
         request.volumes = names;
         self.fail_over(request).await
     }
+}
+
+fn has_copy(handle: &VolumeHandle, peer: &PeerName) -> bool {
+    let config = handle.config.borrow();
+    config.members.iter().any(|m| m.site == peer.site && m.node == peer.node && m.kind != MemberKind::Diskless)
 }

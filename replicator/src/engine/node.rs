@@ -33,14 +33,13 @@ use super::ship_counts::ShipCounts;
 use super::ship_room::ShipRoom;
 use super::{checkpointer, holders, kept, read_there, readmit, rebirth, receive, recovery, repair, schedules, scrub};
 use crate::config::{Config, JournalEngine};
-use crate::control::OpError;
+use crate::control::{OpError, OpKind};
 use crate::disk::file::create_dirs;
 use crate::disk::{DiskEngine, EngineChoice, start_engine};
 use crate::journal::{Journal, JournalConfig};
 use crate::store::{NodeIdentity, Store, StoreConfig};
 use crate::transport::{
-    Congestion, Lane, Limits, PeerConfig, PeerName, SendError, Transport, TransportConfig, TransportError,
-    TransportEvent,
+    Congestion, Lane, Limits, PeerConfig, PeerName, Transport, TransportConfig, TransportError, TransportEvent,
 };
 
 /// A peer that speaks for a volume which does not list it is told so this often at most.
@@ -261,7 +260,16 @@ impl Node {
                         }
                     }
                 }
-                if let Err(error) = node.refuse_unfinished(&handle).await {
+                // Who has no copy asks another node, which may be on its way up as well.
+                let unfinished = loop {
+                    match node.refuse_unfinished(&handle).await {
+                        Err(error) if error.kind == OpKind::Unavailable && handle.is_diskless() => {
+                            tokio::time::sleep(Duration::from_secs(1)).await;
+                        }
+                        other => break other,
+                    }
+                };
+                if let Err(error) = unfinished {
                     tracing::warn!(volume = %handle.name(), %error, "device not taken back");
                     let _ = node.settled(&handle, Command::Detach { session: attached.session }).await;
                     return node.attachments.give_up(&handle, attached.session).await;
@@ -316,28 +324,18 @@ impl Node {
             Ok(Arrival::Refused { volume, why }) => self.refused_by(peer, volume, why),
             Ok(Arrival::Call { nonce, call }) => {
                 let node = self.clone();
-                // Bytes of a volume don't go before heartbeats.
-                let lane = if matches!(call, Call::Read { .. }) { Lane::Records } else { Lane::Control };
                 tokio::spawn(async move {
+                    if let Call::Read { .. } = call {
+                        return read_there::answer(&node, &peer, nonce, call).await;
+                    }
                     let result = node.on_call(&peer, call).await;
-                    node.answer(&peer, lane, rpc::encode_answer(nonce, &result)).await;
+                    let bytes = rpc::encode_answer(nonce, &result);
+                    if let Err(error) = node.shared.transport.send(&peer, Lane::Control, vec![bytes]) {
+                        tracing::debug!(%peer, %error, "an answer could not be sent");
+                    }
                 });
             }
             Err(error) => tracing::warn!(%peer, ?lane, %error, "a peer's message does not decode; it is dropped"),
-        }
-    }
-
-    async fn answer(&self, peer: &PeerName, lane: Lane, bytes: Bytes) {
-        loop {
-            match self.shared.transport.send(peer, lane, vec![bytes.clone()]) {
-                Ok(()) => return,
-                Err(SendError::Full) if lane == Lane::Records => {
-                    if self.shared.transport.ready(peer, lane).await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => return tracing::debug!(%peer, %error, "an answer could not be sent"),
-            }
         }
     }
 
@@ -389,7 +387,7 @@ impl Node {
         }
     }
 
-    async fn on_call(self: &Arc<Self>, peer: &PeerName, call: Call) -> Result<Bytes, OpError> {
+    pub(super) async fn on_call(self: &Arc<Self>, peer: &PeerName, call: Call) -> Result<Bytes, OpError> {
         match call {
             Call::Join { volume, durable } => {
                 let durable = described(peer, volume, durable)?;
@@ -446,7 +444,7 @@ impl Node {
             Call::Holding { volume } => readmit::describe(&*self.held_for(peer, volume)?).await,
             Call::Read { volume, lineage, applied, offset, length } => {
                 let handle = self.held_for(peer, volume)?;
-                read_there::serve_read(&self.shared, &handle, (lineage, applied), offset, length).await
+                read_there::serve_read(self, &handle, (lineage, applied), offset, length).await
             }
             Call::Catalogue { volume, lineage, applied, skip } => {
                 let handle = self.held_for(peer, volume)?;

@@ -199,7 +199,11 @@ impl Operations for Node {
             }
             let handle = node.find_at_last(&request.volume)?;
             node.detach(&handle, &request).await?;
-            node.view(&handle).await
+            match node.catalog.get(handle.id) {
+                Some(handle) => node.view(&handle).await,
+                // It was here for the device alone.
+                None => node.by_name(&handle.id.to_string()).await,
+            }
         })
     }
 
@@ -275,10 +279,8 @@ impl Operations for Node {
 
     fn promote(&self, request: api::PromoteRequest) -> OpFuture<'_, api::PromoteResponse> {
         verb!(self, node, async move {
-            if let Some(answer) =
-                node.by_neighbour::<api::PromoteResponse>(&request.volume, "promote", &request).await?
-            {
-                return Ok(answer);
+            if let Some(peer) = node.neighbour_with_copy(&request.volume).await {
+                return node.forward(&peer, "promote", &request).await;
             }
             if request.force {
                 let handle = node.find(&request.volume)?;
@@ -324,7 +326,8 @@ impl Operations for Node {
 
     fn failover(&self, request: api::FailoverRequest) -> OpFuture<'_, Vec<api::VolumeResult>> {
         verb!(self, node, async move {
-            let held = |volume: &String| node.catalog.find(volume).is_some();
+            // Who has no copy takes nothing over that one beside it could.
+            let held = |volume: &String| node.catalog.find(volume).is_some_and(|handle| !handle.is_diskless());
             let (here, there): (Vec<_>, Vec<_>) = request.volumes.iter().cloned().partition(held);
             let all = request.volumes.is_empty();
             let mut results = Vec::new();

@@ -18,18 +18,19 @@ use super::driver::VolumeHandle;
 use super::inbox::{Inbox, Input};
 use super::node::{Node, Shared};
 use super::repair::{self, Copies};
-use super::rpc::Call;
+use super::rpc::{self, Call};
 use crate::control::{OpError, OpKind};
 use crate::store::{ErrorClass, SnapshotRow};
-use crate::transport::PeerName;
+use crate::transport::{Lane, PeerName, SendError};
 
 /// Asked for in one call: its answer goes where records go.
 const READ_BYTES_MAX: usize = 256 << 10;
 /// Reads answered at a time; others wait for their turn.
 pub(super) const SERVED_MAX: usize = 32;
-/// Reads asked for at a time, of all volumes.
-pub(super) const ASKED_MAX: usize = 64;
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Reads asked for at a time of each member.
+pub(super) const ASKED_MAX: usize = 16;
+/// For an answer, also on a slow link: so much is asked for at a time that it is there by then at 7 Mbit/s.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// A store comes to what a data quorum has applied in a moment, unless something is the matter with it.
 const APPLY_ATTEMPTS: usize = 25;
 const APPLY_PAUSE: Duration = Duration::from_millis(2);
@@ -37,24 +38,62 @@ const APPLY_PAUSE: Duration = Duration::from_millis(2);
 const RETRY: Duration = Duration::from_millis(100);
 /// Of snapshots, in one answer.
 const CATALOGUE_BYTES_MAX: usize = 1 << 20;
+/// More than a row has beside its texts.
+const ROW_BYTES: usize = 128;
 
 /// The bytes of a range; an error is for good. `None`: this node holds the epoch no more, and nobody waits for them.
 pub(super) async fn read(
     shared: &Arc<Shared>,
     inbox: &Inbox,
-    mut copies: Copies,
-    mut from: ReadFrom,
+    copies: Copies,
+    from: ReadFrom,
     offset: u64,
     length: usize,
 ) -> Option<Result<Bytes, String>> {
+    let parts = (0..length).step_by(READ_BYTES_MAX).map(|at| {
+        let range = (offset + at as u64, READ_BYTES_MAX.min(length - at));
+        read_part(shared, inbox, copies.clone(), from.clone(), range)
+    });
+    let mut whole = Vec::new();
+    for part in join_all(parts).await {
+        match part? {
+            Ok(data) => whole.push(data),
+            Err(error) => return Some(Err(error)),
+        }
+    }
+    if whole.len() == 1 {
+        return whole.pop().map(Ok);
+    }
+    let mut bytes = BytesMut::with_capacity(length);
+    whole.iter().for_each(|part| bytes.extend_from_slice(part));
+    Some(Ok(bytes.freeze()))
+}
+
+async fn read_part(
+    shared: &Arc<Shared>,
+    inbox: &Inbox,
+    mut copies: Copies,
+    mut from: ReadFrom,
+    range: (u64, usize),
+) -> Option<Result<Bytes, String>> {
     loop {
+        // Whose own repair asked all others in vain.
+        let mut damaged = Vec::new();
+        let mut elsewhere = false;
         for peer in from.members.iter().filter_map(|member| copies.peer(*member)) {
-            match read_at(shared, &peer, &copies, from.applied, offset, length).await {
+            match read_at(shared, &peer, &copies, from.applied, range).await {
                 Ok(data) => return Some(Ok(data)),
-                // Its own repair asked all the others.
-                Err(error) if error.kind == OpKind::Internal => return Some(Err(error.to_string())),
-                Err(error) => tracing::debug!(volume = %copies.volume, %peer, %error, "a read goes to another member"),
+                Err(error) => {
+                    tracing::debug!(volume = %copies.volume, %peer, %error, "a read goes to another member");
+                    match error.kind {
+                        OpKind::Internal => damaged.push(error.to_string()),
+                        _ => elsewhere = true,
+                    }
+                }
             }
+        }
+        if let (Some(error), false) = (damaged.pop(), elsewhere) {
+            return Some(Err(error));
         }
         tokio::time::sleep(RETRY).await;
         let (reply, answer) = oneshot::channel();
@@ -68,24 +107,15 @@ async fn read_at(
     peer: &PeerName,
     copies: &Copies,
     applied: Seq,
-    offset: u64,
-    length: usize,
+    (offset, length): (u64, usize),
 ) -> Result<Bytes, OpError> {
-    let parts = (0..length).step_by(READ_BYTES_MAX).map(|at| async move {
-        let _place = shared.repairs.reading_there.acquire().await;
-        let (at, length) = (offset + at as u64, READ_BYTES_MAX.min(length - at) as u32);
-        let call = Call::Read { volume: copies.volume, lineage: copies.lineage(), applied, offset: at, length };
-        let answer = shared.calls.call(&shared.transport, peer, &call, PATIENCE).await?;
-        let data = answers::decode_read(answer).map_err(|e| unusable(peer).because(e))?;
-        if data.len() == length as usize { Ok(data) } else { Err(unusable(peer)) }
-    });
-    let mut parts: Vec<Bytes> = join_all(parts).await.into_iter().collect::<Result<_, OpError>>()?;
-    if parts.len() == 1 {
-        return Ok(parts.remove(0));
-    }
-    let mut whole = BytesMut::with_capacity(length);
-    parts.iter().for_each(|part| whole.extend_from_slice(part));
-    Ok(whole.freeze())
+    let place = shared.repairs.place_to_read(peer);
+    let _place = place.acquire().await;
+    let (volume, lineage) = (copies.volume, copies.lineage());
+    let call = Call::Read { volume, lineage, applied, offset, length: length as u32 };
+    let answer = shared.calls.call(&shared.transport, peer, &call, PATIENCE).await?;
+    let data = answers::decode_read(answer).map_err(|e| unusable(peer).because(e))?;
+    if data.len() == length { Ok(data) } else { Err(unusable(peer)) }
 }
 
 fn unusable(peer: &PeerName) -> OpError {
@@ -108,20 +138,34 @@ async fn until_shown(handle: &VolumeHandle, lineage: LineageId, applied: Seq) ->
     Err(OpError::unavailable(format!("this copy has not come to record {applied} yet"), "ask another member"))
 }
 
+/// Answers a read. Its turn is over when the answer is on its way, so what waits to be sent is bounded too; who has waited
+/// for too long asks somebody else by now.
+pub(super) async fn answer(node: &Arc<Node>, peer: &PeerName, nonce: u64, call: Call) {
+    let turn = tokio::time::timeout(PATIENCE, node.shared.repairs.reading.acquire()).await;
+    let Ok(Ok(_turn)) = turn else { return };
+    let bytes = rpc::encode_answer(nonce, &node.on_call(peer, call).await);
+    let transport = &node.shared.transport;
+    // Bytes of a volume don't go before heartbeats.
+    while transport.send(peer, Lane::Records, vec![bytes.clone()]) == Err(SendError::Full) {
+        if transport.ready(peer, Lane::Records).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// For a holder without a copy.
 pub(super) async fn serve_read(
-    shared: &Arc<Shared>,
+    node: &Arc<Node>,
     handle: &Arc<VolumeHandle>,
     (lineage, applied): (LineageId, Seq),
     offset: u64,
     length: u32,
 ) -> Result<Bytes, OpError> {
-    let len = length as usize;
+    let (shared, len) = (&node.shared, length as usize);
     if len > READ_BYTES_MAX {
         let text = format!("{len} bytes at once are more than {READ_BYTES_MAX}");
         return Err(OpError::invalid(text, "run the same version on all nodes"));
     }
-    let _permit = shared.repairs.reading.acquire().await;
     until_shown(handle, lineage, applied).await?;
     let (store, volume) = (shared.clone(), handle.id);
     let read = tokio::task::spawn_blocking(move || store.store.read(volume, offset, len)).await;
@@ -131,10 +175,15 @@ pub(super) async fn serve_read(
             let status = status.ok_or_else(|| OpError::unavailable("the volume is stopping", "ask another member"))?;
             let copies = Copies::of(handle, &status);
             let repaired = repair::read(shared.clone(), copies, None, offset, len).await;
-            repaired.map_err(|text| OpError::internal(text))?
+            repaired.map_err(OpError::internal)?
         }
         read => read.map_err(|e| OpError::unavailable("the store can't be read", "ask another member").because(e))?,
     };
+    // What was read may be of a later life of this member, which begins with nothing.
+    until_shown(handle, lineage, applied).await?;
+    if !node.catalog.get(handle.id).is_some_and(|held| Arc::ptr_eq(&held, handle)) {
+        return Err(OpError::unavailable("the volume has left this node", "ask another member"));
+    }
     Ok(answers::encode_read(&data))
 }
 
@@ -155,7 +204,7 @@ pub(super) async fn serve_catalogue(
     let fits = |row: &&SnapshotRow| {
         let texts = row.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
         let before = bytes;
-        bytes += texts + row.name.len() + row.holds.iter().map(String::len).sum::<usize>();
+        bytes += ROW_BYTES + texts + row.name.len() + row.holds.iter().map(String::len).sum::<usize>();
         before < CATALOGUE_BYTES_MAX
     };
     let page: Vec<SnapshotRow> = rows.iter().skip(skip as usize).take_while(fits).cloned().collect();

@@ -128,6 +128,11 @@ impl Register {
         self.said.iter().map(|s| &s.config).max_by_key(|c| c.version)
     }
 
+    /// The same, if a control quorum has answered.
+    pub fn of_quorum(&self) -> Option<&Configuration> {
+        self.newest().filter(|_| self.quorum(|_| true))
+    }
+
     pub fn heard(&self, member: MemberId) -> bool {
         self.said.iter().any(|s| s.member == member)
     }

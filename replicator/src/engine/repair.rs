@@ -48,8 +48,8 @@ pub struct Repairs {
     serving: Semaphore,
     /// Reads for holders without a copy.
     pub(super) reading: Semaphore,
-    /// And of such a holder, at members.
-    pub(super) reading_there: Semaphore,
+    /// And of such a holder, at each member.
+    reading_there: Mutex<BTreeMap<PeerName, Arc<Semaphore>>>,
     /// Blocks found damaged, and repaired, since the start.
     pub damaged_total: AtomicU64,
     pub repaired_total: AtomicU64,
@@ -69,7 +69,7 @@ impl Default for Repairs {
             asking: Semaphore::new(REPAIRS_MAX),
             serving: Semaphore::new(SERVED_MAX),
             reading: Semaphore::new(super::read_there::SERVED_MAX),
-            reading_there: Semaphore::new(super::read_there::ASKED_MAX),
+            reading_there: Mutex::default(),
             damaged_total: AtomicU64::new(0),
             repaired_total: AtomicU64::new(0),
             volumes: Mutex::default(),
@@ -78,6 +78,11 @@ impl Default for Repairs {
 }
 
 impl Repairs {
+    pub(super) fn place_to_read(&self, peer: &PeerName) -> Arc<Semaphore> {
+        let places = || Arc::new(Semaphore::new(super::read_there::ASKED_MAX));
+        lock(&self.reading_there).entry(peer.clone()).or_insert_with(places).clone()
+    }
+
     fn repaired(&self, copies: &Copies, damage: &Damage, from: &PeerName) {
         self.repaired_total.fetch_add(1, Ordering::Relaxed);
         let mut volumes = lock(&self.volumes);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use farshore_core::api::{Command, Promotion, Refusal};
 use farshore_core::ids::{MemberId, SessionId};
+use farshore_core::register::MemberKind;
 use farshore_proto::v1 as api;
 use prost::Message;
 
@@ -46,7 +47,8 @@ impl Node {
         let config = handle.config.borrow().clone();
         status.leader.or(config.attached.map(|a| a.member)).or_else(|| {
             let home = &config.current.primary_site;
-            config.members.iter().find(|m| m.site == *home).map(|m| m.id)
+            let of_home = || config.members.iter().filter(|m| m.site == *home);
+            of_home().find(|m| m.kind == MemberKind::Data).or_else(|| of_home().next()).map(|m| m.id)
         })
     }
 
@@ -86,7 +88,7 @@ impl Node {
     ) -> Result<Vec<api::VolumeResult>, OpError> {
         let mut chosen = Vec::new();
         if request.volumes.is_empty() {
-            for handle in self.catalog.all() {
+            for handle in self.catalog.all().into_iter().filter(|handle| !handle.is_diskless()) {
                 if self.is_taken_over_from(&handle, &request.from_site).await {
                     chosen.push(handle);
                 }

@@ -19,7 +19,7 @@ use crate::engine::clock::random_u128;
 use crate::engine::create::name_error;
 use crate::engine::driver::{DeviceState, VolumeHandle};
 use crate::engine::exports::session_text;
-use crate::engine::holders::HolderStep;
+use crate::engine::holders::{ENDED_LABEL, HolderStep, refuse_ended};
 use crate::engine::node::Node;
 use crate::engine::readers::refuse_read_only;
 use crate::engine::register_read::Fencing;
@@ -44,6 +44,9 @@ pub(in crate::engine) struct ServeStep {
     /// Nobody has published it, or is publishing it.
     #[prost(bool, tag = "4")]
     pub by_hand: bool,
+    /// The volume's label of what was unpublished in doubt, when the attach began.
+    #[prost(string, tag = "5")]
+    pub ended: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -105,20 +108,30 @@ impl Node {
             Some(session) => session,
             None => SessionId(random_u128()),
         };
-        if let Some(held) = self.catalog.get(volume) {
-            self.leave_in_turn(&held).await?;
+        if let Some(held) = self.catalog.get(volume)
+            && let Err(error) = self.leave_in_turn(&held).await
+        {
+            tracing::info!(volume = known.name, %error, "what was here of it before could not be given back yet");
         }
+        let ended = known.labels.get(ENDED_LABEL).cloned().unwrap_or_default();
         let servers = self.servers_of(&known)?;
         let (published, by_hand) = (request.published, !request.published && !request.publish_only);
-        if !published {
-            let step =
-                HolderStep { volume: known.id.clone(), session: session_text(session), by_hand, ..Default::default() };
+        // Also where this node is named, and has lost what it knew of that.
+        if !published || self.is_named_without_copy(&known) {
+            let ended = ended.clone();
+            let step = HolderStep {
+                volume: known.id.clone(),
+                session: session_text(session),
+                by_hand,
+                ended,
+                ..Default::default()
+            };
             match self.become_holder(&known, &servers, &step).await? {
                 Ok(handle) => return self.attach_as_holder(&handle, &servers, request, session).await,
                 Err(why) => tracing::info!(volume = known.name, why, "a member with a copy serves its device here"),
             }
         }
-        let step = ServeStep { volume: known.id.clone(), session: session_text(session), published, by_hand };
+        let step = ServeStep { volume: known.id.clone(), session: session_text(session), published, by_hand, ended };
         let (answer, servers) = self.served_by_one(&known.name, servers, &step).await?;
         if request.publish_only {
             return Ok((session, api::DeviceStatus { kind: api::DeviceKind::None.into(), ..Default::default() }));
@@ -238,6 +251,9 @@ impl Node {
         }
         // Read anew: with the epoch comes the newest register.
         let config = handle.config.borrow().clone();
+        if config.attached.is_none() && self.speaks_of_ends(peer) {
+            refuse_ended(&config, peer, &step.ended)?;
+        }
         match (config.attached, forwarded_to(&config)) {
             (None, _) if step.published => return Err(over(&config.volume.name, &place)),
             (None, _) => {
@@ -340,7 +356,7 @@ impl Node {
     /// The node of a device that nobody serves: another copy may, once it has fenced the member that did.
     pub(super) async fn ask_another_copy(&self, device: &ForwardedDevice) {
         let (volume, session) = (device.volume.to_string(), session_text(device.session));
-        let step = ServeStep { volume, session, published: true, by_hand: false };
+        let step = ServeStep { volume, session, published: true, by_hand: false, ended: String::new() };
         // The first one is who served last.
         for peer in device.servers().into_iter().skip(1).filter(|peer| self.is_connected(peer)) {
             match self.forward::<ServeAnswer>(&peer, "take-device", &step).await {
