@@ -13,8 +13,9 @@ use prost::Message;
 use super::cut::{self, CutStep};
 use super::deletion::{FORGET_BUT_SNAPSHOTS, MAKE_DURABLE};
 use super::detach::{FenceAnswer, FenceStep};
+use super::doubt;
 use super::forward::{EndForwarded, ServeStep};
-use super::holders::{self, HolderStep};
+use super::holders::{self, HolderAnswer, HolderStep};
 use super::make_room;
 use super::node::{Node, is_member};
 use super::peer_view::OwnWords;
@@ -283,7 +284,14 @@ pub(super) async fn serve(node: &Arc<Node>, peer: &PeerName, method: &str, reque
             let handle = node.find(&step.volume)?;
             node.leave_holder(&handle, peer, &step).await?.encode_to_vec()
         }
-        holders::SETTLE => {
+        doubt::END if neighbour => {
+            let step: HolderStep = decode(node, peer, request)?;
+            let handle = node.find(&step.volume)?;
+            let (_, of) = step.of.split_once('/').unwrap_or_default();
+            node.end_in_doubt_here(&handle, of).await?;
+            HolderAnswer::default().encode_to_vec()
+        }
+        doubt::SETTLE if neighbour => {
             let request: api::GetVolumeRequest = decode(node, peer, request)?;
             node.settle_attaches(volume_id(&request.volume)?).await;
             api::GetVolumeResponse::default().encode_to_vec()

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use farshore_core::api::{Change, Command, Status};
+use farshore_core::api::{Change, Command, Promotion, Status};
 use farshore_core::ids::{Incarnation, MemberId, VolumeId};
 use farshore_core::register::{Attachment, Configuration, Durability, Member, MemberKind};
 use farshore_proto::v1 as api;
@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 
 use super::clock::random_u128;
 use super::create::name_error;
+use super::doubt::refuse_ended;
 use super::driver::{VolumeHandle, lock};
 use super::exports::session_text;
 use super::node::Node;
@@ -43,8 +44,6 @@ const SINCE: u16 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 /// A holder that has no epoch asks for how things stand so often.
 const ASK_PAUSE: Duration = Duration::from_secs(3);
-/// For a node to end what is being attached there. Longer is in doubt.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
 /// For a copy to take back what was detached here.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
 /// One that is not attached, and does not leave by itself, is taken out after this.
@@ -52,7 +51,6 @@ const ABSENT_FOR: Duration = Duration::from_secs(20);
 
 pub(super) const PREPARE: &str = "prepare-holder";
 pub(super) const LEAVE: &str = "leave-holder";
-pub(super) const SETTLE: &str = "settle-attaches";
 
 /// To a member with a copy, from a node without one: let me have the epoch, and name this session; or: I have no device.
 #[derive(Clone, PartialEq, Message)]
@@ -67,7 +65,7 @@ pub(super) struct HolderStep {
     /// Of which node, where another one asks for it: SITE/NODE.
     #[prost(string, tag = "4")]
     pub of: String,
-    /// The volume's [`ENDED_LABEL`] when the attach began.
+    /// The volume's [`ENDED_LABEL`](super::doubt::ENDED_LABEL) when the attach began.
     #[prost(string, tag = "5")]
     pub ended: String,
 }
@@ -78,22 +76,6 @@ pub(super) struct HolderAnswer {
     /// No, and why: a member is to serve the device. Or: the session is named still.
     #[prost(string, tag = "1")]
     pub not_so: String,
-}
-
-/// Of a volume: a node that it was unpublished from, while it was in doubt whether that was being named. With a number of its
-/// own: who began to attach before it was written does not know it.
-pub(super) const ENDED_LABEL: &str = "farshore.unpublished";
-
-/// What a request to be named must know, or it is too late.
-pub(super) fn refuse_ended(config: &Configuration, peer: &PeerName, known: &str) -> Result<(), OpError> {
-    let ended = config.volume.labels.get(ENDED_LABEL).filter(|ended| ended.contains(&format!(" node={peer} ")));
-    match ended.filter(|ended| *ended != known) {
-        None => Ok(()),
-        Some(_) => Err(OpError::unavailable(
-            format!("volume {} was unpublished from {peer} while it was being attached there", config.volume.name),
-            "publish it there anew",
-        )),
-    }
 }
 
 fn not_so(why: impl Into<String>) -> HolderAnswer {
@@ -308,9 +290,7 @@ impl Node {
         }
         // Not while a node is being named.
         let _alone = self.attachments.forwarding.alone(handle.id).await;
-        if !leads(&status) {
-            self.hold_epoch(handle).await?;
-        }
+        self.take_unattached(handle).await?;
         let config = handle.config.borrow().clone();
         let Some(member) = member_at(&config, &of) else { return Ok(HolderAnswer::default()) };
         if config.attached.is_some_and(|a| a.member == member.id) {
@@ -323,41 +303,12 @@ impl Node {
         Ok(HolderAnswer::default())
     }
 
-    /// Waits until nobody is about to be named for a device at that node of this site, if that can be known.
-    pub(super) async fn is_settled(self: &Arc<Self>, handle: &Arc<VolumeHandle>, node: &str) -> bool {
-        let config = handle.config.borrow().clone();
-        let copies = config.members.iter().filter(|m| m.site == self.shared.me.site && m.kind.holds_copy());
-        // The node first: what it asks for ends after it has begun.
-        let nodes = std::iter::once(node).chain(copies.map(|m| m.node.as_str()).filter(|copy| *copy != node));
-        for node in nodes {
-            let Ok(peer) = PeerName::new(&self.shared.me.site, node) else { return false };
-            let settled = async {
-                if peer == self.shared.me {
-                    self.settle_attaches(handle.id).await;
-                    return true;
-                }
-                let request = api::GetVolumeRequest { volume: handle.id.to_string() };
-                self.forward_within::<api::GetVolumeResponse>(SETTLE_PATIENCE, &peer, SETTLE, &request).await.is_ok()
-            };
-            if !tokio::time::timeout(SETTLE_PATIENCE, settled).await.unwrap_or(false) {
-                return false;
-            }
+    /// As [`Node::hold_epoch`], where a control quorum has said that nobody is attached, whatever is known here of that.
+    pub(super) async fn take_unattached(&self, handle: &VolumeHandle) -> Result<(), OpError> {
+        match handle.status().await {
+            Some(status) if leads(&status) => Ok(()),
+            _ => self.promote_here(handle, Promotion::Fence { member: handle.me }).await,
         }
-        true
-    }
-
-    /// Whoever is about to name that node can't any more: the epoch is taken here, and the register says what was ended.
-    pub(super) async fn end_in_doubt(self: &Arc<Self>, handle: &Arc<VolumeHandle>, node: &str) -> Result<(), OpError> {
-        self.hold_epoch(handle).await?;
-        let value = Some(format!("1 node={}/{node} id={:016x}", self.shared.me.site, random_u128() as u64));
-        self.change(handle, Change::Label { key: ENDED_LABEL.into(), value }).await?;
-        tracing::info!(volume = %handle.name(), node, "it was in doubt whether it was being attached there: not any more");
-        Ok(())
-    }
-
-    /// Waits until what names sessions here has ended.
-    pub(super) async fn settle_attaches(&self, volume: VolumeId) {
-        drop(self.attachments.forwarding.alone(volume).await);
     }
 
     /// This node's part of the way back: it has no device, and asks to be taken out; or it has one and no epoch, and asks

@@ -18,6 +18,7 @@ mod deletion;
 mod detach;
 mod diverged;
 mod diverged_note;
+mod doubt;
 mod driver;
 mod effects;
 mod exports;

@@ -17,9 +17,10 @@ use crate::device::{BlockDevice, Geometry};
 use crate::engine::attachments::choose;
 use crate::engine::clock::random_u128;
 use crate::engine::create::name_error;
+use crate::engine::doubt::{ENDED_LABEL, refuse_ended};
 use crate::engine::driver::{DeviceState, VolumeHandle};
 use crate::engine::exports::session_text;
-use crate::engine::holders::{ENDED_LABEL, HolderStep, refuse_ended};
+use crate::engine::holders::HolderStep;
 use crate::engine::node::Node;
 use crate::engine::readers::refuse_read_only;
 use crate::engine::register_read::Fencing;
@@ -44,7 +45,7 @@ pub(in crate::engine) struct ServeStep {
     /// Nobody has published it, or is publishing it.
     #[prost(bool, tag = "4")]
     pub by_hand: bool,
-    /// The volume's label of what was unpublished in doubt, when the attach began.
+    /// The volume's [`ENDED_LABEL`] when the attach began.
     #[prost(string, tag = "5")]
     pub ended: String,
 }
