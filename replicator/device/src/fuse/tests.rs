@@ -299,9 +299,15 @@ async fn an_fsync_reaches_the_device_exactly_where_it_has_a_cache() {
 struct Frozen {
     memory: MemoryDevice,
     thawed: watch::Receiver<bool>,
+    /// Writes that have come so far. What the kernel counts as under way may still be before us.
+    taken: AtomicUsize,
 }
 
 impl Frozen {
+    fn new(memory: MemoryDevice, thawed: watch::Receiver<bool>) -> Frozen {
+        Frozen { memory, thawed, taken: AtomicUsize::new(0) }
+    }
+
     async fn wait(&self) {
         let _ = self.thawed.clone().wait_for(|thawed| *thawed).await;
     }
@@ -316,6 +322,7 @@ impl BlockDevice for Frozen {
     }
     fn write(&self, offset: u64, data: Bytes, fua: bool) -> BoxFuture<'_, Result<(), IoError>> {
         Box::pin(async move {
+            self.taken.fetch_add(1, Ordering::SeqCst);
             self.wait().await;
             self.memory.write(offset, data, fua).await
         })
@@ -372,10 +379,16 @@ async fn force_ends_a_frozen_device_and_frees_its_users() {
     need!("force_ends_a_frozen_device", "/dev/fuse", "/dev/loop-control");
     let dir = tempfile::tempdir().unwrap();
     let (thaw, thawed) = watch::channel(false);
-    let device = Arc::new(Frozen { memory: MemoryDevice::new(geometry()), thawed });
+    let device = Arc::new(Frozen::new(MemoryDevice::new(geometry()), thawed));
     let fuse = FuseDevice::attach("frozen", device.clone(), dir.path()).await.unwrap();
     let path = fuse.loop_path();
     let mut writer = hanging_writer(&path).await;
+    let taken = async {
+        while device.taken.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), taken).await.unwrap();
     fuse.detach_by_force().await;
     let status = tokio::time::timeout(std::time::Duration::from_secs(60), writer.wait()).await.unwrap().unwrap();
     assert!(!status.success());
@@ -395,7 +408,7 @@ async fn many_requests_are_in_flight_at_once() {
     let [fio, ..] = need!("many_requests_are_in_flight_at_once", "fio", "/dev/fuse", "/dev/loop-control");
     let dir = tempfile::tempdir().unwrap();
     let (thaw, thawed) = watch::channel(false);
-    let device = Arc::new(Frozen { memory: MemoryDevice::new(geometry()), thawed });
+    let device = Arc::new(Frozen::new(MemoryDevice::new(geometry()), thawed));
     let fuse = FuseDevice::attach("deep", device, dir.path()).await.unwrap();
     let file = format!("--filename={}", fuse.loop_path().display());
     let arguments =
@@ -426,7 +439,7 @@ async fn victim() {
     let Some(dir) = std::env::var_os(VICTIM_DIR) else { return };
     let memory = MemoryDevice::new(geometry());
     let (_thaw, thawed) = watch::channel(std::env::var_os(VICTIM_FROZEN).is_none());
-    let device = Arc::new(Frozen { memory, thawed });
+    let device = Arc::new(Frozen::new(memory, thawed));
     let fuse = FuseDevice::attach("victim", device, Path::new(&dir)).await.unwrap();
     println!("\nattached {}", fuse.loop_path().display());
     std::future::pending::<()>().await;
