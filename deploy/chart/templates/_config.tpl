@@ -43,10 +43,16 @@ listen = "{{ include "farshore.metricsAddress" .root }}:{{ $replicator.metrics.p
 {{- end }}
 {{- end }}
 {{- end }}
+{{- $device := deepCopy ($config.device | default dict) }}
 {{- if and $values.device.enabled $values.csi.enabled }}
+{{- $_ := set $device "process" (printf "%s/device.sock" $replicator.runtimeDir) }}
+{{- end }}
+{{- if $device }}
 
 [device]
-process = {{ printf "%s/device.sock" $replicator.runtimeDir | quote }}
+{{- range $key, $value := $device }}
+{{ $key }} = {{ include "farshore.toml" $value }}
+{{- end }}
 {{- end }}
 {{- $root := .root }}
 {{- range $values.nodes }}
