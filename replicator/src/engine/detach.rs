@@ -12,6 +12,7 @@ use prost::Message;
 
 use super::driver::VolumeHandle;
 use super::forward::{DEVICE_LABEL, Place, forwarded_to};
+use super::holders::give_back;
 use super::node::Node;
 use super::readers::is_read_only;
 use super::register_read::{Fencing, Register};
@@ -245,8 +246,9 @@ impl Node {
             match role {
                 "primary" => {
                     self.settled(handle, Command::Detach { session }).await.map_err(refused(handle))?;
-                    let (node, handle) = (self.clone(), handle.clone());
-                    tokio::spawn(async move { node.release_without_copy(&handle).await });
+                    if handle.is_diskless() {
+                        drop(give_back(self, handle));
+                    }
                     return Ok(FenceAnswer { ended: true });
                 }
                 "candidate" => tokio::time::sleep(UNSETTLED_PAUSE).await,

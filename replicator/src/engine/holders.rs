@@ -9,11 +9,11 @@
 //!   wins the epoch for the session that is named ─────────────────────────►
 //!   ... device ...
 //!   gives the epoch up; leave ►  takes it, and takes the node out  ─register─►
-//!   ◄─ forget
+//!   forgets the volume
 //! ```
 //! The session is in the register before the node does anything for it, so whoever ends it meanwhile meets it there. Nothing
-//! of the way back is urgent: a member without a copy counts for nothing. One that can't say that it leaves is taken out by
-//! whoever leads the volume, when it has not been heard for a while.
+//! of the way back is urgent: a member without a copy counts for nothing. One that does not leave by itself is taken out
+//! by whoever leads the volume, a while after its session has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,6 +31,7 @@ use super::create::name_error;
 use super::doubt::refuse_ended;
 use super::driver::{VolumeHandle, lock};
 use super::exports::session_text;
+use super::forward::busy;
 use super::node::Node;
 use super::readers::refuse_read_only;
 use super::roles::{parse_session, refused};
@@ -87,7 +88,7 @@ fn leads(status: &Status) -> bool {
     status.role == "primary" && status.lease_left_us.is_some_and(|left| left > 0)
 }
 
-fn member_at<'a>(config: &'a Configuration, peer: &PeerName) -> Option<&'a Member> {
+pub(super) fn member_at<'a>(config: &'a Configuration, peer: &PeerName) -> Option<&'a Member> {
     config.members.iter().find(|m| m.site == peer.site && m.node == peer.node)
 }
 
@@ -159,7 +160,7 @@ impl Node {
         // Whoever ends the session meanwhile waits until it is known whether there is one.
         let _alone = self.attachments.forwarding.alone(handle.id).await;
         if self.attachments.served(handle.id).await.is_some() || self.attachments.is_open(handle.id).await {
-            return Err(busy(handle, &self.shared.me));
+            return Err(busy(&handle.name(), &self.shared.me));
         }
         self.refuse_fenced(handle).await?;
         self.take_next_class(handle).await;
@@ -182,9 +183,9 @@ impl Node {
             }
             Some((Some(of), _)) => {
                 let node = PeerName::new(&of.site, &of.node).unwrap_or_else(|_| self.shared.me.clone());
-                return Err(busy(handle, &node));
+                return Err(busy(&handle.name(), &node));
             }
-            Some((None, _)) => return Err(busy(handle, &self.shared.me)),
+            Some((None, _)) => return Err(busy(&handle.name(), &self.shared.me)),
             None => {}
         }
         refuse_ended(&config, peer, &step.ended)?;
@@ -343,8 +344,10 @@ impl Node {
                 Err(error) => why = error,
             }
         }
-        // Nobody who had a copy knows this node: the volume was deleted, or goes on without all of them.
-        if asked > 0 && strange == asked {
+        // Nobody who had a copy knows this node: the volume was deleted, or goes on without all of them. A device does not end
+        // by the word of those alone who happen to be connected.
+        let copies = status.config.members.iter().filter(|m| m.kind.holds_copy()).count();
+        if asked > 0 && strange == if named.is_some() { copies } else { asked } {
             return self.let_go(handle, named).await;
         }
         Err(why)
@@ -364,21 +367,13 @@ impl Node {
         if !handle.is_diskless() {
             return;
         }
-        let (node, handle) = (self.clone(), handle.clone());
         // It goes on if nobody waits for it any more.
-        let left = tokio::spawn(async move { node.leave(&handle).await });
-        if let Ok(Ok(Err(error))) = tokio::time::timeout(LEAVE_PATIENCE, left).await {
-            tracing::debug!(%error, "a volume that has no copy here is given back later");
-        }
+        let _ = tokio::time::timeout(LEAVE_PATIENCE, give_back(self, handle)).await;
     }
 
-    fn is_held_still(&self, handle: &Arc<VolumeHandle>) -> bool {
+    pub(super) fn is_held_still(&self, handle: &Arc<VolumeHandle>) -> bool {
         self.catalog.get(handle.id).is_some_and(|held| Arc::ptr_eq(&held, handle)) && handle.is_diskless()
     }
-}
-
-fn busy(handle: &VolumeHandle, at: &PeerName) -> OpError {
-    OpError::failed_precondition(format!("volume {} is attached at {at}", handle.name()), "detach it there first")
 }
 
 /// What is looked at again and again: since when it has been so, and what is being done about it.
@@ -437,8 +432,8 @@ pub async fn run(node: Arc<Node>) {
     }
 }
 
-/// Nothing of it holds the others up.
-fn give_back(node: &Arc<Node>, handle: &Arc<VolumeHandle>) -> JoinHandle<()> {
+/// Nothing of it holds others up.
+pub(super) fn give_back(node: &Arc<Node>, handle: &Arc<VolumeHandle>) -> JoinHandle<()> {
     let (node, handle) = (node.clone(), handle.clone());
     tokio::spawn(async move {
         if let Err(error) = node.leave(&handle).await {

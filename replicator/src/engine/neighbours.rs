@@ -8,6 +8,7 @@ use farshore_proto::v1 as api;
 use prost::Message;
 
 use super::driver::{VolumeHandle, lock};
+use super::holders::member_at;
 use super::node::Node;
 use crate::control::{OpError, OpKind};
 use crate::transport::PeerName;
@@ -136,7 +137,7 @@ impl Node {
         let mut names = Vec::new();
         for handle in self.catalog.all() {
             let named = request.volumes.is_empty() || request.volumes.contains(&handle.name());
-            if named && !has_copy(&handle, peer) && self.is_taken_over_from(&handle, &request.from_site).await {
+            if named && !takes_part(&handle, peer) && self.is_taken_over_from(&handle, &request.from_site).await {
                 names.push(handle.name());
             }
         }
@@ -148,7 +149,7 @@ impl Node {
     }
 }
 
-fn has_copy(handle: &VolumeHandle, peer: &PeerName) -> bool {
-    let config = handle.config.borrow();
-    config.members.iter().any(|m| m.site == peer.site && m.node == peer.node && m.kind != MemberKind::Diskless)
+/// Who is a member for a device alone leaves it to others to take a volume over.
+fn takes_part(handle: &VolumeHandle, peer: &PeerName) -> bool {
+    member_at(&handle.config.borrow(), peer).is_some_and(|m| m.kind != MemberKind::Diskless)
 }

@@ -263,7 +263,7 @@ impl Node {
                 // Who has no copy asks another node, which may be on its way up as well.
                 let unfinished = loop {
                     match node.refuse_unfinished(&handle).await {
-                        Err(error) if error.kind == OpKind::Unavailable && handle.is_diskless() => {
+                        Err(error) if error.kind == OpKind::Unavailable && node.is_held_still(&handle) => {
                             tokio::time::sleep(Duration::from_secs(1)).await;
                         }
                         other => break other,

@@ -35,7 +35,7 @@ pub(super) use device::ForwardedDevice;
 pub(super) use note::ForwardedNote;
 pub(super) use place::{DEVICE_LABEL, Place, forwarded_to};
 pub(super) use serve::Served;
-pub(super) use verbs::{EndForwarded, ServeStep};
+pub(super) use verbs::{EndForwarded, ServeStep, busy};
 
 #[cfg(test)]
 mod golden_tests;

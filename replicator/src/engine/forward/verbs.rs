@@ -71,8 +71,8 @@ pub(in crate::engine) struct EndForwarded {
     pub force: bool,
 }
 
-fn busy(name: &str, place: &Place) -> OpError {
-    OpError::failed_precondition(format!("volume {name} is attached at {}", place.node), "detach it there first")
+pub(in crate::engine) fn busy(name: &str, node: &PeerName) -> OpError {
+    OpError::failed_precondition(format!("volume {name} is attached at {node}"), "detach it there first")
 }
 
 fn over(name: &str, place: &Place) -> OpError {
@@ -237,10 +237,9 @@ impl Node {
         let _alone = self.attachments.forwarding.alone(handle.id).await;
         match self.attachments.served(handle.id).await {
             Some(served) if served.place == place => return Ok(describe(handle)),
-            Some(served) => return Err(busy(&handle.name(), &served.place)),
+            Some(served) => return Err(busy(&handle.name(), &served.place.node)),
             None if self.attachments.is_open(handle.id).await => {
-                let here = Place { node: self.shared.me.clone(), ..place };
-                return Err(busy(&handle.name(), &here));
+                return Err(busy(&handle.name(), &self.shared.me));
             }
             None => {}
         }
@@ -266,7 +265,7 @@ impl Node {
             (Some(attached), found) => {
                 let member = config.member(attached.member).and_then(|m| PeerName::new(&m.site, &m.node).ok());
                 let node = found.map(|(_, found)| found.node).or(member).unwrap_or_else(|| self.shared.me.clone());
-                return Err(busy(&config.volume.name, &Place { node, ..place }));
+                return Err(busy(&config.volume.name, &node));
             }
         }
         let session = place.session;
